@@ -1,0 +1,129 @@
+"""Typed, strict settings: YAML files plus `key=value` overrides, checked by pydantic.
+
+A YAML file may name another one to build on with `extends: other.yaml` (relative to itself); its own keys win.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import SettingsError
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[str] = ()) -> SettingsT:
+    """Read settings from a YAML file.
+
+    Args:
+        kind: the settings class.
+        path: YAML file.
+        overrides: `key=value` with dots for nested keys (`optimiser.learning_rate=1e-3`); values are YAML.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key is unknown, missing or ill-typed. Names the file, the key and,
+            for an unknown key, the nearest known one.
+    """
+    values = read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_settings(kind, values, str(path))
+
+
+def parse_settings(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
+    """Check a plain dictionary against a settings class; `source` is named in errors."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_describe(kind, problem)}" for problem in error.errors())
+        raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a dictionary, with `extends` followed."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: holds {type(values).__name__}; settings are 'key: value' lines.")
+    parent = values.pop("extends", None)
+    return _merge(read_yaml(path.parent / parent), values) if parent else values
+
+
+def write_yaml(settings: Settings, path: str | Path) -> None:
+    """Write settings so that `load_settings` reads them back."""
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise SettingsError(f"'{override}' is not of the form key=value")
+    try:
+        value = yaml.load(text, Loader=_OverrideLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise SettingsError(f"'{override}': the value is not valid YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise SettingsError(f"'{override}': '{parent}' is a single value, it has no keys below it")
+    values[last] = value
+
+
+class _OverrideLoader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as text; people who type it on a command line mean a number."""
+
+
+_OverrideLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _describe(kind: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        return f"{key or 'settings'}: {problem['msg']} (got {problem.get('input')!r})"
+    known = list(_fields_at(kind, location[:-1]))
+    near = difflib.get_close_matches(location[-1], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _fields_at(kind: type[BaseModel], location: list[str]) -> Iterator[str]:
+    for part in location:
+        field = kind.model_fields.get(part)
+        if field is None:
+            continue
+        nested = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+        kind = next((a for a in nested if issubclass(a, BaseModel)), kind)
+    yield from kind.model_fields

@@ -1,0 +1,138 @@
+"""Voxelised scans and their teacher targets, batched as PyTorch tensors for teacher and student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from common.polar_grid import VoxelisedScan
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class ScanBatch:
+    """B scans one after another. Voxels are sorted by (scan, rho, phi, z); pillars by (scan, rho, phi).
+
+    Attributes:
+        point_features: float32 [N, 9].
+        point_voxel: int64 [N], row in `voxels` of each point.
+        voxels: int64 [V, 4], (scan, rho, phi, z) of each occupied voxel.
+        voxel_labels: int64 [V], 0 = unlabelled.
+        pillars: int64 [P, 3], (scan, rho, phi) of each occupied pillar.
+        voxel_pillar: int64 [V], row in `pillars` of each voxel.
+        grid_shape: bins along rho, phi, z.
+        scans: number of scans B.
+    """
+
+    point_features: torch.Tensor
+    point_voxel: torch.Tensor
+    voxels: torch.Tensor
+    voxel_labels: torch.Tensor
+    pillars: torch.Tensor
+    voxel_pillar: torch.Tensor
+    grid_shape: tuple[int, int, int]
+    scans: int
+
+    @property
+    def point_pillar(self) -> torch.Tensor:
+        """Row in `pillars` of each point, int64 [N]."""
+        return self.voxel_pillar[self.point_voxel]
+
+    def to(self, device: torch.device | str) -> "ScanBatch":
+        """The same batch on another device."""
+        return move_tensors(self, device)
+
+
+@dataclass(frozen=True)
+class PillarFeatures:
+    """One teacher layer reduced to pillars (maximum over height); pillars that are not listed hold zeros.
+
+    Attributes:
+        pillars: int64 [M, 3], (scan, rho, phi) at the layer's own resolution.
+        features: float32 [M, C].
+        shape: (R, P), radial and azimuth bins of the layer.
+    """
+
+    pillars: torch.Tensor
+    features: torch.Tensor
+    shape: tuple[int, int]
+
+    def dense(self, scans: int) -> torch.Tensor:
+        """The layer as a map, zeros where there is no pillar: [scans, C, R, P], dtype of `features`."""
+        radial, azimuth = self.shape
+        out = self.features.new_zeros(scans, radial, azimuth, self.features.shape[1])
+        scan, rho, phi = self.pillars.unbind(1)
+        out[scan, rho, phi] = self.features
+        return out.permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> "PillarFeatures":
+        """The same features on another device."""
+        return move_tensors(self, device)
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """What the teacher said about a `ScanBatch`.
+
+    Attributes:
+        layers: pillar features by teacher layer name (`down1c`, `down3c`, `up4e`, `up2e`, `up0e`).
+        logits: float32 [V, classes], one row for each row of the batch's `voxels`.
+    """
+
+    layers: dict[str, PillarFeatures]
+    logits: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "TargetBatch":
+        """The same targets on another device."""
+        layers = {name: layer.to(device) for name, layer in self.layers.items()}
+        return TargetBatch(layers, self.logits.to(device, non_blocking=True))
+
+
+def move_tensors(record: Record, device: torch.device | str) -> Record:
+    """A copy of a dataclass with every tensor field moved to `device`."""
+    moved = {k: v.to(device, non_blocking=True) for k, v in vars(record).items() if isinstance(v, torch.Tensor)}
+    return replace(record, **moved)  # type: ignore[type-var]
+
+
+def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
+    """Put voxelised scans one after another."""
+    voxels = np.concatenate([with_scan_column(scan.voxels, row) for row, scan in enumerate(scans)])
+    first_voxel = np.cumsum([0] + [len(scan.voxels) for scan in scans])
+    point_voxel = np.concatenate([scan.point_voxel + first for scan, first in zip(scans, first_voxel, strict=False)])
+    pillars, voxel_pillar = pillars_of(voxels)
+    return ScanBatch(
+        point_features=torch.from_numpy(np.concatenate([scan.point_features for scan in scans])),
+        point_voxel=torch.from_numpy(point_voxel),
+        voxels=torch.from_numpy(voxels),
+        voxel_labels=torch.from_numpy(np.concatenate([scan.voxel_labels for scan in scans]).astype(np.int64)),
+        pillars=torch.from_numpy(pillars),
+        voxel_pillar=torch.from_numpy(voxel_pillar),
+        grid_shape=grid_shape,
+        scans=len(scans),
+    )
+
+
+def with_scan_column(bins: np.ndarray, scan: int) -> np.ndarray:
+    """Put the scan's number in the batch before its bins: [M, K] -> int64 [M, 1 + K]."""
+    out = np.empty((len(bins), bins.shape[1] + 1), np.int64)
+    out[:, 0] = scan
+    out[:, 1:] = bins
+    return out
+
+
+def pillars_of(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pillars of sorted voxels.
+
+    Args:
+        voxels: int [V, K], sorted by row; the last column is the height bin.
+
+    Returns:
+        pillars int64 [P, K - 1] sorted, and the row in them of each voxel, int64 [V].
+    """
+    above = voxels[:, :-1]
+    starts = np.ones(len(voxels), bool)
+    starts[1:] = (above[1:] != above[:-1]).any(axis=1)
+    return np.ascontiguousarray(above[starts], dtype=np.int64), np.cumsum(starts) - 1
