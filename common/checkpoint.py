@@ -45,12 +45,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: cannot be read as tensors and plain values only: {str(error).splitlines()[0]} Other content could "
+            f"{path}: cannot be read as tensors and plain values only: {first_line(error)} Other content could "
             "run code and is never loaded. If you trust the file, open it where it was made and save "
             "model.state_dict() alone, as .pt or .safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]}).") from error
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds {type(content).__name__}, expected a dictionary of tensors.")
     return content
@@ -122,7 +122,8 @@ def check_finite(source: str, weights: Mapping[str, torch.Tensor]) -> None:
     bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise CheckpointError(
-            f"{source}: NaN or infinity in {listed(bad)}. The file is damaged or its training diverged; nothing was loaded."
+            f"{source}: NaN or infinity in {listed(bad)}. The file is damaged or its training diverged; "
+            "nothing was loaded."
         )
 
 
@@ -134,6 +135,11 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {value.shape} {value.dtype.str}\n".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def listed(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Classes of a dataset: names, colours, and the map between raw label ids and training classes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -101,14 +102,14 @@ class LabelMap(Settings):
         """Loss weight of each class, 1 / (share + 0.001), float32 [C] (PolarNet's and Jiang et al.'s choice)."""
         return (1.0 / (self.class_shares() + CLASS_WEIGHT_OFFSET)).astype(np.float32)
 
-    def sequences(self, splits: list[str]) -> list[str]:
-        """Sequences named by split names, sequence names, or both, in order and without repetition.
+    def sequences(self, names: Iterable[str]) -> list[str]:
+        """Sequences of splits (`train`, `val`, `test`), named ones (`00`), or both; in order, each once.
 
         Raises:
-            DataError: a name is neither a split nor looks like a sequence.
+            DataError: a name is neither a split nor a sequence number.
         """
         found: list[str] = []
-        for name in splits:
+        for name in names:
             if name in self.splits:
                 found += self.splits[name]
             elif name.isdigit():

@@ -21,6 +21,10 @@ VOLUMES = {
 """Named volumes as (minimum, maximum) of (rho in metres, phi in radians, z in metres). A checkpoint fits one only."""
 
 
+COARSEST_STRIDE = 8
+"""Stride of the coarsest teacher layer that is distilled."""
+
+
 @dataclass(frozen=True)
 class PolarGrid:
     """A polar voxel grid: bins along (rho, phi, z) over a fixed volume.
@@ -41,7 +45,7 @@ class PolarGrid:
         if volume not in VOLUMES:
             raise SettingsError(f"unknown volume '{volume}'; choose one of {', '.join(VOLUMES)}")
         minimum, maximum = VOLUMES[volume]
-        return cls(tuple(shape), minimum, maximum)
+        return cls(shape, minimum, maximum)
 
     @property
     def interval(self) -> np.ndarray:
@@ -64,6 +68,25 @@ class VoxelisedScan:
     point_voxel: np.ndarray
     voxels: np.ndarray
     voxel_labels: np.ndarray
+
+
+def check_distillable(shape: tuple[int, int, int]) -> None:
+    """Refuse a grid on which teacher and student layers do not match in size.
+
+    Strided sparse convolutions round sizes up and max pooling rounds down, so the layers at an eighth of the resolution
+    agree only where the radial and azimuth sizes are multiples of 8.
+
+    Raises:
+        SettingsError: names the nearest sizes that can be distilled.
+    """
+    for axis, bins in zip(("radial", "azimuth"), shape, strict=False):
+        if bins % COARSEST_STRIDE:
+            below = bins // COARSEST_STRIDE * COARSEST_STRIDE
+            choices = " or ".join(str(size) for size in (below, below + COARSEST_STRIDE) if size)
+            raise SettingsError(
+                f"grid shape {shape}: {bins} {axis} bins are not a multiple of {COARSEST_STRIDE}, so teacher and "
+                f"student layers do not match in size there; choose {choices}"
+            )
 
 
 def to_polar(xyz: np.ndarray) -> np.ndarray:

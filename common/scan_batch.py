@@ -1,15 +1,13 @@
-"""Voxelised scans and their teacher targets, batched as PyTorch tensors for teacher and student."""
+"""Voxelised scans, batched as PyTorch tensors for teacher and student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from common.polar_grid import VoxelisedScan
-
-Record = TypeVar("Record")
+from common.records import move_tensors
 
 
 @dataclass(frozen=True)
@@ -44,57 +42,6 @@ class ScanBatch:
     def to(self, device: torch.device | str) -> "ScanBatch":
         """The same batch on another device."""
         return move_tensors(self, device)
-
-
-@dataclass(frozen=True)
-class PillarFeatures:
-    """One teacher layer reduced to pillars (maximum over height); pillars that are not listed hold zeros.
-
-    Attributes:
-        pillars: int64 [M, 3], (scan, rho, phi) at the layer's own resolution.
-        features: float32 [M, C].
-        shape: (R, P), radial and azimuth bins of the layer.
-    """
-
-    pillars: torch.Tensor
-    features: torch.Tensor
-    shape: tuple[int, int]
-
-    def dense(self, scans: int) -> torch.Tensor:
-        """The layer as a map, zeros where there is no pillar: [scans, C, R, P], dtype of `features`."""
-        radial, azimuth = self.shape
-        out = self.features.new_zeros(scans, radial, azimuth, self.features.shape[1])
-        scan, rho, phi = self.pillars.unbind(1)
-        out[scan, rho, phi] = self.features
-        return out.permute(0, 3, 1, 2)
-
-    def to(self, device: torch.device | str) -> "PillarFeatures":
-        """The same features on another device."""
-        return move_tensors(self, device)
-
-
-@dataclass(frozen=True)
-class TargetBatch:
-    """What the teacher said about a `ScanBatch`.
-
-    Attributes:
-        layers: pillar features by teacher layer name (`down1c`, `down3c`, `up4e`, `up2e`, `up0e`).
-        logits: float32 [V, classes], one row for each row of the batch's `voxels`.
-    """
-
-    layers: dict[str, PillarFeatures]
-    logits: torch.Tensor
-
-    def to(self, device: torch.device | str) -> "TargetBatch":
-        """The same targets on another device."""
-        layers = {name: layer.to(device) for name, layer in self.layers.items()}
-        return TargetBatch(layers, self.logits.to(device, non_blocking=True))
-
-
-def move_tensors(record: Record, device: torch.device | str) -> Record:
-    """A copy of a dataclass with every tensor field moved to `device`."""
-    moved = {k: v.to(device, non_blocking=True) for k, v in vars(record).items() if isinstance(v, torch.Tensor)}
-    return replace(record, **moved)  # type: ignore[type-var]
 
 
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:

@@ -44,39 +44,43 @@ def label_path(root: str | Path, scan: ScanId) -> Path:
     return Path(root) / "sequences" / scan.sequence / "labels" / f"{scan.frame}.label"
 
 
-def list_scans(root: str | Path, sequences: Iterable[str], allow_missing: bool = False) -> list[ScanId]:
+def list_scans(root: str | Path, sequences: Iterable[str]) -> list[ScanId]:
     """All scans of some sequences, in order.
 
     Args:
         root: the folder that holds `sequences/`.
         sequences: folder names, such as `00`.
-        allow_missing: pass over sequences that are not there, as long as one is.
 
     Raises:
-        DataError: the layout is not there, a sequence is missing or has no scan.
+        DataError: the layout is not there, or a sequence is missing or has no scan.
     """
-    root = Path(root)
-    if not (root / "sequences").is_dir():
-        raise DataError(
-            f"no folder '{root / 'sequences'}'. DATA must name the folder that holds sequences/00/velodyne/*.bin "
-            "(for SemanticKITTI the folder called 'dataset')."
-        )
-    wanted = list(sequences)
+    present = present_sequences(root)
     scans: list[ScanId] = []
-    missing = []
-    for sequence in wanted:
-        folder = root / "sequences" / sequence / "velodyne"
+    for sequence in sequences:
+        folder = Path(root) / "sequences" / sequence / "velodyne"
         frames = sorted(path.stem for path in folder.glob("*.bin"))
         if not frames:
-            missing.append(str(folder))
+            raise DataError(
+                f"{folder}: no scans (*.bin) of sequence {sequence} here. Sequences present: "
+                f"{', '.join(present) or 'none'}. Complete the download, or choose sequences that are there."
+            )
         scans += [ScanId(sequence, frame) for frame in frames]
-    if missing and (not allow_missing or not scans):
-        present = sorted(path.name for path in (root / "sequences").iterdir() if path.is_dir())
-        raise DataError(
-            f"no scans in {', '.join(missing)}. Sequences present: {', '.join(present) or 'none'}. "
-            "Complete the download, or choose sequences that are there."
-        )
     return scans
+
+
+def present_sequences(root: str | Path) -> list[str]:
+    """Names of the sequence folders under `root`, sorted.
+
+    Raises:
+        DataError: the layout is not there.
+    """
+    folder = Path(root) / "sequences"
+    if not folder.is_dir():
+        raise DataError(
+            f"no folder '{folder}'. DATA must name the folder that holds sequences/00/velodyne/*.bin "
+            "(for SemanticKITTI the folder called 'dataset')."
+        )
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
 def read_points(root: str | Path, scan: ScanId) -> np.ndarray:

@@ -6,6 +6,7 @@ declares; `published_weights` maps checkpoints onto them. Module names are the p
 stay familiar. Axes of all kernels and strides are (rho, phi, z); nothing wraps around in phi.
 """
 
+import logging
 from dataclasses import dataclass
 
 import spconv.pytorch as spconv
@@ -16,13 +17,17 @@ from torch import nn
 from common.polar_grid import POINT_FEATURES
 from common.scan_batch import ScanBatch
 from common.scatter import segment_max
+from common.teacher_targets import VoxelFeatures
+
+# spconv asks torch.fx at its first convolution whether it is being traced; torch warns about the way it asks.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 KERNEL_1X3X3 = (1, 3, 3)
 KERNEL_3X1X3 = (3, 1, 3)
 KERNEL_3X1X1 = (3, 1, 1)
 POINT_WIDTHS = (64, 128, 256)
-FEATURE_LAYERS = ("down1c", "down3c", "up4e", "up2e", "up0e")
-"""Layers that a student can be distilled from."""
+FEATURE_LAYERS = {"down1c": 2, "down3c": 8, "up4e": 16, "up2e": 4, "up0e": 2}
+"""Layers that a student can be distilled from, with their channels in multiples of the base width m."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,6 @@ class TeacherWidths:
 
 
 @dataclass(frozen=True)
-class SparseLayer:
-    """Features of the active sites of one layer, sorted by (scan, rho, phi, z).
-
-    Attributes:
-        sites: int64 [S, 4], (scan, rho, phi, z) at the layer's resolution.
-        features: float [S, C].
-        shape: (R, P, Z) bins of the layer.
-    """
-
-    sites: torch.Tensor
-    features: torch.Tensor
-    shape: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
 class TeacherOutputs:
     """What a forward pass returns.
 
@@ -67,7 +57,7 @@ class TeacherOutputs:
     """
 
     logits: torch.Tensor
-    layers: dict[str, SparseLayer]
+    layers: dict[str, VoxelFeatures]
 
 
 class Cylinder3D(nn.Module):
@@ -143,9 +133,7 @@ class AsymmetricSparseUNet(nn.Module):
         self.ReconNet = ReconstructionBlock(2 * m, algo)
         self.logits = spconv.SubMConv3d(4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits", algo=algo)
 
-    def forward(
-        self, x: spconv.SparseConvTensor
-    ) -> tuple[spconv.SparseConvTensor, dict[str, spconv.SparseConvTensor]]:
+    def forward(self, x: spconv.SparseConvTensor) -> tuple[spconv.SparseConvTensor, dict[str, spconv.SparseConvTensor]]:
         """Logits and all inner tensors by name, on the sites of `x`."""
         ctx = self.downCntx(x)
         down1b = self.resBlock2(ctx)
@@ -272,13 +260,13 @@ def activate(convolution: nn.Module, norm: nn.BatchNorm1d, x: spconv.SparseConvT
     return out.replace_feature(norm(nn.functional.leaky_relu(out.features, 0.01)))
 
 
-def sorted_layer(tensor: spconv.SparseConvTensor) -> SparseLayer:
+def sorted_layer(tensor: spconv.SparseConvTensor) -> VoxelFeatures:
     """A sparse tensor's sites and features, sorted by (scan, rho, phi, z): spconv orders strided sites arbitrarily."""
     radial, azimuth, height = tensor.spatial_shape
     sites = tensor.indices.long()
     scan, rho, phi, z = sites.unbind(1)
     order = torch.argsort(((scan * radial + rho) * azimuth + phi) * height + z)
-    return SparseLayer(sites[order], tensor.features[order], (radial, azimuth, height))
+    return VoxelFeatures(sites[order], tensor.features[order], (radial, azimuth, height))
 
 
 def convolve_with_bias(convolution: spconv.SubMConv3d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:

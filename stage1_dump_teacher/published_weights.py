@@ -55,7 +55,7 @@ def load_teacher(path: Path, device: torch.device) -> LoadedTeacher:
     """Load a published-layout checkpoint strictly and freeze it.
 
     Raises:
-        CheckpointError: the file cannot be read safely, leaves any tensor unmatched, or holds NaN in a weight that acts.
+        CheckpointError: the file cannot be read safely, leaves a tensor unmatched, or holds NaN in a weight that acts.
     """
     published = load_state_dict_file(path)
     widths = widths_of(published, str(path))
@@ -83,8 +83,9 @@ def widths_of(published: dict[str, torch.Tensor], source: str) -> TeacherWidths:
     shape = tuple(published[context].shape)
     if shape[:3] != (1, 3, 3):
         raise CheckpointError(
-            f"{source}: {context} has shape {shape}; the published spconv 1.x layout is (1, 3, 3, in, out). A checkpoint "
-            "trained with spconv 2.x computes something else than the published model and cannot be loaded here."
+            f"{source}: {context} has shape {shape}; the published spconv 1.x layout is (1, 3, 3, in, out). "
+            "A checkpoint trained with spconv 2.x computes something else than the published model and cannot be "
+            "loaded here."
         )
     return TeacherWidths(
         point_channels=published[compression].shape[1],
@@ -117,7 +118,7 @@ def to_published(model: Cylinder3D) -> dict[str, torch.Tensor]:
         value = value.detach().cpu()
         kernel = declared_kernel(name)
         if kernel is not None:
-            outputs, *effective, inputs = value.shape
+            outputs, inputs = value.shape[0], value.shape[-1]
             slices = value.permute(1, 2, 3, 4, 0).reshape(-1, inputs, outputs)
             full = slices.new_zeros(kernel[0] * kernel[1] * kernel[2], inputs, outputs)
             full[: len(slices)] = slices

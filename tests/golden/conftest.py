@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.scan_batch import PillarFeatures
+from common.teacher_targets import PillarFeatures
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, TeacherOutputs
 from stage1_dump_teacher.pillar_targets import to_pillars
 from stage1_dump_teacher.published_weights import load_teacher

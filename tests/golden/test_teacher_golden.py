@@ -27,7 +27,7 @@ def test_full_logits(teacher_full):
 @pytest.mark.parametrize("name", ["vox", "ctx"])
 def test_full_stem(teacher_full, name):
     golden, layer = golden_arrays("teacher_full_stem"), teacher_full.layers[name]
-    np.testing.assert_array_equal(layer.sites[:, 1:], golden["coords"])
+    np.testing.assert_array_equal(layer.voxels[:, 1:], golden["coords"])
     assert_samples(layer.features, golden, name)
 
 
@@ -36,7 +36,7 @@ def test_full_layer_voxels_and_pillars(teacher_full, name):
     golden = golden_arrays(f"teacher_full_{FULL_FILES[name]}")
     layer = teacher_full.layers[name]
     assert tuple(layer.shape) == tuple(golden[f"{name}.shape"])
-    np.testing.assert_array_equal(layer.sites[:, 1:], golden[f"{name}.coords"])
+    np.testing.assert_array_equal(layer.voxels[:, 1:], golden[f"{name}.coords"])
     assert_samples(layer.features, golden, name)
 
     pillars = to_pillars(layer)
@@ -51,7 +51,7 @@ def test_reduced_layer(teacher_reduced, name):
     golden = golden_arrays("teacher_reduced_a" if name in ("vox", "ctx") else "teacher_reduced_b")
     layer = teacher_reduced.layers[name]
     assert tuple(layer.shape) == tuple(golden[f"{name}.shape"])
-    np.testing.assert_array_equal(layer.sites[:, 1:], golden[f"{name}.coords"])
+    np.testing.assert_array_equal(layer.voxels[:, 1:], golden[f"{name}.coords"])
     assert relative_frobenius(layer.features, golden[f"{name}.feat"]) < TOLERANCE
     if f"{name}.pillar_xy" in golden:
         np.testing.assert_array_equal(to_pillars(layer).pillars[:, 1:], golden[f"{name}.pillar_xy"])

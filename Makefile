@@ -1,0 +1,100 @@
+# Commands of the project. `make help` lists them; every command also works as `python -m <stage> <command> --help`.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # targets on one command line build on each other
+.PHONY: help setup test test-golden lint format dump-teacher train-student evaluate predict doctor bench clean
+
+# Variables of the user. DATA and TEACHER may also come from the environment.
+DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
+TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors)
+CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
+EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
+RUN = runs/$(patsubst %.yaml,%,$(notdir $(EXPERIMENT)))## folder of one training run [runs/ and the experiment's name]
+WEIGHTS =##                       a PolarNet state dict to evaluate or predict with, instead of the student in RUN
+SPLIT =##                         splits or sequences to evaluate or predict: SPLIT="val 00"
+OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
+CONFIG =##                        settings of the dump, a YAML file [configs/teachers/cylinder3d.yaml]
+DEVICE = auto##                   auto, cpu, cuda or cuda:1
+RESUME =##                        1 = go on with the training run in RUN
+SET =##                           settings to change: SET="optimiser.learning_rate=1e-3 epochs=10" (no spaces inside a value)
+TESTS = tests##                   what `make test` runs: paths and pytest options
+BENCH =##                         names under tests/benchmarks, all when empty
+PYTHON = python3##                Python 3.11 or newer that makes the environment
+
+VENV_PYTHON = .venv/bin/python
+INSTALLED = .venv/.installed
+PIP_INSTALL = $(VENV_PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
+
+# quote: one shell word, whatever it holds. option: a flag and the value of a variable, nothing if that is empty.
+quote = '$(subst ','\'',$(strip $(1)))'
+option = $(if $(strip $($(2))),$(1) $(call quote,$($(2))))
+settings = $(foreach pair,$(SET),--set $(call quote,$(pair)))
+splits = $(foreach split,$(SPLIT),--split $(call quote,$(split)))
+student = $(if $(strip $(WEIGHTS)),$(call option,--weights,WEIGHTS) $(call option,--experiment,EXPERIMENT),$(call option,--run,RUN))
+
+help: ## this list
+	@echo "Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' Makefile
+	@echo "Variables (make <target> NAME=value):"
+	@awk 'match($$0, /^[A-Z]+ \??=.*##/) {name = $$1; value = substr($$0, 1, RLENGTH - 2); sub(/^[A-Z]+ \??= ?/, "", value); \
+		text = substr($$0, RLENGTH + 1); sub(/^ +/, "", text); \
+		printf "  %-15s %s%s\n", name, text, value == "" || value ~ /\$$/ ? "" : " [" value "]"}' Makefile
+	@echo "Example: make dump-teacher train-student evaluate DATA=/data/kitti/dataset TEACHER=cylinder3d.pt"
+
+setup: $(INSTALLED) ## make .venv with the exact versions in constraints.txt
+
+# --no-build-isolation builds the project with the setuptools of constraints.txt instead of whatever is newest.
+$(INSTALLED): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ". Name another one with PYTHON=.")'
+	@echo "Setting up .venv (about a minute, plus the download of PyTorch) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+test: $(INSTALLED) ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
+	$(VENV_PYTHON) -m pytest $(TESTS)
+
+test-golden: $(INSTALLED) ## run the tests against the reference outputs in GOLDEN_DIR= with the scans in SCANS_DIR=
+	$(VENV_PYTHON) -m pytest tests/golden
+
+lint: $(INSTALLED) ## check style, formatting and types
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+format: $(INSTALLED) ## format the code and fix what can be fixed
+	$(VENV_PYTHON) -m ruff check --fix-only .
+	$(VENV_PYTHON) -m ruff format .
+
+dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
+	$(VENV_PYTHON) -m stage1_dump_teacher dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+
+train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the student of EXPERIMENT on DATA and CACHE
+	$(VENV_PYTHON) -m stage2_train_student train $(call option,--data,DATA) $(call option,--experiment,EXPERIMENT) \
+		$(call option,--cache,CACHE) $(call option,--teacher,TEACHER) $(call option,--run,RUN) \
+		$(call option,--device,DEVICE) $(if $(filter-out 0 no false,$(RESUME)),--resume) $(settings)
+
+evaluate: need-DATA $(INSTALLED) ## IoU of each class and mIoU of the student in RUN (or WEIGHTS)
+	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(student) $(splits) \
+		$(call option,--device,DEVICE)
+
+predict: need-DATA need-OUT $(INSTALLED) ## write the student's labels of each scan to OUT, in the benchmark's layout
+	$(VENV_PYTHON) -m stage2_train_student predict $(call option,--data,DATA) $(student) $(splits) \
+		$(call option,--out,OUT) $(call option,--device,DEVICE)
+
+doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
+	@$(VENV_PYTHON) -m stage1_dump_teacher doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+		$(call option,--cache,CACHE)
+
+bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
+	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/[a-z]*.py)))); do \
+		echo "== $$name"; $(VENV_PYTHON) -m tests.benchmarks.$$name || exit 1; done
+
+clean: ## remove .venv and what tools left behind; CACHE and runs/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find common stage1_dump_teacher stage2_train_student tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+need-%:
+	@$(if $(strip $($*)),,$(error $* is not set. Run it again with $*=..., `make help` says what it is))

@@ -1,0 +1,93 @@
+"""Which scans a run works on, and a scan with its labels on a grid."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from common.config import Settings
+from common.errors import DataError
+from common.label_map import LabelMap
+from common.polar_grid import PolarGrid, VoxelisedScan, voxelise
+from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences, read_points, read_raw_labels
+from common.view import View, apply_view
+
+
+class GridSettings(Settings):
+    """The polar grid that teacher and student share.
+
+    Attributes:
+        volume: `polarnet` (rho 3..50 m, z -3..1.5 m) or `cylinder3d` (rho 0..50 m, z -4..2 m).
+        shape: bins along rho, phi, z.
+    """
+
+    volume: str = "polarnet"
+    shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
+
+    def grid(self) -> PolarGrid:
+        """The grid itself."""
+        return PolarGrid.named(self.volume, self.shape)
+
+
+class ScanSelection(NamedTuple):
+    """Scans of some splits and sequences, and the sequences of those splits that are not on this disk."""
+
+    scans: list[ScanId]
+    absent: list[str]
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan as read from disk.
+
+    Attributes:
+        points: float32 [N, 4].
+        labels: uint8 [N] training labels, or None where the scan has no label file.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray | None
+
+
+def select_scans(root: Path, label_map: LabelMap, names: Iterable[str]) -> ScanSelection:
+    """Scans of splits and sequences, in order.
+
+    A sequence asked for by its number must be there. Of a split, the sequences that are there are taken and the others
+    reported, since people often keep a part of a dataset on disk.
+
+    Raises:
+        DataError: nothing is there, or a sequence asked for by number is missing.
+    """
+    names = list(names)
+    present = set(present_sequences(root))
+    numbered = set(label_map.sequences(name for name in names if name not in label_map.splits))
+    wanted = label_map.sequences(names)
+    absent = [sequence for sequence in wanted if sequence not in present and sequence not in numbered]
+    found = [sequence for sequence in wanted if sequence not in absent]
+    if not found:
+        raise DataError(
+            f"{root}: no sequence of {', '.join(names)} ({', '.join(wanted)}) is here. Sequences present: "
+            f"{', '.join(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
+        )
+    return ScanSelection(list_scans(root, found), absent)
+
+
+def read_scan(root: Path, scan: ScanId, label_map: LabelMap) -> LabelledScan:
+    """Points and training labels of a scan.
+
+    Raises:
+        DataError: a file is missing, damaged or mislabelled; names the file.
+    """
+    points = read_points(root, scan)
+    if not has_labels(root, scan):
+        return LabelledScan(points, None)
+    raw = read_raw_labels(root, scan, len(points))
+    return LabelledScan(points, label_map.to_training(raw, f"scan {scan}"))
+
+
+def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:
+    """The scan as seen in a view, on the grid."""
+    return voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))

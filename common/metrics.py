@@ -1,0 +1,67 @@
+"""Confusion matrices over points and the intersection over union that SemanticKITTI's benchmark reports."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORED = 0
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Counts of points, int64 [C, C]: rows are ground truth, columns are predictions. Add matrices to merge them."""
+
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, classes: int) -> "ConfusionMatrix":
+        """No points yet."""
+        return cls(np.zeros((classes, classes), np.int64))
+
+    @classmethod
+    def of(cls, truth: np.ndarray, prediction: np.ndarray, classes: int) -> "ConfusionMatrix":
+        """Count the points of one scan.
+
+        Args:
+            truth: integer [N] training labels in 0..classes-1.
+            prediction: integer [N].
+            classes: number of classes, the ignored class 0 included.
+        """
+        pairs = truth.astype(np.int64) * classes + prediction
+        return cls(np.bincount(pairs, minlength=classes * classes).reshape(classes, classes))
+
+    def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        return ConfusionMatrix(self.counts + other.counts)
+
+    @property
+    def labelled_points(self) -> int:
+        """Points with a ground truth label."""
+        return int(np.delete(self.counts, IGNORED, axis=0).sum())
+
+    def iou(self) -> np.ndarray:
+        """Intersection over union of each class, float64 [C]; NaN for the ignored class and for a class that occurs
+        neither in the ground truth nor among the predictions of labelled points.
+
+        As the benchmark does, points without a label do not count (Behley et al., ICCV 2019, equation 1).
+        """
+        counts = self.counts.astype(np.float64)
+        counts[IGNORED] = 0.0
+        hits = np.diag(counts)
+        union = counts.sum(axis=0) + counts.sum(axis=1) - hits
+        with np.errstate(invalid="ignore"):
+            iou = np.where(union > 0, hits / union, np.nan)
+        iou[IGNORED] = np.nan
+        return iou
+
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes that occur; NaN when no point is labelled.
+
+        Where every class occurs, as in SemanticKITTI's validation and test sequences, it is the benchmark's mIoU.
+        """
+        iou = self.iou()
+        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+    def accuracy(self) -> float:
+        """Share of labelled points predicted right; NaN when no point is labelled."""
+        points = self.labelled_points
+        return float(np.diag(self.counts)[1:].sum() / points) if points else float("nan")

@@ -1,0 +1,118 @@
+"""What made a store: two stores with equal identities hold interchangeable targets."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from common.config import Settings
+from common.label_map import LabelMap
+from common.polar_grid import PolarGrid
+from common.view import ViewPolicy
+
+FORMAT_VERSION = 1
+
+
+class TargetEncoding(Settings):
+    """How arrays are written.
+
+    Attributes:
+        dtype: of logits and features. float32 keeps what the teacher said; float16 halves the size at a relative error
+            of about 2e-4.
+        codec: `zstd` for small files, `lz4` for fast reading (both byte-shuffled by blosc), `none`.
+    """
+
+    dtype: Literal["float32", "float16"] = "float16"
+    codec: Literal["zstd", "lz4", "none"] = "zstd"
+
+
+class ViewSet(Settings):
+    """The views that a store holds of every scan: view 0 is the identity, the others are drawn by the policy.
+
+    Attributes:
+        count: number of views of each scan.
+        policy: how views 1, 2, ... are drawn.
+    """
+
+    count: int = Field(1, ge=1)
+    policy: ViewPolicy = ViewPolicy()
+
+
+class GridIdentity(Settings):
+    """A polar grid and its volume (metres, radians, metres)."""
+
+    shape: tuple[int, int, int]
+    minimum: tuple[float, float, float]
+    maximum: tuple[float, float, float]
+
+
+class StoreIdentity(Settings):
+    """Everything that decides what the targets in a store are.
+
+    Attributes:
+        format_version: of the files.
+        teacher_hash: SHA-256 of the teacher's acting weights.
+        grid: of the teacher, and of any student that reads the store.
+        classes: class names by training class; the order of the logits.
+        learning_map: raw label id to training class.
+        layers: channels of each teacher layer that is kept.
+        voxel_features: whether the layers' voxel features are kept beside their pillar features.
+        encoding: of the arrays.
+        views: of every scan.
+    """
+
+    format_version: int = FORMAT_VERSION
+    teacher_hash: str
+    grid: GridIdentity
+    classes: list[str]
+    learning_map: dict[int, int]
+    layers: dict[str, int]
+    voxel_features: bool
+    encoding: TargetEncoding
+    views: ViewSet
+
+    @classmethod
+    def of(
+        cls,
+        teacher_hash: str,
+        grid: PolarGrid,
+        label_map: LabelMap,
+        layers: dict[str, int],
+        voxel_features: bool,
+        encoding: TargetEncoding,
+        views: ViewSet,
+    ) -> "StoreIdentity":
+        """The identity of a store that is about to be written."""
+        return cls(
+            teacher_hash=teacher_hash,
+            grid=grid_identity(grid),
+            classes=label_map.names,
+            learning_map=label_map.learning_map,
+            layers=layers,
+            voxel_features=voxel_features,
+            encoding=encoding,
+            views=views,
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def grid_identity(grid: PolarGrid) -> GridIdentity:
+    """A grid as it stands in a manifest."""
+    return GridIdentity(shape=grid.shape, minimum=grid.minimum, maximum=grid.maximum)
+
+
+def differences(stored: Any, expected: Any, name: str = "") -> list[str]:
+    """Field-by-field differences of two JSON-like values, one line each."""
+    if isinstance(stored, dict) and isinstance(expected, dict):
+        keys = list(dict.fromkeys([*stored, *expected]))
+        return [
+            line
+            for key in keys
+            for line in differences(stored.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if stored == expected else [f"  {name}: the store has {stored!r}, this run has {expected!r}"]

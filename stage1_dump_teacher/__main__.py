@@ -1,0 +1,68 @@
+"""Commands of stage one: `python -m stage1_dump_teacher --help`."""
+
+from pathlib import Path
+
+import click
+
+from common.config import load_settings
+from common.devices import select_device
+from stage1_dump_teacher.doctor import doctor
+from stage1_dump_teacher.dump import DumpReport, DumpSettings, run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Run a frozen Cylinder3D once over every scan and cache what a student can learn from."""
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder that holds sequences/.")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("cache/semantic_kitti"),
+    show_default=True,
+    help="Folder of the target store; a second run dumps exactly what is missing.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("configs/teachers/cylinder3d.yaml"),
+    show_default=True,
+    help="What to cache: grid and volume, layers, encoding, views.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+def dump(data: Path, teacher: Path, cache: Path, config: Path, device: str, overrides: tuple[str, ...]) -> None:
+    """Cache the teacher's targets for every scan of a dataset.
+
+    \b
+    Examples:
+      python -m stage1_dump_teacher dump --data dataset --teacher cylinder3d_val_65.4.pt
+      python -m stage1_dump_teacher dump --data dataset --teacher teacher.pt --set views.count=4
+    """
+    settings = load_settings(DumpSettings, config, overrides)
+    report = run(settings, data, teacher, cache, select_device(device))
+    print_report(report, cache)
+
+
+def print_report(report: DumpReport, cache: Path) -> None:
+    """Say what was done and what to do next."""
+    click.echo(f"{report.written} scan-views written ({report.size / 1e6:.1f} MB), {report.present} were there before")
+    for reason in report.skipped:
+        click.echo(f"skipped  {reason}", err=True)
+    if report.skipped:
+        click.echo(f"{len(report.skipped)} scan-views skipped; repair them and run the same command again", err=True)
+    click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA=...")
+
+
+main.add_command(doctor)
+
+if __name__ == "__main__":
+    main(prog_name="python -m stage1_dump_teacher")

@@ -1,0 +1,301 @@
+"""`doctor`: looks at a machine and a user's files before hours are spent on them.
+
+Each check is a small function that returns a `Check`; what a check imports it imports itself, so that a package that is
+missing or broken shows up as a line of the table and not as a traceback.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+from packaging.requirements import Requirement
+
+from common.environment import PROJECT, cuda_device_names, package_version, processors
+from common.errors import PolarDistillError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATASET = REPOSITORY / "configs" / "datasets" / "semantic_kitti.yaml"
+DEFAULT_CACHE = "cache/semantic_kitti"
+
+SCAN_BYTES_WITH_VOXELS, SCAN_BYTES = 37e6, 10.3e6
+"""One scan-view in float16 with and without voxel features, as measured on real scans with a full-size teacher."""
+
+SEMANTIC_KITTI_SCANS = 23_201
+"""Scans of the training and validation sequences of SemanticKITTI."""
+
+SPCONV_TOLERANCE = 1e-2
+"""Relative; loose enough for TF32 on a GPU, far below what a wrong kernel order would do."""
+
+COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
+
+Status = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table.
+
+    Attributes:
+        status: `problem` makes the doctor fail, `note` is worth knowing.
+        finding: what is the case.
+        next_step: what to do about it; empty where there is nothing to do.
+    """
+
+    status: Status
+    finding: str
+    next_step: str = ""
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder that holds sequences/00/velodyne/*.bin.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="Published Cylinder3D checkpoint.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=DEFAULT_CACHE, show_default=True, help="Target store."
+)
+@click.option(
+    "--dataset", type=click.Path(path_type=Path), default=DATASET, help="YAML file with the dataset's classes."
+)
+@click.pass_context
+def doctor(context: click.Context, data: Path | None, teacher: Path | None, cache: Path, dataset: Path) -> None:
+    """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem."""
+    problems = 0
+    for name, check in checks(data, teacher, cache, dataset):
+        result = run_check(check)
+        problems += result.status == "problem"
+        click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
+        if result.next_step:
+            click.echo(f"{'':<23} -> {result.next_step}")
+    click.echo(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "No problems found.")
+    if problems:
+        context.exit(1)
+
+
+def checks(
+    data: Path | None, teacher: Path | None, cache: Path, dataset: Path
+) -> Iterator[tuple[str, Callable[[], Check]]]:
+    """Names and checks, in the order of the table."""
+    yield "python", check_python
+    yield "packages", check_packages
+    yield "device", check_device
+    yield "spconv", check_spconv
+    yield "segment max", check_segment_max
+    yield "torch-scatter", check_torch_scatter
+    yield "zarr", check_zarr
+    yield "disk", lambda: check_disk(cache, data)
+    if data is not None:
+        yield "scans", lambda: check_data(data, dataset)
+    if teacher is not None:
+        yield "teacher", lambda: check_teacher(teacher)
+
+
+def run_check(check: Callable[[], Check]) -> Check:
+    """The check's result; whatever it raises becomes a problem."""
+    try:
+        return check()
+    except PolarDistillError as error:
+        return Check("problem", error.message)
+    except Exception as error:
+        return Check("problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if it stays, report it.")
+
+
+def check_python() -> Check:
+    """The interpreter is recent enough."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
+        return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
+    return Check("ok", version)
+
+
+def check_packages() -> Check:
+    """Every required package is installed in a version that the project allows."""
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
+    except metadata.PackageNotFoundError:
+        return Check("note", f"{PROJECT} is not installed, so that versions were not checked", "Run `make setup`.")
+    wrong = []
+    found = []
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = package_version(requirement.name)
+        if version is None:
+            wrong.append(f"{requirement.name} is missing ({requirement.specifier} needed)")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} is {version} ({requirement.specifier} needed)")
+        else:
+            found.append(f"{requirement.name} {version}")
+    if wrong:
+        return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
+    return Check("ok", ", ".join(found))
+
+
+def check_device() -> Check:
+    """Which device `auto` chooses, and whether it computes."""
+    from common.devices import select_device
+
+    device = select_device("auto")
+    if device.type == "cuda":
+        return Check("ok", f"CUDA: {', '.join(cuda_device_names())}")
+    return Check("note", f"CPU with {processors()} processors, no usable GPU", "A full dump or training needs a GPU.")
+
+
+def check_spconv() -> Check:
+    """Sparse convolution computes what a dense one does. In a process of its own: native code can take it down."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        errors = pool.submit(sparse_convolution_errors).result()
+    finding = ", ".join(
+        f"{device}: differs from a dense convolution by {error:.0e}" for device, error in errors.items()
+    )
+    if max(errors.values()) > SPCONV_TOLERANCE:
+        return Check("problem", finding, "Reinstall with `make clean setup`; do not use this teacher's outputs.")
+    return Check("ok", finding)
+
+
+def sparse_convolution_errors() -> dict[str, float]:
+    """Relative difference between a submanifold and a dense convolution on a full 4x4x4 grid, by device."""
+    import spconv.pytorch as spconv
+    import torch
+    from spconv.core import ConvAlgo
+
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(64, 8, generator=generator)
+    weight = torch.randn(16, 3, 3, 3, 8, generator=generator)
+    sites = torch.nn.functional.pad(torch.cartesian_prod(*[torch.arange(4)] * 3), (1, 0)).int()
+    maps = features.reshape(1, 4, 4, 4, 8).permute(0, 4, 1, 2, 3)
+    dense = torch.nn.functional.conv3d(maps, weight.permute(0, 4, 1, 2, 3), padding=1)
+    expected = dense[0].permute(1, 2, 3, 0).reshape(64, 16)
+    errors = {}
+    for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
+        algorithm = ConvAlgo.Native if device == "cpu" else None
+        layer = spconv.SubMConv3d(8, 16, 3, bias=False, algo=algorithm)
+        layer.weight.data.copy_(weight)
+        tensor = spconv.SparseConvTensor(features.to(device), sites.to(device), [4, 4, 4], 1)
+        with torch.inference_mode():
+            actual = layer.eval().to(device)(tensor).features.cpu()
+        errors[device] = float((actual - expected).norm() / expected.norm())
+    return errors
+
+
+def check_segment_max() -> Check:
+    """The maximum over each segment equals a plain loop, on the CPU and the GPU."""
+    import torch
+
+    from common.scatter import segment_max
+
+    values = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    segment = torch.arange(200) % 17
+    expected = torch.stack([values[segment == row].amax(0) for row in range(17)])
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    wrong = [d for d in devices if not torch.equal(segment_max(values.to(d), segment.to(d), 17).cpu(), expected)]
+    if wrong:
+        return Check("problem", f"differs from a loop on {', '.join(wrong)}", "Remove torch-scatter or rebuild it.")
+    return Check("ok", f"equals a loop on {', '.join(devices)}")
+
+
+def check_torch_scatter() -> Check:
+    """Optional, used on CUDA only."""
+    version = package_version("torch-scatter")
+    if version is None:
+        return Check("note", "not installed (optional, used on CUDA only): PyTorch's own kernel does the same")
+    import torch_scatter  # noqa: F401 - a build for another PyTorch fails here
+
+    return Check("ok", version)
+
+
+def check_zarr() -> Check:
+    """A compressed array survives a zip store on disk, the form that targets are kept in."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.storage import ZipStore
+
+    values = np.random.default_rng(0).integers(-100, 100, (1000, 64)).astype(np.int8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.zarr.zip"
+        with ZipStore(path, mode="w") as store:
+            array = zarr.create_array(
+                store, shape=values.shape, chunks=values.shape, dtype="i1", compressors=ZstdCodec()
+            )
+            array[:] = values
+        with ZipStore(path, mode="r") as store:
+            back = np.asarray(zarr.open_array(store, mode="r")[:])
+    if not np.array_equal(back, values):
+        return Check("problem", "an array came back changed", "Reinstall with `make clean setup`; check the disk.")
+    return Check("ok", "wrote a zstd-compressed array and read it back")
+
+
+def check_disk(cache: Path, data: Path | None) -> Check:
+    """There is room for a dump of the scans in `data`, or else of SemanticKITTI."""
+    existing = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Check("problem", f"{existing} is not a folder that can be written to", "Name another place with CACHE=.")
+    scans = len(list(data.glob("sequences/*/velodyne/*.bin"))) if data is not None else SEMANTIC_KITTI_SCANS
+    what = f"{scans} scans" if data is not None else f"SemanticKITTI ({scans} scans)"
+    least, most = scans * SCAN_BYTES, scans * SCAN_BYTES_WITH_VOXELS
+    written = sum(path.stat().st_size for path in cache.rglob("*.zip")) if cache.is_dir() else 0
+    room = shutil.disk_usage(existing).free + written
+    finding = (
+        f"{_size(room - written)} free at {existing}; one view of {what} takes about {_size(most)}, "
+        f"{_size(least)} without voxel features"
+    )
+    if written:
+        finding += f"; {_size(written)} are written"
+    if room >= most:
+        return Check("ok", finding)
+    if room >= least or data is None:
+        return Check("note", finding, "Free some space, name another place with CACHE=, or SET=voxel_features=false.")
+    return Check("problem", finding, "Name another place with CACHE=, or dump fewer sequences.")
+
+
+def check_data(data: Path, dataset: Path) -> Check:
+    """The scans are where they should be, and the first one with labels can be read through the label map."""
+    from common.label_map import load_label_map
+    from common.semantic_kitti import (
+        has_labels,
+        label_path,
+        list_scans,
+        present_sequences,
+        read_points,
+        read_raw_labels,
+    )
+
+    label_map = load_label_map(dataset)
+    present = present_sequences(data)
+    sequences = [name for name in present if (data / "sequences" / name / "velodyne").is_dir()]
+    scans = list_scans(data, sequences or present or ["00"])
+    labelled = [scan for scan in scans if has_labels(data, scan)]
+    first = labelled[0] if labelled else scans[0]
+    points = read_points(data, first)
+    finding = f"{len(scans)} scans, {len(labelled)} with labels"
+    for sequence in sequences:
+        finding += f"; {sequence}: {sum(scan.sequence == sequence for scan in scans)}"
+    finding += f"; {first} has {len(points)} points"
+    if not labelled:
+        return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")
+    raw = read_raw_labels(data, first, len(points))
+    classes = np.unique(label_map.to_training(raw, label_path(data, first)))
+    return Check("ok", f"{finding} of {len(classes)} classes")
+
+
+def check_teacher(teacher: Path) -> Check:
+    """The checkpoint loads strictly into Cylinder3D."""
+    import torch
+
+    from stage1_dump_teacher.published_weights import load_teacher
+
+    loaded = load_teacher(teacher, torch.device("cpu"))
+    widths = ", ".join(f"{name} {value}" for name, value in vars(loaded.model.widths).items())
+    return Check("ok", f"Cylinder3D with {widths.replace('_', ' ')}; weights {loaded.hash[:12]}")
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,208 @@
+"""Stage one: run the frozen teacher once over every scan and cache what it says."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import click
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from common.config import Settings
+from common.dataset import GridSettings, LabelledScan, read_scan, select_scans, voxelise_view
+from common.environment import environment
+from common.errors import DataError, StoreError
+from common.label_map import LabelMap, load_label_map
+from common.overlap import BackgroundWriter, started_ahead
+from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
+from common.scan_batch import batch_scans
+from common.semantic_kitti import ScanId
+from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
+from common.view import View, draw_view
+from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
+from stage1_dump_teacher.pillar_targets import teacher_targets
+from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+
+LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
+SIZE_SAMPLE = 5
+"""Scans written before the size of the whole dump is estimated."""
+
+
+class DumpSettings(Settings):
+    """What stage one caches. See `configs/teachers/` for commented examples.
+
+    Attributes:
+        dataset: YAML file with classes, splits and label map.
+        splits: splits or sequences to dump.
+        grid: the grid and volume that the teacher was trained on.
+        layers: teacher layers to keep.
+        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them,
+            and they make the cache about four times larger.
+        encoding: of the arrays.
+        views: of every scan.
+        on_bad_scan: `stop` at a damaged scan, or `skip` it and list it at the end.
+        read_ahead: scans that are read and voxelised while the teacher works.
+    """
+
+    dataset: Path
+    splits: list[str] = ["train", "val"]
+    grid: GridSettings = GridSettings()
+    layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
+    voxel_features: bool = True
+    encoding: TargetEncoding = TargetEncoding()
+    views: ViewSet = ViewSet()
+    on_bad_scan: Literal["stop", "skip"] = "stop"
+    read_ahead: int = Field(2, ge=1)
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan in one view, ready for the teacher."""
+
+    source: LabelledScan
+    view: View
+    voxelised: VoxelisedScan
+
+
+@dataclass
+class DumpReport:
+    """What a dump did.
+
+    Attributes:
+        written: scan-views written now.
+        present: scan-views that were there before.
+        size: bytes written now.
+        skipped: reasons, one for each bad scan-view.
+    """
+
+    written: int = 0
+    present: int = 0
+    size: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def run(settings: DumpSettings, data: Path, checkpoint: Path, cache: Path, device: torch.device) -> DumpReport:
+    """Dump what is missing in `cache`.
+
+    Raises:
+        DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
+        CheckpointError: the teacher does not load completely.
+        StoreError: the store belongs to something else, the disk is too small, or the teacher produced NaN.
+    """
+    label_map = load_label_map(settings.dataset)
+    grid = settings.grid.grid()
+    check_distillable(grid.shape)
+    scans, absent = select_scans(data, label_map, settings.splits)
+    teacher = load_teacher(checkpoint, device)
+    check_classes(teacher.model, label_map)
+    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, label_map), environment())
+    finished = store.finished()
+    work = [(scan, view) for scan in scans for view in range(settings.views.count)]
+    missing = [item for item in work if item not in finished]
+    announce(teacher, store, len(scans), absent, len(missing), device)
+    report = DumpReport(present=len(work) - len(missing))
+    dump_missing(store, teacher.model, missing, settings, preparer(settings, data, grid, label_map), report, device)
+    return report
+
+
+def dump_missing(
+    store: TargetStore,
+    teacher: Cylinder3D,
+    missing: list[tuple[ScanId, int]],
+    settings: DumpSettings,
+    prepare: Callable[[tuple[ScanId, int]], PreparedScan],
+    report: DumpReport,
+    device: torch.device,
+) -> None:
+    """Read ahead, run the teacher and write behind, one scan-view after another."""
+
+    def write(scan: ScanId, index: int, prepared: PreparedScan, targets) -> None:  # type: ignore[no-untyped-def]
+        report.size += store.write(scan, index, prepared.view, targets, prepared.source.points)
+        report.written += 1
+        if report.written == SIZE_SAMPLE:
+            check_disk(store.folder, report.size // report.written, len(missing) - report.written)
+
+    progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
+    with progress, BackgroundWriter() as writer:
+        for (scan, index), future in started_ahead(prepare, missing, settings.read_ahead):
+            try:
+                prepared = future.result()
+            except DataError as error:
+                if settings.on_bad_scan == "stop":
+                    raise
+                report.skipped.append(f"scan {scan}: {error.message}")
+                progress.update()
+                continue
+            batch = batch_scans([prepared.voxelised], settings.grid.shape).to(device)
+            targets = teacher_targets(teacher, batch, settings.layers, settings.voxel_features).to("cpu")
+            writer.submit(write, scan, index, prepared, targets)
+            progress.update()
+
+
+def preparer(
+    settings: DumpSettings, data: Path, grid: PolarGrid, label_map: LabelMap
+) -> Callable[[tuple[ScanId, int]], PreparedScan]:
+    """A function that reads and voxelises one scan-view."""
+
+    def prepare(item: tuple[ScanId, int]) -> PreparedScan:
+        scan, index = item
+        source = read_scan(data, scan, label_map)
+        view = draw_view(settings.views.policy, scan, index)
+        return PreparedScan(source, view, voxelise_view(source, view, grid, label_map))
+
+    return prepare
+
+
+def identity_of(settings: DumpSettings, teacher: LoadedTeacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
+    """What the store will say made it."""
+    return StoreIdentity.of(
+        teacher_hash=teacher.hash,
+        grid=grid,
+        label_map=label_map,
+        layers={name: FEATURE_LAYERS[name] * teacher.model.widths.base for name in settings.layers},
+        voxel_features=settings.voxel_features,
+        encoding=settings.encoding,
+        views=settings.views,
+    )
+
+
+def check_classes(teacher: Cylinder3D, label_map: LabelMap) -> None:
+    """Refuse a teacher whose classes cannot be those of the dataset.
+
+    Raises:
+        DataError: their numbers differ.
+    """
+    if teacher.widths.classes != len(label_map.classes):
+        raise DataError(
+            f"the teacher has {teacher.widths.classes} classes, dataset '{label_map.name}' has "
+            f"{len(label_map.classes)}. Use the checkpoint's own dataset file (setting dataset)."
+        )
+
+
+def check_disk(folder: Path, scan_bytes: int, scans_left: int) -> None:
+    """Stop before the disk is full rather than when it is.
+
+    Raises:
+        StoreError: what is left to write will not fit.
+    """
+    needed, free = scan_bytes * scans_left, shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{folder}: about {needed / 1e9:.0f} GB are still to be written, {free / 1e9:.0f} GB are free. Make room, "
+            "choose another CACHE, or keep less (voxel_features=false: about a quarter); what is written stays usable."
+        )
+
+
+def announce(
+    teacher: LoadedTeacher, store: TargetStore, scans: int, absent: list[str], missing: int, device: torch.device
+) -> None:
+    """Say what is about to happen."""
+    click.echo(f"teacher  {teacher.hash[:12]}  {teacher.model.widths} on {device}")
+    identity = store.identity
+    click.echo(f"cache    {store.folder}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}")
+    click.echo(f"scans    {scans}; {missing} scan-views to dump")
+    if absent:
+        click.echo(f"note     sequences not on this disk, left out: {', '.join(absent)}")

@@ -1,0 +1,182 @@
+"""PolarNet's bird's-eye-view U-Net: convolutions that wrap around the azimuth, DropBlock after each step up.
+
+The module names are those of published PolarNet checkpoints (`BEV_model.network.*`).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+STUDENT_LAYERS = {"x2": 128, "x4": 512, "x_up5": 256, "x_up3": 64, "x_up2": 64}
+"""Channels of the layers that a teacher can be compared with, by their name in the published code."""
+
+DROPPED_BLOCK = 7
+
+
+class WrapAzimuth(torch.autograd.Function):
+    """Concatenate maps along channels and repeat the first and last azimuth bin on the opposite side, in one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, *maps: torch.Tensor) -> torch.Tensor:
+        ctx.channels = [m.shape[1] for m in maps]
+        scans, _, radial, azimuth = maps[0].shape
+        memory_format = (
+            torch.channels_last if maps[0].is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        )
+        out = torch.empty(
+            (scans, sum(ctx.channels), radial, azimuth + 2),
+            dtype=maps[0].dtype,
+            device=maps[0].device,
+            memory_format=memory_format,
+        )
+        for part, source in zip(out.split(ctx.channels, dim=1), maps, strict=True):
+            part[..., 1:-1] = source
+        out[..., 0] = out[..., -2]
+        out[..., -1] = out[..., 1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        gradients = []
+        for part in grad.split(ctx.channels, dim=1):
+            inner = part[..., 1:-1].clone(memory_format=torch.preserve_format)
+            inner[..., -1] += part[..., 0]
+            inner[..., 0] += part[..., -1]
+            gradients.append(inner)
+        return tuple(gradients)
+
+
+def wrap_azimuth(*maps: torch.Tensor) -> torch.Tensor:
+    """Circular padding by one azimuth bin on either side of maps concatenated along channels.
+
+    Args:
+        maps: each [B, C_i, R, P], same B, R and P.
+
+    Returns:
+        [B, sum of C_i, R, P + 2].
+    """
+    return WrapAzimuth.apply(*maps)
+
+
+class DoubleConvolution(nn.Module):
+    """Twice: 3x3 convolution, circular along azimuth and zero-padded radially; batch norm; LeakyReLU."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = self.convolution(channels_in, channels)
+        self.conv2 = self.convolution(channels, channels)
+
+    @staticmethod
+    def convolution(channels_in: int, channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, padding=(1, 0)), nn.BatchNorm2d(channels), nn.LeakyReLU(inplace=True)
+        )
+
+    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
+        """Maps [B, C_i, R, P], concatenated along channels, to [B, channels, R, P]."""
+        return self.conv2(wrap_azimuth(self.conv1(wrap_azimuth(*maps))))
+
+
+class InputBlock(nn.Module):
+    """Batch norm of the pillar map, then a double convolution."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.BatchNorm2d(channels_in), DoubleConvolution(channels_in, channels))
+
+    def forward(self, pillar_map: torch.Tensor) -> torch.Tensor:
+        return self.conv(pillar_map)
+
+
+class DownBlock(nn.Module):
+    """Max pooling by two (sizes round down), then a double convolution."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.mpconv = nn.Sequential(nn.MaxPool2d(2), DoubleConvolution(channels_in, channels))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.mpconv(features)
+
+
+class UpBlock(nn.Module):
+    """Bilinear upsampling by two, zero-padding to the skip's size, double convolution of both maps, DropBlock."""
+
+    def __init__(self, channels_in: int, channels: int, dropblock: float) -> None:
+        super().__init__()
+        self.conv = DoubleConvolution(channels_in, channels)
+        self.dropblock = dropblock
+
+    def forward(self, coarse: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        up = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True)
+        radial, azimuth = skip.shape[2] - up.shape[2], skip.shape[3] - up.shape[3]
+        if radial or azimuth:
+            up = functional.pad(up, (azimuth // 2, azimuth - azimuth // 2, radial // 2, radial - radial // 2))
+        features = self.conv(skip, up)
+        return drop_blocks(features, self.dropblock) if self.training and self.dropblock > 0 else features
+
+
+def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED_BLOCK) -> torch.Tensor:
+    """DropBlock (Ghiasi et al., NeurIPS 2018): zero random square regions, the same ones in all channels of a scan.
+
+    Every bin is the centre of a dropped block with probability `probability / block^2`; what is kept is scaled by
+    the number of bins over the number of kept bins of the batch.
+
+    Args:
+        features: float [B, C, R, P].
+        probability: DropBlock's drop probability, 0..1.
+        block: side of a block in bins, odd.
+    """
+    scans, _, radial, azimuth = features.shape
+    centres = torch.rand(scans, 1, radial, azimuth, device=features.device) < probability / block**2
+    kept = 1.0 - functional.max_pool2d(centres.to(features.dtype), block, stride=1, padding=block // 2)
+    return features * (kept * (kept.numel() / kept.sum().clamp(min=1.0)))
+
+
+class PillarClassifier(nn.Module):
+    """The 1x1 convolution that ends the U-Net, evaluated at chosen pillars only."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, pillars: torch.Tensor) -> torch.Tensor:
+        """float [K, channels in], rows of the map, to [K, channels out]."""
+        return functional.linear(pillars, self.conv.weight.flatten(1), self.conv.bias)
+
+
+class BirdsEyeUNet(nn.Module):
+    """U-Net over the pillar map: encoder 64, 128, 256, 512, 512 and decoder 256, 128, 64, 64 channels."""
+
+    def __init__(self, channels_in: int, channels_out: int, dropblock: float) -> None:
+        super().__init__()
+        self.inc = InputBlock(channels_in, 64)
+        self.down1 = DownBlock(64, 128)
+        self.down2 = DownBlock(128, 256)
+        self.down3 = DownBlock(256, 512)
+        self.down4 = DownBlock(512, 512)
+        self.up1 = UpBlock(1024, 256, dropblock)
+        self.up2 = UpBlock(512, 128, dropblock)
+        self.up3 = UpBlock(256, 64, dropblock)
+        self.up4 = UpBlock(128, 64, dropblock)
+        self.outc = PillarClassifier(64, channels_out)
+
+    def forward(self, pillar_map: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pillar map [B, C, R, P] to the layers of `STUDENT_LAYERS`; the classifier `outc` is left to the caller."""
+        x1 = self.inc(pillar_map)
+        x2 = self.down1(x1)
+        x3 = self.down2(x2)
+        x4 = self.down3(x3)
+        x_up5 = self.up1(self.down4(x4), x4)
+        x_up3 = self.up3(self.up2(x_up5, x3), x2)
+        return {"x2": x2, "x4": x4, "x_up5": x_up5, "x_up3": x_up3, "x_up2": self.up4(x_up3, x1)}
+
+
+class BirdsEyeModel(nn.Module):
+    """Holds the U-Net under the name that it has in published checkpoints."""
+
+    def __init__(self, network: BirdsEyeUNet) -> None:
+        super().__init__()
+        self.network = network

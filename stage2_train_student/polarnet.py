@@ -1,0 +1,181 @@
+"""PolarNet (Zhang et al., CVPR 2020): points to pillars, a bird's-eye-view U-Net, logits at occupied voxels.
+
+State-dict keys and shapes are those of published PolarNet checkpoints (`PPmodel.*`, `fea_compression.*`,
+`BEV_model.network.*`), so that either side loads strictly into the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.errors import SettingsError
+from common.polar_grid import POINT_FEATURES
+from common.scan_batch import ScanBatch
+from common.scatter import segment_max
+from stage2_train_student.birds_eye_unet import BirdsEyeModel, BirdsEyeUNet
+
+SMALLEST_MAP = 16
+
+
+@dataclass(frozen=True)
+class StudentOutputs:
+    """What PolarNet says about a `ScanBatch`.
+
+    Attributes:
+        voxel_logits: float32 [V, classes], one row for each row of the batch's `voxels`.
+        layers: float32 [B, C, R, P] by layer name, see `birds_eye_unet.STUDENT_LAYERS`.
+        classifier_input: float32 [B, C, R, P], the map that the classifier reads; `x_up2` unless dropout is on.
+        pillar_logits: the classifier, float32 [K, C] (pillars of `classifier_input`) to [K, height bins, classes].
+    """
+
+    voxel_logits: torch.Tensor
+    layers: dict[str, torch.Tensor]
+    classifier_input: torch.Tensor
+    pillar_logits: Callable[[torch.Tensor], torch.Tensor]
+
+
+class PolarNet(nn.Module):
+    """The student network.
+
+    Args:
+        height_bins: bins along z of the grid.
+        classes: number of classes, the unlabelled one (0) included.
+        point_channels: width of the point features that are pooled into pillars.
+        compressed_channels: channels of the pillar map.
+        max_points_per_pillar: points of one pillar that count in training, chosen at random.
+        dropblock: drop probability of DropBlock after each up block, 0 = off.
+        dropout: drop probability before the classifier; acts only when DropBlock is off.
+    """
+
+    def __init__(
+        self,
+        height_bins: int = 32,
+        classes: int = 20,
+        point_channels: int = 512,
+        compressed_channels: int = 32,
+        max_points_per_pillar: int = 256,
+        dropblock: float = 0.5,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.height_bins = height_bins
+        self.classes = classes
+        self.max_points_per_pillar = max_points_per_pillar
+        self.dropout = 0.0 if dropblock > 0 else dropout
+        self.PPmodel = nn.Sequential(
+            nn.BatchNorm1d(POINT_FEATURES),
+            *[nn.Linear(POINT_FEATURES, 64), nn.BatchNorm1d(64), nn.ReLU(inplace=True)],
+            *[nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(inplace=True)],
+            *[nn.Linear(128, 256), nn.BatchNorm1d(256), nn.ReLU(inplace=True)],
+            nn.Linear(256, point_channels),
+        )
+        self.fea_compression = nn.Sequential(nn.Linear(point_channels, compressed_channels), nn.ReLU(inplace=True))
+        self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock))
+
+    def forward(self, batch: ScanBatch) -> StudentOutputs:
+        """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.
+
+        Raises:
+            SettingsError: the batch's grid does not fit this network.
+        """
+        self.refuse_unfit(batch)
+        layers = self.BEV_model.network(self.pillar_map(batch))
+        features = layers["x_up2"]
+        if self.training and self.dropout > 0:
+            features = functional.dropout(features, self.dropout)
+        return StudentOutputs(self.voxel_logits(features, batch), layers, features, self.pillar_logits)
+
+    def pillar_map(self, batch: ScanBatch) -> torch.Tensor:
+        """Input of the U-Net: compressed features of occupied pillars, zeros elsewhere, float32 [B, C, R, P]."""
+        point_features, point_pillar = batch.point_features, batch.point_pillar
+        if self.training:
+            kept = choose_points(point_pillar, len(batch.pillars), self.max_points_per_pillar)
+            if kept is not None:
+                point_features, point_pillar = point_features[kept], point_pillar[kept]
+        pooled = segment_max(self.PPmodel(point_features), point_pillar, len(batch.pillars))
+        compressed = self.fea_compression(pooled)
+        radial, azimuth, _ = batch.grid_shape
+        flat = compressed.new_zeros(batch.scans * radial * azimuth, compressed.shape[1])
+        flat = flat.index_copy(0, pillar_rows(batch), compressed)
+        return (
+            flat.view(batch.scans, radial, azimuth, -1)
+            .permute(0, 3, 1, 2)
+            .contiguous(memory_format=map_layout(flat.device))
+        )
+
+    def pillar_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """The classifier, a 1x1 convolution, at chosen pillars: float32 [K, C] to [K, height bins, classes]."""
+        logits: torch.Tensor = self.BEV_model.network.outc(features)
+        return logits.view(-1, self.height_bins, self.classes)
+
+    def voxel_logits(self, features: torch.Tensor, batch: ScanBatch) -> torch.Tensor:
+        """Logits of occupied voxels, float32 [V, classes], from the classifier's input [B, C, R, P].
+
+        The same numbers and gradients as the dense [B, heights * classes, R, P] map read at the occupied voxels, but
+        that map (442 MB per scan at full size) is never built.
+        """
+        rows = pillars_last(features).index_select(0, pillar_rows(batch))
+        logits = self.pillar_logits(rows).view(-1, self.classes)
+        return logits.index_select(0, batch.voxel_pillar * self.height_bins + batch.voxels[:, 3])
+
+    def refuse_unfit(self, batch: ScanBatch) -> None:
+        """Raise SettingsError when the batch was voxelised on a grid that this network cannot take."""
+        radial, azimuth, heights = batch.grid_shape
+        if heights != self.height_bins:
+            raise SettingsError(
+                f"the grid has {heights} height bins but the student was built for {self.height_bins}; "
+                "give both the same number (grid shape in the settings)"
+            )
+        if min(radial, azimuth) < SMALLEST_MAP:
+            raise SettingsError(
+                f"the grid has {radial}x{azimuth} radial and azimuth bins; PolarNet halves both four times, "
+                f"so each needs at least {SMALLEST_MAP}"
+            )
+
+
+def map_layout(device: torch.device) -> torch.memory_format:
+    """Memory layout of maps: channels last on CUDA, where convolutions want it, channels first on a CPU.
+
+    On a CPU both are as fast, but PyTorch's channels-last batch norm adds up its statistics naively in float32: on
+    sparse maps of 480x360 bins that moved an adapter's output by 5e-4.
+    """
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def pillars_last(features: torch.Tensor) -> torch.Tensor:
+    """A map [B, C, R, P] as rows of pillars, [B * R * P, C]; no copy for maps in channels-last layout."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def pillar_rows(batch: ScanBatch) -> torch.Tensor:
+    """Row in `pillars_last` of each occupied pillar, int64 [pillars]."""
+    radial, azimuth, _ = batch.grid_shape
+    scan, rho, phi = batch.pillars.unbind(1)
+    return (scan * radial + rho) * azimuth + phi
+
+
+def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch.Tensor | None:
+    """At most `limit` points of each pillar, chosen at random with torch's generator.
+
+    Used in training only, as a bound on memory and a mild augmentation. The published code also draws while
+    predicting, which makes a prediction depend on chance; here every point counts then.
+
+    Args:
+        point_pillar: int64 [N], the pillar of each point.
+        pillars: number of pillars.
+        limit: most points to keep of one pillar.
+
+    Returns:
+        int64 [K], kept points in ascending order, or None where no pillar holds more than `limit`.
+    """
+    counts = torch.bincount(point_pillar, minlength=pillars)
+    if int(counts.max()) <= limit:
+        return None
+    shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
+    order = shuffled[torch.argsort(point_pillar[shuffled], stable=True)]
+    first = torch.cumsum(counts, 0) - counts
+    rank = torch.arange(len(order), device=order.device) - first[point_pillar[order]]
+    return order[rank < limit].sort().values

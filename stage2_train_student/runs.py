@@ -1,0 +1,51 @@
+"""Finding and loading the student of a finished or running experiment."""
+
+from pathlib import Path
+
+import torch
+
+from common.checkpoint import load_state_dict_file
+from common.config import load_settings
+from common.errors import CheckpointError
+from common.label_map import LabelMap, load_label_map
+from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.recorder import SETTINGS_FILE
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.train import new_student
+from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT, load_strictly
+
+
+def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[PolarNet, LabelMap]:
+    """A student in eval mode from a plain state dict: ours, or a published PolarNet checkpoint.
+
+    Raises:
+        CheckpointError: the weights do not match the settings in every name and shape.
+    """
+    label_map = load_label_map(settings.dataset)
+    student = new_student(settings, label_map)
+    load_strictly(weights, student, load_state_dict_file(weights), f"PolarNet with {settings.student}")
+    return student.eval().to(device), label_map
+
+
+def run_settings(folder: Path) -> ExperimentSettings:
+    """Settings that a run was trained with.
+
+    Raises:
+        CheckpointError: there is no run.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check RUN.")
+    return load_settings(ExperimentSettings, path)
+
+
+def run_weights(folder: Path) -> Path:
+    """The best student of a run, or its last where no validation chose a best one.
+
+    Raises:
+        CheckpointError: the run has not saved a student yet.
+    """
+    for name in (BEST_STUDENT, LAST_STUDENT):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: no student saved yet. Let the training reach its first save.")

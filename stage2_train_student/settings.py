@@ -1,0 +1,135 @@
+"""Settings of an experiment: one YAML file in `configs/experiments/` each."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from common.config import Settings
+from common.dataset import GridSettings
+from common.view import ViewPolicy
+from stage2_train_student.distillation import LOGIT_SCALE, LOGIT_THRESHOLD, LWD_PAIR, VPD_PAIRS
+
+
+class StudentSettings(Settings):
+    """Widths of PolarNet; the defaults are the published ones.
+
+    Attributes:
+        point_channels: width of the point features that are pooled into pillars.
+        compressed_channels: channels of the pillar map.
+        max_points_per_pillar: points of one pillar that count in training.
+        dropblock: drop probability of DropBlock, 0 = off.
+    """
+
+    point_channels: int = Field(512, ge=1)
+    compressed_channels: int = Field(32, ge=1)
+    max_points_per_pillar: int = Field(256, ge=1)
+    dropblock: float = Field(0.5, ge=0, lt=1)
+
+
+class DistillationSettings(Settings):
+    """Weights of the distillation terms; 0 switches a term off.
+
+    Attributes:
+        logit: soft logits.
+        vpd: voxel-to-pillar features.
+        lwd: label-weighted features before the classifier.
+        support: voxels of the logit term: `occupied`, or `dense` as published.
+        logit_scale: factor on both logits before the softmax, the inverse of a temperature.
+        logit_threshold: voxels whose divergence is not above it do not count; null counts all.
+    """
+
+    logit: float = Field(1.0, ge=0)
+    vpd: float = Field(2.0, ge=0)
+    lwd: float = Field(2.0, ge=0)
+    support: Literal["occupied", "dense"] = "occupied"
+    logit_scale: float = Field(LOGIT_SCALE, gt=0)
+    logit_threshold: float | None = LOGIT_THRESHOLD
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight by term."""
+        return {"logit": self.logit, "vpd": self.vpd, "lwd": self.lwd}
+
+    @property
+    def teacher_layers(self) -> list[str]:
+        """Teacher layers that the terms in use read."""
+        return [*(VPD_PAIRS if self.vpd else ()), *(LWD_PAIR[:1] if self.lwd else ())]
+
+
+class AugmentationSettings(Settings):
+    """Which views of a scan the student sees when they are not those of a cache.
+
+    Attributes:
+        count: null draws a fresh view every epoch; K chooses among K fixed views, the same ones as a cache with
+            `views.count: K` and the same policy holds.
+        policy: how views are drawn.
+    """
+
+    count: int | None = Field(None, ge=1)
+    policy: ViewPolicy = ViewPolicy()
+
+
+class OptimiserSettings(Settings):
+    """Adam, as in the original.
+
+    Attributes:
+        learning_rate: constant.
+        weight_decay: L2 penalty.
+    """
+
+    learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class ExperimentSettings(Settings):
+    """One experiment of stage two.
+
+    Attributes:
+        dataset: YAML file with classes, splits and label map.
+        train: splits or sequences to train on.
+        validate_on: splits or sequences for mIoU after each epoch; without scans of them no mIoU is computed.
+        grid: the grid and volume; with targets they must be the teacher's.
+        targets: where the teacher's targets come from: `cache`; `online`, the teacher in the loop; `none`.
+        augmentation: views of the student's scans for `online` and `none`; null leaves scans as they are. With `cache`
+            the views are those of the store.
+        student: the network.
+        distillation: weights of the terms.
+        optimiser: Adam's settings.
+        epochs: passes over the training scans.
+        steps: stop after so many steps in all; null for no limit.
+        batch_size: scans per step.
+        loading_threads: threads that read, voxelise and decode ahead of the training loop.
+        validate_every: epochs between validations.
+        save_every: steps between saves of the training state, besides the one after every epoch; null for none.
+        seed: of the weights, the order of scans and the choice of views.
+    """
+
+    dataset: Path
+    train: list[str] = ["train"]
+    validate_on: list[str] = ["val"]
+    grid: GridSettings = GridSettings()
+    targets: Literal["cache", "online", "none"] = "cache"
+    augmentation: AugmentationSettings | None = None
+    student: StudentSettings = StudentSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    epochs: int = Field(40, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(2, ge=1)
+    loading_threads: int = Field(2, ge=1)
+    validate_every: int = Field(1, ge=1)
+    save_every: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ExperimentSettings":
+        if self.targets == "cache" and self.augmentation is not None:
+            raise ValueError(
+                "augmentation: with targets: cache the views are those of the store; set augmentation=null"
+            )
+        if self.targets == "none" and any(self.distillation.weights.values()):
+            raise ValueError("distillation: targets: none has no teacher; set the weights logit, vpd and lwd to 0")
+        if self.targets != "none" and not any(self.distillation.weights.values()):
+            raise ValueError(f"distillation: all weights are 0, so targets: {self.targets} would be read for nothing")
+        return self

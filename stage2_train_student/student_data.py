@@ -1,0 +1,117 @@
+"""What the student is trained on: scans in a view, with the teacher's targets for that very cloud."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.dataset import read_scan, voxelise_view
+from common.errors import StoreError
+from common.label_map import LabelMap
+from common.overlap import started_ahead
+from common.polar_grid import PolarGrid, VoxelisedScan
+from common.scan_batch import ScanBatch, batch_scans
+from common.semantic_kitti import ScanId
+from common.target_store import TargetStore
+from common.teacher_targets import TeacherTargets, batch_targets
+from common.view import IDENTITY, View, draw_view
+from stage2_train_student.settings import AugmentationSettings
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """One training step's worth of data.
+
+    Attributes:
+        scans: which scans.
+        batch: their voxels and points.
+        targets: the teacher's, where they come from a cache.
+    """
+
+    scans: list[ScanId]
+    batch: ScanBatch
+    targets: TeacherTargets | None
+
+
+@dataclass(frozen=True)
+class StudentData:
+    """Loads training scans; holds no open files and no random state.
+
+    Attributes:
+        root: folder that holds `sequences/`.
+        label_map: of the dataset.
+        grid: the polar grid.
+        store: cached targets, or None.
+        layers: teacher layers to read from the store.
+        augmentation: views where there is no store; None for none.
+        seed: of the choice of views.
+    """
+
+    root: Path
+    label_map: LabelMap
+    grid: PolarGrid
+    store: TargetStore | None = None
+    layers: tuple[str, ...] = ()
+    augmentation: AugmentationSettings | None = None
+    seed: int = 0
+
+    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, TeacherTargets | None]:
+        """One scan in the view of this epoch, and its cached targets.
+
+        Raises:
+            DataError: the scan cannot be used.
+            StoreError: its targets cannot, or are not those of this cloud.
+        """
+        source = read_scan(self.root, scan, self.label_map)
+        if self.store is None:
+            return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
+        index = choose_view(self.store.identity.views.count, self.seed, scan, epoch)
+        targets, view = self.store.read(scan, index, source.points, self.layers)
+        voxelised = voxelise_view(source, view, self.grid, self.label_map)
+        if not np.array_equal(targets.voxels[:, 1:].numpy(), voxelised.voxels):
+            raise StoreError(
+                f"{self.store.path(scan, index)}: the occupied voxels are not those of scan {scan} in view {index} on "
+                "this machine. Dump this scan again."
+            )
+        return voxelised, targets
+
+    def load_batch(self, scans: Sequence[ScanId], epoch: int) -> StudentBatch:
+        """Several scans as one batch."""
+        loaded = [self.load(scan, epoch) for scan in scans]
+        targets = [target for _, target in loaded if target is not None]
+        batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
+        return StudentBatch(list(scans), batch, batch_targets(targets) if targets else None)
+
+    def drawn_view(self, scan: ScanId, epoch: int) -> View:
+        """The view of a scan in an epoch where no store fixes it."""
+        if self.augmentation is None:
+            return IDENTITY
+        if self.augmentation.count is None:
+            return draw_view(self.augmentation.policy, scan, 1 + epoch)
+        index = choose_view(self.augmentation.count, self.seed, scan, epoch)
+        return draw_view(self.augmentation.policy, scan, index)
+
+    def batches(
+        self, scans: Sequence[ScanId], batch_size: int, epoch: int, first: int, threads: int
+    ) -> Iterator[StudentBatch]:
+        """The batches of an epoch from number `first` on, loaded ahead by threads, always in the same order."""
+        groups = epoch_order(scans, batch_size, self.seed, epoch)[first:]
+        loading = started_ahead(lambda group: self.load_batch(group, epoch), groups, depth=2 * threads, threads=threads)
+        for _, future in loading:
+            yield future.result()
+
+
+def choose_view(count: int, seed: int, scan: ScanId, epoch: int) -> int:
+    """Which of `count` views of a scan is seen in an epoch; depends on nothing else."""
+    if count == 1:
+        return 0
+    return int(np.random.default_rng([seed, zlib.crc32(str(scan).encode()), epoch]).integers(count))
+
+
+def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:
+    """The scans of an epoch in random order, in batches; the last one may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(scans))
+    shuffled = [scans[row] for row in order]
+    return [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]

@@ -1,0 +1,124 @@
+"""Everything that a training run is at a moment, and its way to disk and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.checkpoint import check_same_names, check_same_shapes, load_checkpoint, save_checkpoint
+from common.errors import CheckpointError
+from stage2_train_student.distillation import Distillation
+from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.settings import ExperimentSettings
+
+STATE_FILE = "last.pt"
+BEST_STUDENT = "student_best.pt"
+LAST_STUDENT = "student_last.pt"
+MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every"}
+"""Settings that a resumed run may change without becoming another experiment."""
+
+
+@dataclass
+class TrainingState:
+    """What changes while training.
+
+    Attributes:
+        student: the network.
+        distillation: the terms in use, with their adapters.
+        optimiser: Adam over both.
+        epoch: epochs finished.
+        step_in_epoch: steps finished of the epoch under way.
+        step: steps finished in all.
+        best_miou: of all validations so far, in 0..1; -1 before the first.
+    """
+
+    student: PolarNet
+    distillation: Distillation
+    optimiser: torch.optim.Adam
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_miou: float = -1.0
+
+    def save(self, folder: Path, settings: ExperimentSettings) -> None:
+        """Write the state whole or not at all, and the student alone in the published layout."""
+        content = {
+            "settings": settings.model_dump(mode="json"),
+            "student": self.student.state_dict(),
+            "distillation": self.distillation.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": self.progress(),
+            "random_state": random_state(),
+        }
+        save_checkpoint(folder / STATE_FILE, content)
+        save_checkpoint(folder / LAST_STUDENT, published_student(self.student))
+
+    def progress(self) -> dict[str, Any]:
+        """The counters."""
+        names = ("epoch", "step_in_epoch", "step", "best_miou")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, folder: Path, settings: ExperimentSettings) -> None:
+        """Continue where `save` left off, random states included.
+
+        Raises:
+            CheckpointError: there is no state, it is damaged, or it belongs to another experiment.
+        """
+        path = folder / STATE_FILE
+        content = load_checkpoint(path)
+        try:
+            check_same_experiment(path, content["settings"], settings)
+            load_strictly(path, self.student, content["student"], "the student")
+            load_strictly(path, self.distillation, content["distillation"], "the distillation adapters")
+            self.optimiser.load_state_dict(content["optimiser"])
+            for name, value in content["progress"].items():
+                setattr(self, name, value)
+            set_random_state(content["random_state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a training state of this program ({error!r}).") from error
+
+
+def check_same_experiment(path: Path, stored: dict[str, Any], settings: ExperimentSettings) -> None:
+    """Refuse to continue another experiment.
+
+    Raises:
+        CheckpointError: lists each setting that differs.
+    """
+    current = settings.model_dump(mode="json")
+    names = [name for name in current if name not in MAY_CHANGE and stored.get(name) != current[name]]
+    if names:
+        lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
+        raise CheckpointError(
+            f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
+        )
+
+
+def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
+    """Load weights that match in every name and shape.
+
+    Raises:
+        CheckpointError: names what does not match.
+    """
+    expected = module.state_dict()
+    check_same_names(str(path), weights, expected, what)
+    check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
+    module.load_state_dict(weights, strict=True)
+
+
+def published_student(student: PolarNet) -> dict[str, torch.Tensor]:
+    """The student's weights as published PolarNet checkpoints hold them: a plain, contiguous state dict on the CPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+
+
+def random_state() -> dict[str, Any]:
+    """State of PyTorch's generators; NumPy's are made anew from the seed for every use and have none."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,170 @@
+"""Settings from YAML files and overrides: strict, typed, and clear about what is wrong."""
+
+import pytest
+from pydantic import Field
+
+from common.config import Settings, load_settings, parse_settings, read_yaml, write_yaml
+from common.errors import SettingsError
+
+
+class Optimiser(Settings):
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Experiment(Settings):
+    name: str
+    epochs: int = Field(40, gt=0)
+    optimiser: Optimiser = Optimiser()
+    sequences: list[str] = ["train"]
+    teacher: str | None = None
+    warm_up: Optimiser | None = None
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(name: str, text: str):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write_text
+
+
+def refusal(path, *overrides) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Experiment, path, overrides)
+    return caught.value.message
+
+
+def test_defaults_are_filled_in_and_settings_are_frozen(write):
+    settings = load_settings(Experiment, write("a.yaml", "name: a\noptimiser:\n  learning_rate: 0.1\n"))
+    assert settings == Experiment(name="a", optimiser=Optimiser(learning_rate=0.1))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.epochs = 3
+
+
+def test_unknown_key_names_file_key_and_nearest(write):
+    path = write("a.yaml", "name: a\nepoch: 3\n")
+    message = refusal(path)
+    assert str(path) in message
+    assert "epoch: unknown key" in message
+    assert "'epochs'" in message
+
+
+@pytest.mark.parametrize("section", ["optimiser", "warm_up"])
+def test_unknown_nested_key_names_the_nearest_of_its_section(write, section):
+    message = refusal(write("a.yaml", f"name: a\n{section}:\n  learning_rat: 3\n"))
+    assert f"{section}.learning_rat" in message
+    assert "'learning_rate'" in message
+
+
+def test_unknown_key_without_a_near_one_lists_the_known(write):
+    message = refusal(write("a.yaml", "name: a\nzzz: 3\n"))
+    assert "known keys here: name, epochs, optimiser" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("name: a\nepochs: many\n", "epochs"),
+        ("name: a\nepochs: 1.5\n", "epochs"),
+        ("name: a\nepochs: 0\n", "epochs"),
+        ("name: a\noptimiser:\n  betas: [0.9]\n", "optimiser.betas"),
+        ("name: a\noptimiser: 3\n", "optimiser"),
+        ("epochs: 3\n", "name"),
+    ],
+)
+def test_ill_typed_or_missing_value_names_the_key(write, text, key):
+    assert f"  {key}" in refusal(write("a.yaml", text))
+
+
+def test_every_problem_is_listed_at_once(write):
+    message = refusal(write("a.yaml", "epochs: many\nepoch: 3\n"))
+    assert "name: " in message
+    assert "epochs: " in message
+    assert "epoch: unknown key" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs=3", {"epochs": 3}),
+        ("optimiser.learning_rate=1e-3", {"optimiser": Optimiser(learning_rate=0.001)}),
+        ("optimiser.learning_rate=2", {"optimiser": Optimiser(learning_rate=2.0)}),
+        ("optimiser.betas=[0.5, .9e0]", {"optimiser": Optimiser(betas=(0.5, 0.9))}),
+        ("sequences=['00', '01']", {"sequences": ["00", "01"]}),
+        ("teacher=null", {"teacher": None}),
+        ("teacher=a=b", {"teacher": "a=b"}),
+        ("warm_up.learning_rate=.1", {"warm_up": Optimiser(learning_rate=0.1)}),
+        ("name=b", {"name": "b"}),
+    ],
+)
+def test_override(write, override, expected):
+    path = write("a.yaml", "name: a\nwarm_up:\n")
+    assert load_settings(Experiment, path, [override]) == Experiment(**({"name": "a"} | expected))
+
+
+def test_later_override_wins(write):
+    assert load_settings(Experiment, write("a.yaml", "name: a"), ["epochs=3", "epochs=4"]).epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("epochs", "key=value"),
+        ("epochs=[1", "not valid YAML"),
+        ("name.first=x", "'name'"),
+        ("optimizer.learning_rate=1", "'optimiser'"),
+    ],
+)
+def test_bad_override_is_named(write, override, named):
+    message = refusal(write("a.yaml", "name: a"), override)
+    assert named in message
+    assert override.partition("=")[0].partition(".")[0] in message
+
+
+def test_extends_merges_deeply_and_relative_to_the_file(write):
+    write("base/base.yaml", "name: base\nepochs: 9\noptimiser:\n  learning_rate: 0.5\n  betas: [0.1, 0.2]\n")
+    write("middle.yaml", "extends: base/base.yaml\nsequences: ['08']\n")
+    path = write("top/top.yaml", "extends: ../middle.yaml\nname: top\noptimiser:\n  learning_rate: 0.25\n")
+    settings = load_settings(Experiment, path)
+    assert settings == Experiment(
+        name="top", epochs=9, sequences=["08"], optimiser=Optimiser(learning_rate=0.25, betas=(0.1, 0.2))
+    )
+
+
+def test_missing_base_is_named(write):
+    message = refusal(write("a.yaml", "extends: nowhere.yaml\nname: a\n"))
+    assert "nowhere.yaml" in message
+
+
+@pytest.mark.parametrize(("text", "named"), [("a: [1", "not valid YAML"), ("- 1\n- 2\n", "holds list")])
+def test_file_that_is_no_mapping_is_named(write, text, named):
+    path = write("a.yaml", text)
+    message = refusal(path)
+    assert str(path) in message
+    assert named in message
+
+
+def test_missing_file_is_named(tmp_path):
+    assert str(tmp_path / "absent.yaml") in refusal(tmp_path / "absent.yaml")
+
+
+def test_written_settings_read_back(tmp_path):
+    settings = Experiment(name="ünnamed", epochs=2, optimiser=Optimiser(learning_rate=1e-9), teacher="x")
+    write_yaml(settings, tmp_path / "resolved.yaml")
+    assert load_settings(Experiment, tmp_path / "resolved.yaml") == settings
+
+
+def test_yaml_cannot_run_code(write, tmp_path):
+    path = write("a.yaml", f"name: !!python/object/apply:os.system ['touch {tmp_path / 'ran'}']\n")
+    with pytest.raises(SettingsError):
+        read_yaml(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_from_memory_name_their_source():
+    with pytest.raises(SettingsError, match=r"manifest\.json"):
+        parse_settings(Experiment, {"name": 3}, "manifest.json")

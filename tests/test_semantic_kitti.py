@@ -1,0 +1,122 @@
+"""Scans and labels on disk, and what is said when they are not what they should be."""
+
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from common.semantic_kitti import (
+    ScanId,
+    has_labels,
+    label_path,
+    list_scans,
+    present_sequences,
+    read_points,
+    read_raw_labels,
+    scan_path,
+)
+from tests.dataset_writer import street_scan, write_dataset, write_scan
+
+SCAN = ScanId("00", "000000")
+
+
+def test_scans_are_listed_in_order(tmp_path):
+    written = write_dataset(tmp_path, {"00": 12, "08": 2, "11": 1}, points=20, unlabelled=("11",))
+    assert present_sequences(tmp_path) == ["00", "08", "11"]
+    assert list_scans(tmp_path, ["00", "08", "11"]) == written
+    assert [str(scan) for scan in list_scans(tmp_path, ["08"])] == ["08/000000", "08/000001"]
+    assert [has_labels(tmp_path, scan) for scan in written] == [True] * 14 + [False]
+
+
+def test_points_and_labels_come_back_unchanged(tmp_path):
+    points, raw = street_scan(3000)
+    write_scan(tmp_path, SCAN, points, raw)
+    read = read_points(tmp_path, SCAN)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, points)
+    labels = read_raw_labels(tmp_path, SCAN, len(points))
+    assert labels.dtype == np.uint32
+    np.testing.assert_array_equal(labels, raw)
+    assert (labels >> 16).any()
+
+
+def test_scan_id_survives_its_text():
+    assert ScanId.parse(str(SCAN)) == SCAN
+    assert str(SCAN) == "00/000000"
+
+
+@pytest.mark.parametrize("text", ["", "00", "00/", "/000000", "sequences/00/000000"])
+def test_text_that_names_no_scan_is_refused(text):
+    with pytest.raises(DataError, match="sequence/frame"):
+        ScanId.parse(text)
+
+
+def test_missing_layout_names_the_folder(tmp_path):
+    with pytest.raises(DataError) as caught:
+        list_scans(tmp_path / "nowhere", ["00"])
+    assert str(tmp_path / "nowhere" / "sequences") in caught.value.message
+    assert "velodyne" in caught.value.message
+
+
+def test_missing_sequence_names_what_is_there(sample_data):
+    with pytest.raises(DataError) as caught:
+        list_scans(sample_data, ["00", "05"])
+    assert str(sample_data / "sequences" / "05" / "velodyne") in caught.value.message
+    assert "00, 08, 11" in caught.value.message
+
+
+def test_sequence_without_scans_is_refused(sample_data):
+    scan_path(sample_data, ScanId("08", "000000")).unlink()
+    with pytest.raises(DataError, match=r"08.*no scans"):
+        list_scans(sample_data, ["08"])
+
+
+@pytest.mark.parametrize("cut", [1, 4, 15])
+def test_truncated_scan_names_the_file(sample_data, cut):
+    path = scan_path(sample_data, SCAN)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(DataError, match="truncated") as caught:
+        read_points(sample_data, SCAN)
+    assert str(path) in caught.value.message
+
+
+def test_empty_scan_names_the_file(sample_data):
+    path = scan_path(sample_data, SCAN)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="empty") as caught:
+        read_points(sample_data, SCAN)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, 3])
+def test_value_that_is_not_finite_names_file_and_row(sample_data, value, column):
+    path = scan_path(sample_data, SCAN)
+    points = np.fromfile(path, np.float32).reshape(-1, 4)
+    points[[17, 900], column] = value
+    points.tofile(path)
+    with pytest.raises(DataError) as caught:
+        read_points(sample_data, SCAN)
+    assert str(path) in caught.value.message
+    assert "2 of 1500 points" in caught.value.message
+    assert "row 17" in caught.value.message
+
+
+@pytest.mark.parametrize("extra", [-4, -1, 4])
+def test_labels_of_another_length_name_both_files(sample_data, extra):
+    path = label_path(sample_data, SCAN)
+    data = path.read_bytes()
+    path.write_bytes(data[:extra] if extra < 0 else data + bytes(extra))
+    with pytest.raises(DataError) as caught:
+        read_raw_labels(sample_data, SCAN, 1500)
+    assert str(path) in caught.value.message
+    assert str(scan_path(sample_data, SCAN)) in caught.value.message
+
+
+def test_missing_files_are_named(sample_data):
+    absent = ScanId("00", "000099")
+    with pytest.raises(DataError) as caught:
+        read_points(sample_data, absent)
+    assert str(scan_path(sample_data, absent)) in caught.value.message
+    with pytest.raises(DataError) as caught:
+        read_raw_labels(sample_data, absent, 1500)
+    assert str(label_path(sample_data, absent)) in caught.value.message
