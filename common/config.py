@@ -50,9 +50,11 @@ def parse_settings(kind: type[SettingsT], values: dict[str, Any], source: str) -
         raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file as a dictionary, with `extends` followed."""
+def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file as a dictionary, with `extends` followed; `children` are the files that led here."""
     path = Path(path)
+    if path.resolve() in children:
+        raise SettingsError(f"{path}: extends itself, by way of {', '.join(map(str, children))}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -62,7 +64,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: holds {type(values).__name__}; settings are 'key: value' lines.")
     parent = values.pop("extends", None)
-    return _merge(read_yaml(path.parent / parent), values) if parent else values
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise SettingsError(f"{path}: extends names {parent!r}; write the name of one YAML file")
+    return _merge(read_yaml(path.parent / parent, (*children, path.resolve())), values)
 
 
 def write_yaml(settings: Settings, path: str | Path) -> None:

@@ -6,8 +6,8 @@ import click
 
 from common.config import load_settings
 from common.devices import select_device
+from common.memory import keep_freed_memory
 from stage1_dump_teacher.doctor import doctor
-from stage1_dump_teacher.dump import DumpReport, DumpSettings, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,22 +47,21 @@ def dump(data: Path, teacher: Path, cache: Path, config: Path, device: str, over
       python -m stage1_dump_teacher dump --data dataset --teacher cylinder3d_val_65.4.pt
       python -m stage1_dump_teacher dump --data dataset --teacher teacher.pt --set views.count=4
     """
+    # Imported here so that `doctor` starts, and can say so, where spconv does not.
+    from stage1_dump_teacher.dump import DumpSettings, run
+
     settings = load_settings(DumpSettings, config, overrides)
     report = run(settings, data, teacher, cache, select_device(device))
-    print_report(report, cache)
-
-
-def print_report(report: DumpReport, cache: Path) -> None:
-    """Say what was done and what to do next."""
     click.echo(f"{report.written} scan-views written ({report.size / 1e6:.1f} MB), {report.present} were there before")
     for reason in report.skipped:
         click.echo(f"skipped  {reason}", err=True)
     if report.skipped:
         click.echo(f"{len(report.skipped)} scan-views skipped; repair them and run the same command again", err=True)
-    click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA=...")
+    click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
 
 
 main.add_command(doctor)
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(prog_name="python -m stage1_dump_teacher")

@@ -9,6 +9,7 @@ import click
 from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
+from common.memory import keep_freed_memory
 from common.errors import SettingsError
 from stage2_train_student.evaluate import evaluate as evaluate_scans
 from stage2_train_student.evaluate import predict as predict_scans
@@ -178,4 +179,5 @@ def experiment_file(experiment: str) -> Path:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(prog_name="python -m stage2_train_student")

@@ -168,3 +168,16 @@ def test_yaml_cannot_run_code(write, tmp_path):
 def test_settings_from_memory_name_their_source():
     with pytest.raises(SettingsError, match=r"manifest\.json"):
         parse_settings(Experiment, {"name": 3}, "manifest.json")
+
+
+def test_extends_in_a_circle_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(SettingsError, match="extends itself"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_extends_must_name_a_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: [b.yaml]\n")
+    with pytest.raises(SettingsError, match="extends names"):
+        read_yaml(tmp_path / "a.yaml")

@@ -1,0 +1,214 @@
+"""What one full-size scan costs on this machine: input pipeline, teacher, dump, and a student step, cached and online.
+
+    python -m tests.benchmarks.bench_step [--json] [--repeats 3]
+
+Every part runs in a process of its own, so that its peak memory is its own. Times are medians over the repeats after
+one warm-up; machines are noisy, so read the ratios. The original code's figures, given for comparison, were taken on
+another day: 2 cores of the project's machine, CPU, one full-size real scan.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from common.config import load_settings
+from common.dataset import read_scan, select_scans, voxelise_view
+from common.devices import select_device
+from common.label_map import load_label_map
+from common.memory import keep_freed_memory
+from common.scan_batch import batch_scans
+from common.view import IDENTITY
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.train import (
+    TargetSource,
+    choose_scans,
+    losses,
+    new_state,
+    open_targets,
+    student_data,
+    train_step,
+)
+from tests.golden.golden_files import REPOSITORY, scans_folder
+
+EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
+ORIGINAL = {"input_s": 0.49, "teacher_s": 10.3, "step_s": 41.0, "peak_gb": 9.7}
+"""The original code: input pipeline, teacher with dense logits, training step (teacher in the loop), peak memory."""
+
+
+def seconds_per_call(call: Callable[[], Any], repeats: int) -> float:
+    """Median time of a call after one warm-up."""
+    call()
+    return statistics.median(timed(call) for _ in range(repeats))
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that one call takes, with the GPU's work if there is one."""
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def write_teacher(path: Path) -> None:
+    """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
+    from stage1_dump_teacher.cylinder3d import Cylinder3D
+    from stage1_dump_teacher.published_weights import to_published
+
+    torch.manual_seed(0)
+    torch.save(to_published(Cylinder3D(on_cpu=True)), path)
+
+
+def input_part(folder: Path, repeats: int) -> dict[str, float]:
+    """Reading, labelling, voxelising and batching a scan."""
+    settings = load_settings(ExperimentSettings, EXPERIMENT)
+    label_map, grid = load_label_map(settings.dataset), settings.grid.grid()
+    scan = select_scans(scans_folder(), label_map, settings.train).scans[0]
+
+    def load() -> None:
+        batch_scans([voxelise_view(read_scan(scans_folder(), scan, label_map), IDENTITY, grid, label_map)], grid.shape)
+
+    return {"input_s": seconds_per_call(load, 10 * repeats)}
+
+
+def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
+    """The teacher's forward pass, all cached layers and logits."""
+    from stage1_dump_teacher.online import online_teacher
+
+    device = select_device()
+    settings = load_settings(ExperimentSettings, EXPERIMENT)
+    label_map = load_label_map(settings.dataset)
+    scans = choose_scans(settings, scans_folder(), label_map)
+    data = student_data(settings.model_copy(update={"targets": "none"}), scans_folder(), label_map, TargetSource())
+    batch = data.load_batch(scans.train[:1], 0).batch.to(device)
+    teacher = online_teacher(folder / "teacher.pt", device, ["down1c", "down3c", "up4e", "up2e", "up0e"])
+    return {"teacher_s": seconds_per_call(lambda: teacher.targets(batch), repeats)}
+
+
+def dump_part(folder: Path, repeats: int) -> dict[str, float]:
+    """Stage one as the user runs it: reading, teacher and writing everything, overlapped, per scan-view."""
+    from stage1_dump_teacher.dump import DumpSettings, run
+
+    config = REPOSITORY / "configs/teachers/cylinder3d.yaml"
+    seconds = {}
+    for views in (1, repeats + 1):
+        settings = load_settings(DumpSettings, config, [f"views.count={views}"])
+        cache = folder / ("cache" if views == 1 else "more_views")
+        start = time.perf_counter()
+        report = run(settings, scans_folder(), folder / "teacher.pt", cache, select_device())
+        seconds[report.written] = time.perf_counter() - start
+    # Two dumps of different length: their difference leaves out loading the teacher and the first, slower, pass.
+    (fewer, short), (more, long) = sorted(seconds.items())
+    return {"dump_s": (long - short) / (more - fewer), "full_mb": report.size / report.written / 1e6}
+
+
+def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
+    """A student step with all distillation terms: load, forward, losses, backward, Adam."""
+    device = select_device()
+    settings = load_settings(ExperimentSettings, EXPERIMENT, [f"targets={targets}", "batch_size=1"])
+    label_map = load_label_map(settings.dataset)
+    scans = choose_scans(settings, scans_folder(), label_map)
+    source = open_targets(settings, label_map, scans.train, device, folder / "cache", folder / "teacher.pt")
+    data = student_data(settings, scans_folder(), label_map, source)
+    state = new_state(settings, label_map, source, device)
+    weights = torch.from_numpy(label_map.class_weights()).to(device)
+
+    def step() -> None:
+        train_step(state, data.load_batch(scans.train[:1], 0), source.online, weights, device)
+
+    numbers = {f"step_{'cached' if targets == 'cache' else targets}_s": seconds_per_call(step, repeats)}
+    if source.store is not None:
+        store, scan = source.store, scans.train[0]
+        points = read_scan(scans_folder(), scan, label_map).points
+        numbers["targets_s"] = seconds_per_call(lambda: store.read(scan, 0, points, data.layers), 3 * repeats)
+        loaded = data.load_batch(scans.train[:1], 0)
+        batch, cached = loaded.batch.to(device), loaded.targets.to(device) if loaded.targets else None
+        with torch.no_grad():
+            numbers["forward_s"] = seconds_per_call(
+                lambda: losses(state.student, state.distillation, batch, cached, weights), repeats
+            )
+    return numbers
+
+
+PARTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
+    "input": input_part,
+    "teacher": teacher_part,
+    "dump": dump_part,
+    "cached": lambda folder, repeats: step_part(folder, repeats, "cache"),
+    "online": lambda folder, repeats: step_part(folder, repeats, "online"),
+}
+
+
+def measure(part: str, folder: Path, repeats: int) -> dict[str, float]:
+    """Run one part in a fresh process."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_step", "--part", part, "--folder", str(folder)]
+    done = subprocess.run(
+        [*command, "--repeats", str(repeats)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+    )
+    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return numbers
+
+
+def table(numbers: dict[str, float]) -> str:
+    """The numbers beside the original's, as text."""
+    rows = [
+        ("input pipeline", numbers["input_s"], ORIGINAL["input_s"]),
+        ("teacher forward", numbers["teacher_s"], ORIGINAL["teacher_s"]),
+        ("dump, per scan", numbers["dump_s"], None),
+        ("student step, cached", numbers["step_cached_s"], ORIGINAL["step_s"]),
+        ("student step, online", numbers["step_online_s"], ORIGINAL["step_s"]),
+    ]
+    lines = [f"{'':24} {'seconds':>9} {'original':>9} {'ratio':>7}"]
+    for name, ours, original in rows:
+        against = f"{original:9.2f} {ours / original:7.3f}" if original else f"{'':9} {'':7}"
+        lines.append(f"{name:24} {ours:9.3f} {against}")
+    peak = numbers["peak_gb"]
+    lines += [
+        f"{'peak memory in GB':24} {peak:9.2f} {ORIGINAL['peak_gb']:9.2f} {peak / ORIGINAL['peak_gb']:7.3f}",
+        "",
+        f"cached step / online step            {numbers['step_cached_over_online']:.3f}",
+        f"reading targets / cached step        {numbers['targets_share']:.4f}",
+        f"dump / teacher forward               {numbers['dump_s'] / numbers['teacher_s']:.3f}",
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--part", type=click.Choice(list(PARTS)), hidden=True)
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+def main(as_json: bool, repeats: int, part: str | None, folder: Path | None) -> None:
+    """Measure one full-size real scan and print a table of ratios."""
+    if part and folder:
+        keep_freed_memory()
+        numbers = PARTS[part](folder, repeats)
+        numbers[f"peak_{part}_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        click.echo(json.dumps(numbers))
+        return
+    numbers = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        write_teacher(Path(temporary) / "teacher.pt")
+        for name in PARTS:
+            click.echo(f"measuring {name} ...", err=True)
+            numbers |= measure(name, Path(temporary), repeats)
+    numbers["step_cached_over_online"] = numbers["step_cached_s"] / numbers["step_online_s"]
+    numbers["targets_share"] = numbers["targets_s"] / numbers["step_cached_s"]
+    numbers["peak_gb"] = numbers["peak_cached_gb"]
+    click.echo(table(numbers))
+    if as_json:
+        click.echo(json.dumps({name: round(value, 5) for name, value in numbers.items()}))
+
+
+if __name__ == "__main__":
+    main()
