@@ -81,12 +81,17 @@ def widths_of(published: dict[str, torch.Tensor], source: str) -> TeacherWidths:
             f"{source}: not a Cylinder3D checkpoint: {', '.join(missing)} not found among its {len(published)} tensors."
         )
     shape = tuple(published[context].shape)
-    if shape[:3] != (1, 3, 3):
+    if shape[:3] != (1, 3, 3) or len(shape) != 5:
         raise CheckpointError(
             f"{source}: {context} has shape {shape}; the published spconv 1.x layout is (1, 3, 3, in, out). "
             "A checkpoint trained with spconv 2.x computes something else than the published model and cannot be "
             "loaded here."
         )
+    for name, dimensions in ((logits, 5), (compression, 2)):
+        if published[name].ndim != dimensions:
+            raise CheckpointError(
+                f"{source}: {name} has shape {tuple(published[name].shape)}; {dimensions} dimensions were expected."
+            )
     return TeacherWidths(
         point_channels=published[compression].shape[1],
         voxel_channels=published[compression].shape[0],

@@ -9,8 +9,8 @@ import click
 from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
-from common.memory import keep_freed_memory
 from common.errors import SettingsError
+from common.memory import keep_freed_memory
 from stage2_train_student.evaluate import evaluate as evaluate_scans
 from stage2_train_student.evaluate import predict as predict_scans
 from stage2_train_student.evaluate import report, student_logits, table, write_report

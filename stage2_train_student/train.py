@@ -16,6 +16,7 @@ from common.errors import DataError, SettingsError, StoreError, TrainingError
 from common.label_map import LabelMap, load_label_map
 from common.polar_grid import check_distillable
 from common.scan_batch import ScanBatch
+from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store import TargetStore
@@ -24,7 +25,6 @@ from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import evaluate, report, student_logits
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.recorder import Recorder
-from stage2_train_student.segmentation_loss import segmentation_terms
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentBatch, StudentData
 from stage2_train_student.training_state import BEST_STUDENT, STATE_FILE, TrainingState, published_student

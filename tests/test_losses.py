@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from common.errors import SettingsError
 from common.scan_batch import ScanBatch
+from common.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
 from common.teacher_targets import PillarFeatures, TeacherTargets
 from stage2_train_student.birds_eye_unet import STUDENT_LAYERS
 from stage2_train_student.distillation import (
@@ -22,7 +23,6 @@ from stage2_train_student.distillation import (
     voxel_to_pillar_loss,
 )
 from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
-from stage2_train_student.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
 from tests.test_polarnet import CLASSES, GRID, small_batch
 
 FEATURES = 6

@@ -14,6 +14,7 @@ Layers of equal resolution share one array of coordinates. Which resolution a la
 
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def write_scan_file(
                 chunks=values.shape,
                 compressors=compressors(values, encoding),
                 attributes={"shape": list(shape)},
+                # Zarr leaves out chunks of zeros only and reads a lost chunk as zeros; written, its loss is noticed.
+                config={"write_empty_chunks": True},
             )
 
 
@@ -82,6 +85,9 @@ def read_scan_file(
     """
     array = "the zip directory"
     try:
+        # Zarr would read an array whose chunk is lost as zeros, so each one is looked up in the directory first.
+        with zipfile.ZipFile(path) as archive:
+            present = set(archive.namelist())
         with ZipStore(path, mode="r") as zip_store:
             group = zarr.open_group(zip_store, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
@@ -89,13 +95,20 @@ def read_scan_file(
             members = {}
             for array in wanted_arrays(list(layers), voxel_features, group, grid_shape):
                 member: Any = group[array]
+                if chunk_name(array, member.ndim) not in present:
+                    raise KeyError(f"{chunk_name(array, member.ndim)} is missing")
                 members[array] = (np.asarray(member[:]), tuple(member.attrs["shape"]))
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
         raise StoreError(
             f"{path}: {array} cannot be read ({type(error).__name__}: {error}). The file is damaged: delete it and run "
             "make dump-teacher again, which makes exactly what is missing."
         ) from error
     return assemble(members, list(layers), voxel_features, grid_shape), attributes
+
+
+def chunk_name(array: str, dimensions: int) -> str:
+    """Member that holds the one chunk of an array, for example `logits/c/0/0`."""
+    return f"{array}/c{'/0' * dimensions}"
 
 
 def wanted_arrays(

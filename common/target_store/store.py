@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from common.config import parse_settings
-from common.errors import StoreError
+from common.errors import SettingsError, StoreError
 from common.files import replacing, write_atomically
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
 from common.semantic_kitti import ScanId
-from common.target_store.identity import StoreIdentity, differences, grid_identity
+from common.target_store.identity import FORMAT_VERSION, StoreIdentity, differences, grid_identity
 from common.target_store.scan_file import read_scan_file, write_scan_file
 from common.teacher_targets import TeacherTargets
 from common.view import View
@@ -82,14 +82,20 @@ class TargetStore:
             )
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
+            version = manifest["identity"]["format_version"]
+            if version != FORMAT_VERSION:
+                raise StoreError(
+                    f"{path}: format version {version!r} is not the one that this program reads ({FORMAT_VERSION}). "
+                    "Use the program that made it, or dump again into another CACHE folder."
+                )
             identity = parse_settings(StoreIdentity, manifest["identity"], str(path))
             intact = manifest["identity_hash"] == identity.hash
+        except SettingsError as error:
+            raise StoreError(f"{error.message}\nRestore the manifest from a copy, or dump again.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path}: not a manifest of a target store ({error}). Restore it from a copy.") from error
         if not intact:
             raise StoreError(f"{path}: was changed after the store was made. Restore it from a copy, or dump again.")
-        if identity.format_version != StoreIdentity.model_fields["format_version"].default:
-            raise StoreError(f"{path}: format version {identity.format_version} is not one this version reads.")
         return cls(folder, identity)
 
     def check_fits(self, grid: PolarGrid, label_map: LabelMap, layers: Iterable[str]) -> None:

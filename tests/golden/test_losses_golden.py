@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.segmentation_loss import segmentation_loss, segmentation_terms
 from common.teacher_targets import PillarFeatures, TeacherTargets
 from stage2_train_student.distillation import (
     LWD_PAIR,
@@ -17,7 +18,6 @@ from stage2_train_student.distillation import (
     voxel_to_pillar_loss,
 )
 from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
-from stage2_train_student.segmentation_loss import segmentation_loss, segmentation_terms
 from tests.golden.golden_files import (
     golden_arrays,
     golden_batch,

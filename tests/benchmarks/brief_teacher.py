@@ -1,0 +1,60 @@
+"""Train a full-size teacher for a short while on the labelled sample scans: one whose features are not random.
+
+    python -m tests.benchmarks.brief_teacher teacher.pt --steps 60
+
+Sizes and errors of encodings depend on what features look like, and no published weights travel with this project. The
+scans are rotated and flipped at random; the checkpoint is in the published layout.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import click
+import torch
+
+from common.dataset import read_scan, select_scans, voxelise_view
+from common.label_map import load_label_map
+from common.memory import keep_freed_memory
+from common.polar_grid import PolarGrid
+from common.scan_batch import batch_scans
+from common.segmentation_loss import segmentation_loss
+from common.view import ViewPolicy, draw_view
+from stage1_dump_teacher.cylinder3d import Cylinder3D
+from stage1_dump_teacher.published_weights import to_published
+from tests.golden.golden_files import REPOSITORY, scans_folder
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--steps", default=60, show_default=True)
+@click.option("--learning-rate", default=1e-3, show_default=True)
+def main(path: Path, steps: int, learning_rate: float) -> None:
+    """Train and write the teacher to PATH."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    label_map = load_label_map(REPOSITORY / "configs/datasets/semantic_kitti.yaml")
+    grid = PolarGrid.named("polarnet")
+    scans = [s for s in select_scans(scans_folder(), label_map, ["train"]).scans]
+    sources = [read_scan(scans_folder(), scan, label_map) for scan in scans]
+    weights = torch.from_numpy(label_map.class_weights())
+    teacher = Cylinder3D(on_cpu=True).train()
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=learning_rate)
+    for step in range(steps):
+        start = time.perf_counter()
+        row = step % len(scans)
+        view = draw_view(ViewPolicy(), scans[row], 1 + step)
+        batch = batch_scans([voxelise_view(sources[row], view, grid, label_map)], grid.shape)
+        loss = segmentation_loss(teacher(batch).logits, batch.voxel_labels, weights)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        click.echo(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {time.perf_counter() - start:.1f} s", err=True)
+        if (step + 1) % 20 == 0 or step + 1 == steps:
+            partial = path.with_suffix(".partial")
+            torch.save(to_published(teacher), partial)
+            os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    main()
