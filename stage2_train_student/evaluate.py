@@ -17,7 +17,7 @@ from common.metrics import ConfusionMatrix
 from common.overlap import started_ahead
 from common.polar_grid import PolarGrid
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId
+from common.semantic_kitti import ScanId, has_labels
 from common.view import IDENTITY
 from stage2_train_student.polarnet import PolarNet
 
@@ -78,13 +78,27 @@ def evaluate(
     Raises:
         DataError: a scan has no labels.
     """
+    refuse_unlabelled(root, scans)
     classes = len(label_map.classes)
     matrix = ConfusionMatrix.empty(classes)
-    for scan, predicted, truth in predictions(model, root, scans, grid, label_map, device, progress):
-        if truth is None:
-            raise DataError(f"scan {scan} has no labels, so it cannot be evaluated; use predict for such scans")
+    for _, predicted, truth in predictions(model, root, scans, grid, label_map, device, progress):
+        assert truth is not None
         matrix += ConfusionMatrix.of(truth, predicted, classes)
     return matrix
+
+
+def refuse_unlabelled(root: Path, scans: list[ScanId]) -> None:
+    """Say that scans cannot be evaluated before time is spent on them.
+
+    Raises:
+        DataError: a scan has no labels; says how many, and the first.
+    """
+    unlabelled = [scan for scan in scans if not has_labels(root, scan)]
+    if unlabelled:
+        raise DataError(
+            f"{len(unlabelled)} of {len(scans)} scans have no labels, the first is {unlabelled[0]}, so mIoU cannot "
+            "be computed. Choose labelled splits; predict needs no labels."
+        )
 
 
 def predict(

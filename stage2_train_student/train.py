@@ -22,7 +22,7 @@ from common.signals import StopRequest
 from common.target_store import TargetStore
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation import Distillation
-from stage2_train_student.evaluate import evaluate, report, student_logits
+from stage2_train_student.evaluate import evaluate, refuse_unlabelled, report, student_logits
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.recorder import Recorder
 from stage2_train_student.settings import ExperimentSettings
@@ -207,6 +207,7 @@ def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) 
     except DataError as error:
         click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
         validation = []
+    refuse_unlabelled(data, validation)
     return Scans(train, validation)
 
 

@@ -1,12 +1,17 @@
 """Fixtures that many tests share."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from common.label_map import LabelMap, load_label_map
 from tests.dataset_writer import write_dataset
+from tests.golden.golden_files import golden_weights, scans_folder
+from tests.reduced import REAL_GRID, STREET_GRID, dump, succeed
 
 # The same examples on every run, and no failure for a machine that is slow for a moment.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -33,3 +38,43 @@ def sample_data(tmp_path) -> Path:
     root = tmp_path / "dataset"
     write_dataset(root, {"00": 2, "08": 1, "11": 1}, unlabelled=("11",))
     return root
+
+
+@pytest.fixture(scope="session")
+def reduced_teacher(tmp_path_factory) -> Path:
+    """The golden reduced teacher as a published-layout checkpoint; it runs on any grid."""
+    path = tmp_path_factory.mktemp("teacher") / "reduced.pt"
+    torch.save(golden_weights("teacher_reduced"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory, reduced_teacher) -> Path:
+    """A dump of the real scans, labelled or not: three views, float32."""
+    cache = tmp_path_factory.mktemp("real") / "cache"
+    succeed(dump(scans_folder(), reduced_teacher, cache, REAL_GRID, "splits=[train, test]", "views.count=3"))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory) -> Path:
+    """A dataset of made-up streets: five scans to train on, one to validate on, two without labels."""
+    root = tmp_path_factory.mktemp("streets") / "dataset"
+    write_dataset(root, {"00": 5, "08": 1, "11": 2}, unlabelled=("11",))
+    return root
+
+
+@pytest.fixture(scope="session")
+def street_cache(tmp_path_factory, streets, reduced_teacher) -> Path:
+    """A dump of the made-up streets: two views, float32, voxel features too. Read only: copy it to change it."""
+    cache = tmp_path_factory.mktemp("streets") / "cache"
+    options = ("splits=[train, test]", "views.count=2", "voxel_features=true")
+    succeed(dump(streets, reduced_teacher, cache, STREET_GRID, *options))
+    return cache
+
+
+@pytest.fixture
+def runs(tmp_path) -> Iterator[Path]:
+    """A folder for training runs, removed after the test: a run weighs some 200 MB."""
+    yield tmp_path / "runs"
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
