@@ -1,5 +1,6 @@
 """Choosing the device to compute on."""
 
+import os
 import re
 
 import torch
@@ -13,7 +14,7 @@ def select_device(name: str = "auto") -> torch.device:
     """The device that a user named, after one small computation on it.
 
     Args:
-        name: `cpu`, `cuda` (the first GPU), `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
+        name: `cpu`, `cuda` (the first GPU; under torchrun the one of this process), `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
 
     Raises:
         SettingsError: the name is unknown, or the GPU is not there or does not compute. `auto` does not fall back to
@@ -21,6 +22,9 @@ def select_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # Under torchrun each process of a machine takes a GPU of its own.
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     match = DEVICE_NAME.fullmatch(name)
     if match is None:
         raise SettingsError(f"unknown device '{name}'; choose auto, cpu, cuda, or one GPU such as cuda:1")

@@ -1,6 +1,7 @@
 """Files that are either whole or absent, even after a crash or a power loss."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,10 @@ TEMPORARY_SUFFIX = ".partial"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
-    The temporary name holds the process id, so that processes that write the same path do not touch each other's
-    half-written file. On an error, a Ctrl-C included, the temporary file is removed and `path` is left as it was.
+    On an error, a Ctrl-C included, the temporary file is removed and `path` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         flush_to_disk(temporary)
@@ -24,6 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder that no other writer uses, on this machine or another."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

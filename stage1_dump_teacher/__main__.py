@@ -7,6 +7,7 @@ import click
 from common.config import load_settings
 from common.devices import select_device
 from common.memory import keep_freed_memory
+from common.shards import Shard
 from stage1_dump_teacher.doctor import doctor
 
 
@@ -25,10 +26,9 @@ def main() -> None:
 )
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("cache/semantic_kitti"),
+    default="cache/semantic_kitti",
     show_default=True,
-    help="Folder of the target store; a second run dumps exactly what is missing.",
+    help="Target store, a folder or a URL such as s3://bucket/prefix; a second run dumps exactly what is missing.",
 )
 @click.option(
     "--config",
@@ -37,21 +37,25 @@ def main() -> None:
     show_default=True,
     help="What to cache: grid and volume, layers, encoding, views.",
 )
+@click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
-def dump(data: Path, teacher: Path, cache: Path, config: Path, device: str, overrides: tuple[str, ...]) -> None:
+def dump(
+    data: Path, teacher: Path, cache: str, config: Path, shard: str | None, device: str, overrides: tuple[str, ...]
+) -> None:
     """Cache the teacher's targets for every scan of a dataset.
 
     \b
     Examples:
       python -m stage1_dump_teacher dump --data dataset --teacher cylinder3d_val_65.4.pt
-      python -m stage1_dump_teacher dump --data dataset --teacher teacher.pt --set views.count=4
+      python -m stage1_dump_teacher dump --data dataset --teacher teacher.pt --set profile=train --set views.count=4
+      torchrun --nproc-per-node=4 -m stage1_dump_teacher dump --data dataset --teacher teacher.pt
     """
     # Imported here so that `doctor` starts, and can say so, where spconv does not.
     from stage1_dump_teacher.dump import DumpSettings, run
 
     settings = load_settings(DumpSettings, config, overrides)
-    report = run(settings, data, teacher, cache, select_device(device))
+    report = run(settings, data, teacher, cache, select_device(device), Shard.of_process(shard))
     click.echo(f"{report.written} scan-views written ({report.size / 1e6:.1f} MB), {report.present} were there before")
     for reason in report.skipped:
         click.echo(f"skipped  {reason}", err=True)

@@ -1,14 +1,13 @@
 """Stage one: run the frozen teacher once over every scan and cache what it says."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from common.config import Settings
@@ -20,6 +19,7 @@ from common.overlap import BackgroundWriter, started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
 from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId
+from common.shards import Shard
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
 from common.view import View, draw_view
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
@@ -27,6 +27,18 @@ from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
 
 LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
+PROFILES: dict[str, dict[str, Any]] = {
+    "full": {
+        "voxel_features": True,
+        "encoding": {"pillar_features": "float16", "voxel_features": "int8_channel", "logits": "float16"},
+    },
+    "train": {
+        "voxel_features": False,
+        "encoding": {"pillar_features": "int8_channel", "voxel_features": "int8_channel", "logits": "int8_row"},
+    },
+}
+"""What each profile keeps; `custom` says it itself."""
+
 SIZE_SAMPLE = 5
 """Scans written before the size of the whole dump is estimated."""
 
@@ -39,8 +51,9 @@ class DumpSettings(Settings):
         splits: splits or sequences to dump.
         grid: the grid and volume that the teacher was trained on.
         layers: teacher layers to keep.
-        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them,
-            and they make the cache about four times larger.
+        profile: what is kept and how: `full`, voxel features too; `train`, what a student reads, in one byte; `custom`,
+            as `voxel_features` and `encoding` say. These two, where given, win over the profile.
+        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
         encoding: of the arrays.
         views: of every scan.
         on_bad_scan: `stop` at a damaged scan, or `skip` it and list it at the end.
@@ -51,11 +64,19 @@ class DumpSettings(Settings):
     splits: list[str] = ["train", "val"]
     grid: GridSettings = GridSettings()
     layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
-    voxel_features: bool = True
-    encoding: TargetEncoding = TargetEncoding()
+    profile: Literal["full", "train", "custom"] = "full"
+    voxel_features: bool
+    encoding: TargetEncoding
     views: ViewSet = ViewSet()
     on_bad_scan: Literal["stop", "skip"] = "stop"
     read_ahead: int = Field(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
+        kept = PROFILES.get(values.get("profile", "full"), {})
+        encoding = {**kept.get("encoding", {}), **(values.get("encoding") or {})}
+        return {**kept, **values, **({"encoding": encoding} if encoding else {})}
 
 
 @dataclass(frozen=True)
@@ -84,8 +105,15 @@ class DumpReport:
     skipped: list[str] = field(default_factory=list)
 
 
-def run(settings: DumpSettings, data: Path, checkpoint: Path, cache: Path, device: torch.device) -> DumpReport:
-    """Dump what is missing in `cache`.
+def run(
+    settings: DumpSettings,
+    data: Path,
+    checkpoint: Path,
+    cache: str | Path,
+    device: torch.device,
+    shard: Shard = Shard(),
+) -> DumpReport:
+    """Dump what is missing in `cache`, of this process's share of the scans.
 
     Raises:
         DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
@@ -100,9 +128,9 @@ def run(settings: DumpSettings, data: Path, checkpoint: Path, cache: Path, devic
     check_classes(teacher.model, label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, label_map), environment())
     finished = store.finished()
-    work = [(scan, view) for scan in scans for view in range(settings.views.count)]
+    work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
-    announce(teacher, store, len(scans), absent, len(missing), device)
+    announce(teacher, store, len(scans), absent, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     dump_missing(store, teacher.model, missing, settings, preparer(settings, data, grid, label_map), report, device)
     return report
@@ -123,7 +151,7 @@ def dump_missing(
         report.size += store.write(scan, index, prepared.view, targets, prepared.source.points)
         report.written += 1
         if report.written == SIZE_SAMPLE:
-            check_disk(store.folder, report.size // report.written, len(missing) - report.written)
+            check_room(store, report.size // report.written, len(missing) - report.written)
 
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
     with progress, BackgroundWriter() as writer:
@@ -182,27 +210,35 @@ def check_classes(teacher: Cylinder3D, label_map: LabelMap) -> None:
         )
 
 
-def check_disk(folder: Path, scan_bytes: int, scans_left: int) -> None:
+def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
     """Stop before the disk is full rather than when it is.
 
     Raises:
         StoreError: what is left to write will not fit.
     """
-    needed, free = scan_bytes * scans_left, shutil.disk_usage(folder).free
-    if needed > free:
+    needed, free = scan_bytes * scans_left, store.storage.free_bytes()
+    if free is not None and needed > free:
         raise StoreError(
-            f"{folder}: about {needed / 1e9:.0f} GB are still to be written, {free / 1e9:.0f} GB are free. Make room, "
-            "choose another CACHE, or keep less (voxel_features=false: about a quarter); what is written stays usable."
+            f"{store.location}: about {needed / 1e9:.0f} GB are still to be written, {free / 1e9:.0f} GB are free. Make "
+            "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
         )
 
 
 def announce(
-    teacher: LoadedTeacher, store: TargetStore, scans: int, absent: list[str], missing: int, device: torch.device
+    teacher: LoadedTeacher,
+    store: TargetStore,
+    scans: int,
+    absent: list[str],
+    missing: int,
+    device: torch.device,
+    shard: Shard,
 ) -> None:
     """Say what is about to happen."""
     click.echo(f"teacher  {teacher.hash[:12]}  {teacher.model.widths} on {device}")
     identity = store.identity
-    click.echo(f"cache    {store.folder}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}")
-    click.echo(f"scans    {scans}; {missing} scan-views to dump")
+    click.echo(
+        f"cache    {store.location}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}"
+    )
+    click.echo(f"scans    {scans}; {missing} scan-views to dump in shard {shard}")
     if absent:
         click.echo(f"note     sequences not on this disk, left out: {', '.join(absent)}")

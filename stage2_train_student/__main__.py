@@ -57,7 +57,12 @@ def main() -> None:
     help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
 @click.option("--run", "run_folder", type=path_type, help="Folder for the results.  [default: runs/<experiment>]")
-@click.option("--cache", type=path_type, default=Path("cache/semantic_kitti"), show_default=True, help="Target store.")
+@click.option(
+    "--cache",
+    default="cache/semantic_kitti",
+    show_default=True,
+    help="Target store: a folder, or a URL such as s3://bucket/prefix.",
+)
 @click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 @click.option("--resume", is_flag=True, help="Continue the run in its folder.")
 @device_option
@@ -66,7 +71,7 @@ def train(
     data: Path,
     experiment: str,
     run_folder: Path | None,
-    cache: Path,
+    cache: str,
     teacher: Path | None,
     resume: bool,
     device: str,

@@ -14,8 +14,7 @@ from common.overlap import started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan
 from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
-from common.target_store import TargetStore
-from common.teacher_targets import TeacherTargets, batch_targets
+from common.target_store import EncodedTargets, TargetStore
 from common.view import IDENTITY, View, draw_view
 from stage2_train_student.settings import AugmentationSettings
 
@@ -27,12 +26,12 @@ class StudentBatch:
     Attributes:
         scans: which scans.
         batch: their voxels and points.
-        targets: the teacher's, where they come from a cache.
+        targets: the teacher's for each scan as stored, where they come from a cache.
     """
 
     scans: list[ScanId]
     batch: ScanBatch
-    targets: TeacherTargets | None
+    targets: list[EncodedTargets]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class StudentData:
     augmentation: AugmentationSettings | None = None
     seed: int = 0
 
-    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, TeacherTargets | None]:
+    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
         """One scan in the view of this epoch, and its cached targets.
 
         Raises:
@@ -68,12 +67,13 @@ class StudentData:
         if self.store is None:
             return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
         index = choose_view(self.store.identity.views.count, self.seed, scan, epoch)
-        targets, view = self.store.read(scan, index, source.points, self.layers)
+        targets, view = self.store.read_encoded(scan, index, source.points, self.layers)
         voxelised = voxelise_view(source, view, self.grid, self.label_map)
-        if not np.array_equal(targets.voxels[:, 1:].numpy(), voxelised.voxels):
+        voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
+        if not np.array_equal(targets.voxels.numpy(), voxels):
             raise StoreError(
-                f"{self.store.path(scan, index)}: the occupied voxels are not those of scan {scan} in view {index} on "
-                "this machine. Dump this scan again."
+                f"{self.store.location}/{self.store.name(scan, index)}: the occupied voxels are not those of scan {scan} "
+                f"in view {index} on this machine. Dump this scan again."
             )
         return voxelised, targets
 
@@ -82,7 +82,7 @@ class StudentData:
         loaded = [self.load(scan, epoch) for scan in scans]
         targets = [target for _, target in loaded if target is not None]
         batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
-        return StudentBatch(list(scans), batch, batch_targets(targets) if targets else None)
+        return StudentBatch(list(scans), batch, targets)
 
     def drawn_view(self, scan: ScanId, epoch: int) -> View:
         """The view of a scan in an epoch where no store fixes it."""

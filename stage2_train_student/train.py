@@ -20,7 +20,7 @@ from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store import TargetStore
-from common.teacher_targets import TeacherTargets
+from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import evaluate, refuse_unlabelled, report, student_logits
 from stage2_train_student.polarnet import PolarNet
@@ -58,7 +58,7 @@ def run(
     data: Path,
     folder: Path,
     device: torch.device,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     teacher: Path | None = None,
     resume: bool = False,
 ) -> TrainingState:
@@ -143,7 +143,7 @@ def train_step(
     state.student.train()
     state.distillation.train()
     batch = loaded.batch.to(device)
-    targets = loaded.targets.to(device) if loaded.targets else online(batch) if online else None
+    targets = targets_of(loaded, batch, online, device)
     loss, terms = losses(state.student, state.distillation, batch, targets, class_weights)
     if not torch.isfinite(loss):
         raise TrainingError(
@@ -155,6 +155,15 @@ def train_step(
     loss.backward()
     state.optimiser.step()
     return {name: float(value.detach()) for name, value in {**terms, "loss": loss}.items()}
+
+
+def targets_of(
+    loaded: StudentBatch, batch: ScanBatch, online: OnlineTargets | None, device: torch.device
+) -> TeacherTargets | None:
+    """The teacher's targets on the device: decoded there from the cache, or from the live teacher, or none."""
+    if loaded.targets:
+        return batch_targets([targets.to(device).decode() for targets in loaded.targets])
+    return online(batch) if online else None
 
 
 def losses(
@@ -216,7 +225,7 @@ def open_targets(
     label_map: LabelMap,
     scans: list[ScanId],
     device: torch.device,
-    cache: Path | None,
+    cache: str | Path | None,
     teacher: Path | None,
 ) -> TargetSource:
     """The source of targets that the experiment asks for, checked against it.
@@ -257,7 +266,7 @@ def check_complete(store: TargetStore, scans: list[ScanId]) -> None:
     missing = [scan for scan in scans if any((scan, view) not in finished for view in views)]
     if missing:
         raise StoreError(
-            f"{store.folder}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
+            f"{store.location}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
             f"{missing[0]}. Run make dump-teacher again: it dumps exactly what is missing."
         )
 

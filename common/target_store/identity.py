@@ -9,22 +9,28 @@ from pydantic import Field
 from common.config import Settings
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
+from common.target_store.encoding import ArrayEncoding
 from common.view import ViewPolicy
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class TargetEncoding(Settings):
-    """How arrays are written.
+    """How arrays are written: `float32`, `float16`, `int8_channel` or `int8_row` (see `encoding.encode`).
 
     Attributes:
-        dtype: of logits and features. float32 keeps what the teacher said; float16 halves the size at a relative error
-            of about 2e-4.
-        codec: `zstd` for small files, `lz4` for fast reading (both byte-shuffled by blosc), `none`.
+        pillar_features: of every layer.
+        voxel_features: of every layer.
+        logits: of every voxel.
+        codec: `zstd` for small files, `lz4` for fast reading, `none`.
+        level: of the codec.
     """
 
-    dtype: Literal["float32", "float16"] = "float16"
+    pillar_features: ArrayEncoding = "float16"
+    voxel_features: ArrayEncoding = "float16"
+    logits: ArrayEncoding = "float16"
     codec: Literal["zstd", "lz4", "none"] = "zstd"
+    level: int = Field(1, ge=1, le=9)
 
 
 class ViewSet(Settings):

@@ -1,167 +1,197 @@
-"""One scan-view as one standard Zarr v3 group in a zip file (stored members, one chunk per array).
+"""One scan-view as one standard Zarr v3 group in a zip file: stored members, one chunk and one checksum per array.
 
-Arrays, all at the root of the group:
+Arrays, all at the root of the group (`cache/README.md` describes them for readers of other programs):
 
     voxels.480x360x32        uint32 [V]      occupied voxels, linear index (rho * phi_bins + phi) * z_bins + z, sorted
-    logits                   float  [V, C]   teacher logits, one row for each occupied voxel
+    logits                   [V, classes]    teacher logits, one row for each occupied voxel
     pillars.240x180          uint32 [M]      pillars at that resolution, linear index rho * phi_bins + phi, sorted
-    down1c.pillar_features   float  [M, C]   one row for each pillar at the layer's resolution
+    down1c.pillar_features   [M, C]          one row for each pillar at the layer's resolution
     voxels.240x180x16        uint32 [S]      active voxels at that resolution (only with voxel features)
-    down1c.voxel_features    float  [S, C]   one row for each active voxel (only with voxel features)
+    down1c.voxel_features    [S, C]          one row for each active voxel (only with voxel features)
 
-Layers of equal resolution share one array of coordinates. Which resolution a layer has is in its attribute `shape`.
+Layers of equal resolution share one array of coordinates. Features in one byte have their scales beside them, under
+the same name and a suffix. zarr writes the files; `read_members` reads them without it, several times faster.
 """
 
+import io
 import warnings
 import zipfile
-import zlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import zarr
-from zarr.codecs import BloscCodec, BloscShuffle
-from zarr.storage import ZipStore
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
-from common.errors import StoreError
+from common.target_store.encoding import COMPANIONS, ArrayEncoding, DecodableFeatures, decodable, encode
 from common.target_store.identity import TargetEncoding
+from common.target_store.members import MemberError, read_members
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 
 PILLAR_FEATURES = ".pillar_features"
 VOXEL_FEATURES = ".voxel_features"
+LOGITS = "logits"
 
 
-def write_scan_file(
-    path: Path,
-    targets: TeacherTargets,
-    grid_shape: tuple[int, ...],
-    encoding: TargetEncoding,
-    attributes: dict[str, Any],
-) -> None:
-    """Write the targets of one scan-view.
+@dataclass(frozen=True)
+class EncodedLayer:
+    """Features of one layer as stored, and its resolution: (R, P) for pillars, (R, P, Z) for voxels."""
+
+    features: DecodableFeatures
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedTargets:
+    """Targets of one scan-view as stored; `decode` makes them `TeacherTargets` on the device where they are.
+
+    Attributes:
+        grid_shape: (R, P, Z) of the grid.
+        coordinates: int32, sorted linear indices by array name (`voxels.480x360x32`).
+        logits: of every occupied voxel.
+        layers: pillar features by teacher layer.
+        voxel_layers: voxel features by teacher layer.
+    """
+
+    grid_shape: tuple[int, int, int]
+    coordinates: dict[str, torch.Tensor]
+    logits: DecodableFeatures
+    layers: dict[str, EncodedLayer]
+    voxel_layers: dict[str, EncodedLayer]
+
+    @property
+    def voxels(self) -> torch.Tensor:
+        """Sorted linear indices of the occupied voxels, int32 [V]."""
+        return self.coordinates[coordinates_name("voxels", self.grid_shape)]
+
+    def to(self, device: torch.device | str) -> "EncodedTargets":
+        """The same targets on another device."""
+
+        def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
+            return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
+
+        coordinates = {name: linear.to(device, non_blocking=True) for name, linear in self.coordinates.items()}
+        return EncodedTargets(
+            self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
+        )
+
+    def decode(self) -> TeacherTargets:
+        """Targets of one scan: bins as int64 rows with the scan's number 0 first, features as float32."""
+        bins = {name: from_linear(linear, shape_of(name)) for name, linear in self.coordinates.items()}
+        layers = {}
+        for name, layer in self.layers.items():
+            radial, azimuth = layer.shape
+            pillars = bins[coordinates_name("pillars", layer.shape)]
+            layers[name] = PillarFeatures(pillars, layer.features.decode(), (radial, azimuth))
+        voxel_layers = {}
+        for name, layer in self.voxel_layers.items():
+            radial, azimuth, height = layer.shape
+            voxels = bins[coordinates_name("voxels", layer.shape)]
+            voxel_layers[name] = VoxelFeatures(voxels, layer.features.decode(), (radial, azimuth, height))
+        grid_voxels = bins[coordinates_name("voxels", self.grid_shape)]
+        return TeacherTargets(grid_voxels, self.logits.decode(), layers, voxel_layers)
+
+
+def scan_file_bytes(
+    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
+) -> bytes:
+    """The file of one scan-view. Equal targets give equal bytes.
 
     Raises:
-        StoreError: a value is NaN or infinite, or does not fit the encoding.
+        StoreError: a value is NaN or infinite, or does not fit its encoding; names the array.
     """
-    arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {}
-    add_coordinates(arrays, "voxels", targets.voxels, grid_shape)
-    arrays["logits"] = (encoded(targets.logits, encoding, "logits"), grid_shape)
+    arrays: dict[str, np.ndarray] = {}
+    layers: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
+        stored = encode(features.detach().float().cpu().numpy(), how, name)
+        arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
+        layers[name] = {"shape": list(shape), "encoding": how}
+
+    arrays[coordinates_name("voxels", grid_shape)] = to_linear(targets.voxels, grid_shape)
+    add(LOGITS, targets.logits, encoding.logits, grid_shape)
     for name, layer in targets.layers.items():
-        add_coordinates(arrays, "pillars", layer.pillars, layer.shape)
-        key = f"{name}{PILLAR_FEATURES}"
-        arrays[key] = (encoded(layer.features, encoding, key), layer.shape)
+        arrays[coordinates_name("pillars", layer.shape)] = to_linear(layer.pillars, layer.shape)
+        add(f"{name}{PILLAR_FEATURES}", layer.features, encoding.pillar_features, layer.shape)
     for name, voxel_layer in targets.voxel_layers.items():
-        add_coordinates(arrays, "voxels", voxel_layer.voxels, voxel_layer.shape)
-        key = f"{name}{VOXEL_FEATURES}"
-        arrays[key] = (encoded(voxel_layer.features, encoding, key), voxel_layer.shape)
-    with ZipStore(path, mode="w", compression=zipfile.ZIP_STORED) as zip_store:
-        group = zarr.create_group(zip_store, attributes={**attributes, "grid_shape": list(grid_shape)})
-        for key, (values, shape) in arrays.items():
-            group.create_array(
-                key,
-                data=values,
-                chunks=values.shape,
-                compressors=compressors(values, encoding),
-                attributes={"shape": list(shape)},
-                # Zarr leaves out chunks of zeros only and reads a lost chunk as zeros; written, its loss is noticed.
-                config={"write_empty_chunks": True},
-            )
+        arrays[coordinates_name("voxels", voxel_layer.shape)] = to_linear(voxel_layer.voxels, voxel_layer.shape)
+        add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
+    return zip_of_group(arrays, {**attributes, "grid_shape": list(grid_shape), "features": layers}, encoding)
 
 
-def read_scan_file(
-    path: Path, layers: Iterable[str], voxel_features: bool = False
-) -> tuple[TeacherTargets, dict[str, Any]]:
-    """Read the targets of one scan-view, float32, and the attributes it was written with.
+def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any], encoding: TargetEncoding) -> bytes:
+    """Arrays and attributes as a Zarr v3 group in a zip file, always in the same order and without times."""
+    members: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(members), attributes=dict(attributes))
+    for name, values in arrays.items():
+        group.create_array(
+            name,
+            data=values,
+            chunks=tuple(max(size, 1) for size in values.shape),
+            compressors=[*compressors(values, encoding), Crc32cCodec()],
+            # An absent chunk would mean zeros; here it must mean damage.
+            config={"write_empty_chunks": True},
+        )
+    with warnings.catch_warnings():
+        # Not in the v3 specification yet: readers that do not know it find every array's own metadata as well.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(group.store)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name), members[name].to_bytes())
+    return buffer.getvalue()
+
+
+def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec | ZstdCodec]:
+    """Codecs of one array: the bytes of wider numbers are shuffled first, single bytes need no shuffling."""
+    if encoding.codec == "none":
+        return []
+    if encoding.codec == "zstd" and values.dtype.itemsize == 1:
+        return [ZstdCodec(level=encoding.level)]
+    shuffle = BloscShuffle.shuffle if values.dtype.itemsize > 1 else BloscShuffle.bitshuffle
+    return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
+
+
+def parse_scan_file(
+    data: bytes, layers: Iterable[str], voxel_features: bool = False
+) -> tuple[EncodedTargets, dict[str, Any]]:
+    """Targets of one scan-view from the bytes of its file, and its attributes. All checksums are verified.
 
     Args:
-        path: the file.
-        layers: teacher layers to read; others are not touched.
+        data: the whole file.
+        layers: teacher layers to read; the others are not decoded.
         voxel_features: read the layers' voxel features too.
 
     Raises:
-        StoreError: the file is damaged, or lacks an array; names the file and the array.
+        MemberError: the file is damaged or lacks an array; names the array.
     """
-    array = "the zip directory"
-    try:
-        # Zarr would read an array whose chunk is lost as zeros, so each one is looked up in the directory first.
-        with zipfile.ZipFile(path) as archive:
-            present = set(archive.namelist())
-        with ZipStore(path, mode="r") as zip_store:
-            group = zarr.open_group(zip_store, mode="r")
-            attributes: dict[str, Any] = dict(group.attrs)
-            grid_shape = tuple(attributes["grid_shape"])
-            members = {}
-            for array in wanted_arrays(list(layers), voxel_features, group, grid_shape):
-                member: Any = group[array]
-                if chunk_name(array, member.ndim) not in present:
-                    raise KeyError(f"{chunk_name(array, member.ndim)} is missing")
-                members[array] = (np.asarray(member[:]), tuple(member.attrs["shape"]))
-    except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
-        raise StoreError(
-            f"{path}: {array} cannot be read ({type(error).__name__}: {error}). The file is damaged: delete it and run "
-            "make dump-teacher again, which makes exactly what is missing."
-        ) from error
-    return assemble(members, list(layers), voxel_features, grid_shape), attributes
+    members = read_members(data)
+    attributes = members.attributes
+    grid_shape = tuple(attributes["grid_shape"])
+    coordinates: dict[str, torch.Tensor] = {}
 
+    def layer(name: str, kind: str) -> EncodedLayer:
+        if name not in attributes["features"]:
+            raise MemberError(name, "is not in the file")
+        shape = tuple(attributes["features"][name]["shape"])
+        suffixes = ("", *COMPANIONS[attributes["features"][name]["encoding"]])
+        features = decodable({suffix: members.array(f"{name}{suffix}") for suffix in suffixes})
+        place = coordinates_name(kind, shape)
+        if place not in coordinates:
+            coordinates[place] = torch.from_numpy(members.array(place).view(np.int32))
+        if len(coordinates[place]) != len(features.values):
+            raise MemberError(name, f"has {len(features.values)} rows for {len(coordinates[place])} {place}")
+        return EncodedLayer(features, shape)
 
-def chunk_name(array: str, dimensions: int) -> str:
-    """Member that holds the one chunk of an array, for example `logits/c/0/0`."""
-    return f"{array}/c{'/0' * dimensions}"
-
-
-def wanted_arrays(
-    layers: list[str], voxel_features: bool, group: zarr.Group, grid_shape: tuple[int, ...]
-) -> Iterable[str]:
-    """Names of the arrays that hold some layers, each once."""
-    names = [coordinates_name("voxels", grid_shape), "logits"]
-    kinds = [("pillars", PILLAR_FEATURES)] + [("voxels", VOXEL_FEATURES)] * voxel_features
-    for kind, suffix in kinds:
-        for layer in layers:
-            shape: Any = group[f"{layer}{suffix}"].attrs["shape"]
-            names += [coordinates_name(kind, shape), f"{layer}{suffix}"]
-    return dict.fromkeys(names)
-
-
-def assemble(
-    arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]],
-    layers: list[str],
-    voxel_features: bool,
-    grid_shape: tuple[int, ...],
-) -> TeacherTargets:
-    """Arrays of one scan-view as targets."""
-
-    def bins(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return from_linear(arrays[coordinates_name(kind, shape)][0], shape)
-
-    def features(key: str) -> tuple[torch.Tensor, Any]:
-        values, shape = arrays[key]
-        return torch.from_numpy(values).float(), shape
-
-    pillar_layers, voxel_layers = {}, {}
-    for name in layers:
-        values, shape = features(f"{name}{PILLAR_FEATURES}")
-        pillar_layers[name] = PillarFeatures(bins("pillars", shape), values, shape)
-        if voxel_features:
-            values, shape = features(f"{name}{VOXEL_FEATURES}")
-            voxel_layers[name] = VoxelFeatures(bins("voxels", shape), values, shape)
-    return TeacherTargets(bins("voxels", grid_shape), features("logits")[0], pillar_layers, voxel_layers)
-
-
-def add_coordinates(
-    arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]], kind: str, bins: torch.Tensor, shape: tuple[int, ...]
-) -> None:
-    """Add linear coordinates under their resolution's name, once for all layers of that resolution.
-
-    Raises:
-        StoreError: two layers of one resolution have different coordinates.
-    """
-    name = coordinates_name(kind, shape)
-    linear = to_linear(bins, shape)
-    if name in arrays and not np.array_equal(arrays[name][0], linear):
-        raise StoreError(f"{name}: teacher layers of this resolution have different coordinates; this is a bug")
-    arrays[name] = (linear, tuple(shape))
+    logits = layer(LOGITS, "voxels").features
+    names = list(layers)
+    pillar_layers = {name: layer(f"{name}{PILLAR_FEATURES}", "pillars") for name in names}
+    voxel_layers = {name: layer(f"{name}{VOXEL_FEATURES}", "voxels") for name in names} if voxel_features else {}
+    return EncodedTargets(grid_shape, coordinates, logits, pillar_layers, voxel_layers), attributes
 
 
 def coordinates_name(kind: str, shape: Iterable[int]) -> str:
@@ -169,41 +199,32 @@ def coordinates_name(kind: str, shape: Iterable[int]) -> str:
     return f"{kind}.{'x'.join(map(str, shape))}"
 
 
+def shape_of(name: str) -> tuple[int, ...]:
+    """The inverse of `coordinates_name`."""
+    return tuple(int(size) for size in name.rpartition(".")[2].split("x"))
+
+
 def to_linear(bins: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """Bins int64 [M, 1 + K] (scan first) of one scan to sorted linear indices, uint32 [M]."""
+    """Bins int64 [M, 1 + K] (scan first) of one scan to linear indices, uint32 [M]."""
     columns = bins[:, 1:].cpu().numpy()
     return np.ravel_multi_index(tuple(columns.T), shape).astype(np.uint32)
 
 
-def from_linear(linear: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+def from_linear(linear: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The inverse of `to_linear`: int64 [M, 1 + K], scan 0."""
-    columns = np.unravel_index(linear.astype(np.int64), shape)
-    return torch.from_numpy(np.stack((np.zeros(len(linear), np.int64), *columns), axis=1))
+    rest = linear.long()
+    out = rest.new_zeros(len(rest), 1 + len(shape))
+    for column in range(len(shape), 0, -1):
+        size = shape[column - 1]
+        out[:, column] = rest % size
+        rest = torch.div(rest, size, rounding_mode="floor")
+    return out
 
 
-def encoded(values: torch.Tensor, encoding: TargetEncoding, name: str) -> np.ndarray:
-    """Values in the dtype of the encoding.
+def attributes_of(data: bytes) -> dict[str, Any]:
+    """Attributes of a scan file without decoding any array.
 
     Raises:
-        StoreError: a value is not finite, before or after.
+        MemberError: they cannot be read.
     """
-    source = values.detach().float().cpu().numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        out = source.astype(encoding.dtype)
-    if np.isfinite(out).all():
-        return out
-    if np.isfinite(source).all():
-        largest = float(np.abs(source).max())
-        raise StoreError(f"{name}: {largest:.3g} is too large for {encoding.dtype}; set encoding.dtype=float32")
-    raise StoreError(f"{name}: the teacher produced NaN or infinity; check the scan and the checkpoint's volume")
-
-
-def compressors(values: np.ndarray, encoding: TargetEncoding) -> tuple[BloscCodec, ...]:
-    """Codec of one array; blosc adds a checksum-free frame, the zip directory holds the CRC of every member."""
-    if encoding.codec == "none":
-        return ()
-    level = 3 if encoding.codec == "zstd" else 5
-    return (
-        BloscCodec(cname=encoding.codec, clevel=level, shuffle=BloscShuffle.shuffle, typesize=values.dtype.itemsize),
-    )
+    return read_members(data).attributes

@@ -1,4 +1,4 @@
-"""A folder of scan files with a manifest that says what made them."""
+"""Targets of many scans in one storage, with a manifest that says what made them."""
 
 import datetime
 import hashlib
@@ -10,93 +10,102 @@ from typing import Any
 import numpy as np
 
 from common.config import parse_settings
-from common.errors import SettingsError, StoreError
-from common.files import replacing, write_atomically
+from common.errors import StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
 from common.semantic_kitti import ScanId
 from common.target_store.identity import FORMAT_VERSION, StoreIdentity, differences, grid_identity
-from common.target_store.scan_file import read_scan_file, write_scan_file
+from common.target_store.members import MemberError, read_members
+from common.target_store.scan_file import EncodedTargets, parse_scan_file, scan_file_bytes
+from common.target_store.storage import MissingFileError, Storage, open_storage
 from common.teacher_targets import TeacherTargets
 from common.view import View
 
 MANIFEST = "manifest.json"
+SEQUENCES = "sequences/"
 SUFFIX = ".zarr.zip"
 
 
 class TargetStore:
     """Targets of many scans, one file for each scan and view.
 
-    A scan's targets appear whole or not at all, and any number of processes may write different scans. Make one with
+    A scan's targets appear whole or not at all, and any number of processes may write different scans without talking
+    to each other. The listing of the files is the index: it cannot disagree with them. Make a store with
     `create_or_resume` or `open`.
 
     Attributes:
-        folder: where the store is.
-        identity: what made it.
+        storage: where the files are.
+        identity: what made them.
     """
 
-    def __init__(self, folder: Path, identity: StoreIdentity) -> None:
-        self.folder = folder
+    def __init__(self, storage: Storage, identity: StoreIdentity) -> None:
+        self.storage = storage
         self.identity = identity
 
     @classmethod
-    def create_or_resume(cls, folder: Path, identity: StoreIdentity, provenance: dict[str, Any]) -> "TargetStore":
+    def create_or_resume(
+        cls, location: str | Path | Storage, identity: StoreIdentity, provenance: dict[str, Any]
+    ) -> "TargetStore":
         """Open a store for writing; make it where there is none.
 
         Args:
-            folder: of the store.
+            location: folder, URL or storage.
             identity: of what is about to be written.
             provenance: package versions and the like; recorded when the store is made, never compared.
 
         Raises:
             StoreError: the store was made by something else; lists each difference.
         """
-        if not (folder / MANIFEST).exists():
-            manifest = {
-                "identity": identity.model_dump(mode="json"),
-                "identity_hash": identity.hash,
-                "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "provenance": provenance,
-            }
-            write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-        store = cls.open(folder)
+        storage = as_storage(location)
+        manifest = {
+            "identity": identity.model_dump(mode="json"),
+            "identity_hash": identity.hash,
+            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "provenance": provenance,
+        }
+        # Of several processes that start at once one creates the manifest; all compare theirs with it.
+        storage.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        store = cls.open(storage)
         lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
         if lines:
             raise StoreError(
-                f"{folder}: this store was made with other settings; nothing was written.\n" + "\n".join(lines) + "\n"
-                "Choose another CACHE folder, delete this one, or use the settings it was made with."
+                f"{storage.location}: this store was made with other settings; nothing was written.\n"
+                + "\n".join(lines)
+                + "\nChoose another CACHE, delete this one, or use the settings it was made with."
             )
         return store
 
     @classmethod
-    def open(cls, folder: Path) -> "TargetStore":
+    def open(cls, location: str | Path | Storage) -> "TargetStore":
         """Open an existing store.
 
         Raises:
             StoreError: there is none, or its manifest is damaged or of another format version.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise StoreError(
-                f"{folder}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or check CACHE."
-            )
+        storage = as_storage(location)
+        name = f"{storage.location}/{MANIFEST}"
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = json.loads(storage.read(MANIFEST))
             version = manifest["identity"]["format_version"]
             if version != FORMAT_VERSION:
-                raise StoreError(
-                    f"{path}: format version {version!r} is not the one that this program reads ({FORMAT_VERSION}). "
-                    "Use the program that made it, or dump again into another CACHE folder."
-                )
-            identity = parse_settings(StoreIdentity, manifest["identity"], str(path))
+                raise StoreError(f"{name}: format version {version}, this program reads {FORMAT_VERSION}. Dump again.")
+            identity = parse_settings(StoreIdentity, manifest["identity"], name)
             intact = manifest["identity_hash"] == identity.hash
-        except SettingsError as error:
-            raise StoreError(f"{error.message}\nRestore the manifest from a copy, or dump again.") from error
+        except MissingFileError as error:
+            raise StoreError(
+                f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or "
+                "check CACHE."
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: not a manifest of a target store ({error}). Restore it from a copy.") from error
+            raise StoreError(f"{name}: not a manifest of a target store ({error}). Restore it from a copy.") from error
         if not intact:
-            raise StoreError(f"{path}: was changed after the store was made. Restore it from a copy, or dump again.")
-        return cls(folder, identity)
+            raise StoreError(f"{name}: was changed after the store was made. Restore it from a copy, or dump again.")
+        return cls(storage, identity)
+
+    @property
+    def location(self) -> str:
+        """Where the store is."""
+        return self.storage.location
 
     def check_fits(self, grid: PolarGrid, label_map: LabelMap, layers: Iterable[str]) -> None:
         """Refuse an experiment that this store was not made for.
@@ -115,21 +124,27 @@ class TargetStore:
             lines.append(f"  layers: the experiment needs {absent}, the store has {list(self.identity.layers)}")
         if lines:
             raise StoreError(
-                f"{self.folder}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
+                f"{self.location}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
                 "Change the experiment's settings, or dump targets for them into another CACHE folder."
             )
 
-    def path(self, scan: ScanId, view: int) -> Path:
+    def name(self, scan: ScanId, view: int) -> str:
         """File of one scan and view, whether it exists or not."""
-        return self.folder / "sequences" / scan.sequence / f"{scan.frame}.v{view}{SUFFIX}"
+        return f"{SEQUENCES}{scan.sequence}/{scan.frame}.v{view}{SUFFIX}"
+
+    def sizes(self) -> dict[tuple[ScanId, int], int]:
+        """Bytes of every scan and view whose targets are in the store."""
+        found = {}
+        for name, size in self.storage.sizes(SEQUENCES):
+            sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
+            frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
+            if file.endswith(SUFFIX) and frame and view.isdigit():
+                found[(ScanId(sequence, frame), int(view))] = size
+        return found
 
     def finished(self) -> set[tuple[ScanId, int]]:
         """Every scan and view whose targets are in the store."""
-        found = set()
-        for path in self.folder.glob(f"sequences/*/*{SUFFIX}"):
-            frame, _, view = path.name.removesuffix(SUFFIX).rpartition(".v")
-            found.add((ScanId(path.parent.name, frame), int(view)))
-        return found
+        return set(self.sizes())
 
     def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> int:
         """Write the targets of one scan and view, whole or not at all.
@@ -145,7 +160,7 @@ class TargetStore:
             size of the file in bytes.
 
         Raises:
-            StoreError: a target is NaN or infinite.
+            StoreError: a target is NaN or infinite, or the file cannot be written.
         """
         attributes = {
             "scan": str(scan),
@@ -154,44 +169,109 @@ class TargetStore:
             "scan_sha256": scan_hash(points),
             "teacher_hash": self.identity.teacher_hash,
         }
-        path = self.path(scan, index)
-        with replacing(path) as temporary:
-            try:
-                write_scan_file(temporary, targets, self.identity.grid.shape, self.identity.encoding, attributes)
-            except StoreError as error:
-                raise StoreError(f"scan {scan}, view {index}: {error.message}") from error
-        return path.stat().st_size
+        try:
+            data = scan_file_bytes(targets, self.identity.grid.shape, self.identity.encoding, attributes)
+        except StoreError as error:
+            raise StoreError(f"scan {scan}, view {index}: {error.message}") from error
+        self.storage.write(self.name(scan, index), data)
+        return len(data)
 
-    def read(
-        self, scan: ScanId, index: int, points: np.ndarray, layers: Iterable[str] | None = None, voxels: bool = False
-    ) -> tuple[TeacherTargets, View]:
-        """Targets of one scan and view as float32 tensors on the CPU, and the view they belong to.
+    def read_encoded(
+        self,
+        scan: ScanId,
+        index: int,
+        points: np.ndarray | None,
+        layers: Iterable[str] | None = None,
+        voxel_features: bool = False,
+    ) -> tuple[EncodedTargets, View]:
+        """Targets of one scan and view as stored, on the CPU, and the view they belong to. Checksums are verified.
 
         Args:
             scan: which scan.
             index: number of the view.
-            points: of the scan as read from disk, to be sure that it is the one the teacher saw.
+            points: of the scan as read from disk, to be sure that it is the one the teacher saw; None not to check.
             layers: teacher layers to read, all by default.
-            voxels: read the layers' voxel features too.
+            voxel_features: read the layers' voxel features too.
 
         Raises:
             StoreError: the targets are missing, damaged, or belong to another scan, another version of it or another
                 teacher.
         """
-        if voxels and not self.identity.voxel_features:
-            raise StoreError(f"{self.folder}: keeps no voxel features; dump again with voxel_features=true")
-        path = self.path(scan, index)
-        if not path.exists():
-            raise StoreError(f"{path}: no targets of scan {scan}, view {index}. Run make dump-teacher again.")
-        targets, attributes = read_scan_file(path, self.identity.layers if layers is None else layers, voxels)
-        if attributes.get("teacher_hash") != self.identity.teacher_hash or attributes.get("scan") != str(scan):
-            raise StoreError(f"{path}: holds targets of another teacher or scan. Delete it and run make dump-teacher.")
-        if attributes.get("scan_sha256") != scan_hash(points):
-            raise StoreError(
-                f"{path}: scan {scan} has changed since its targets were made. Restore the scan, or delete this file "
-                "and run make dump-teacher again."
+        if voxel_features and not self.identity.voxel_features:
+            raise StoreError(f"{self.location}: keeps no voxel features; dump again with voxel_features=true")
+        data = self._bytes(scan, index)
+        try:
+            targets, attributes = parse_scan_file(
+                data, self.identity.layers if layers is None else layers, voxel_features
             )
+        except MemberError as error:
+            raise self._damaged(scan, index, error) from error
+        self._check_origin(scan, index, attributes, points)
         return targets, View.model_validate(attributes["view"])
+
+    def read(
+        self,
+        scan: ScanId,
+        index: int,
+        points: np.ndarray | None,
+        layers: Iterable[str] | None = None,
+        voxel_features: bool = False,
+    ) -> tuple[TeacherTargets, View]:
+        """As `read_encoded`, decoded to float32."""
+        targets, view = self.read_encoded(scan, index, points, layers, voxel_features)
+        return targets.decode(), view
+
+    def verify(self, scan: ScanId, index: int) -> dict[str, int]:
+        """Decode every array of one scan and view, checking all checksums.
+
+        Returns:
+            stored bytes by array.
+
+        Raises:
+            StoreError: something is damaged or missing; names the scan and the array.
+        """
+        data = self._bytes(scan, index)
+        try:
+            _, attributes = parse_scan_file(data, self.identity.layers, self.identity.voxel_features)
+            members = read_members(data)
+            for name in members.metadata:
+                members.array(name)
+        except MemberError as error:
+            raise self._damaged(scan, index, error) from error
+        self._check_origin(scan, index, attributes, None)
+        return members.stored_bytes()
+
+    def _bytes(self, scan: ScanId, index: int) -> bytes:
+        try:
+            return self.storage.read(self.name(scan, index))
+        except MissingFileError as error:
+            raise StoreError(
+                f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
+                "exactly what is missing."
+            ) from error
+
+    def _damaged(self, scan: ScanId, index: int, error: MemberError) -> StoreError:
+        return StoreError(
+            f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
+            "Run the command repair, or delete the file and run make dump-teacher again."
+        )
+
+    def _check_origin(self, scan: ScanId, index: int, attributes: dict[str, Any], points: np.ndarray | None) -> None:
+        name = f"{self.location}/{self.name(scan, index)}"
+        expected = {"teacher_hash": self.identity.teacher_hash, "scan": str(scan), "view_index": index}
+        wrong = differences({key: attributes.get(key) for key in expected}, expected)
+        if wrong:
+            raise StoreError(f"{name}: holds other targets.\n" + "\n".join(wrong) + "\nRun the command repair.")
+        if points is not None and attributes.get("scan_sha256") != scan_hash(points):
+            raise StoreError(
+                f"{name}: scan {scan} has changed since its targets were made. Restore the scan, or run the command "
+                "repair, which dumps it again."
+            )
+
+
+def as_storage(location: str | Path | Storage) -> Storage:
+    """A storage as it is, or the one at a path or URL."""
+    return open_storage(location) if isinstance(location, str | Path) else location
 
 
 def scan_hash(points: np.ndarray) -> str:

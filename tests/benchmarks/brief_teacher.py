@@ -35,7 +35,7 @@ def main(path: Path, steps: int, learning_rate: float) -> None:
     torch.manual_seed(0)
     label_map = load_label_map(REPOSITORY / "configs/datasets/semantic_kitti.yaml")
     grid = PolarGrid.named("polarnet")
-    scans = [s for s in select_scans(scans_folder(), label_map, ["train"]).scans]
+    scans = select_scans(scans_folder(), label_map, ["train"]).scans
     sources = [read_scan(scans_folder(), scan, label_map) for scan in scans]
     weights = torch.from_numpy(label_map.class_weights())
     teacher = Cylinder3D(on_cpu=True).train()
