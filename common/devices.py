@@ -14,7 +14,8 @@ def select_device(name: str = "auto") -> torch.device:
     """The device that a user named, after one small computation on it.
 
     Args:
-        name: `cpu`, `cuda` (the first GPU; under torchrun the one of this process), `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
+        name: `cpu`, `cuda` (the first GPU; under torchrun this process's own),
+            `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
 
     Raises:
         SettingsError: the name is unknown, or the GPU is not there or does not compute. `auto` does not fall back to

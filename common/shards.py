@@ -3,14 +3,16 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from common.errors import SettingsError
 
 Item = TypeVar("Item")
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Part `index` (from 0) of `count` parts; prints as `0/4`."""
 
     index: int = 0

@@ -219,7 +219,7 @@ def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
     needed, free = scan_bytes * scans_left, store.storage.free_bytes()
     if free is not None and needed > free:
         raise StoreError(
-            f"{store.location}: about {needed / 1e9:.0f} GB are still to be written, {free / 1e9:.0f} GB are free. Make "
+            f"{store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
             "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
         )
 

@@ -72,8 +72,8 @@ class StudentData:
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
         if not np.array_equal(targets.voxels.numpy(), voxels):
             raise StoreError(
-                f"{self.store.location}/{self.store.name(scan, index)}: the occupied voxels are not those of scan {scan} "
-                f"in view {index} on this machine. Dump this scan again."
+                f"{self.store.location}/{self.store.name(scan, index)}: the occupied voxels are not those of scan "
+                f"{scan} in view {index} on this machine. Dump this scan again."
             )
         return voxelised, targets
 
