@@ -14,7 +14,6 @@ Layers of equal resolution share one array of coordinates. Which resolution a la
 
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,8 @@ def read_scan_file(
         # Zarr would read an array whose chunk is lost as zeros, so each one is looked up in the directory first.
         with zipfile.ZipFile(path) as archive:
             present = set(archive.namelist())
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise zipfile.BadZipFile("a member is marked as compressed; all are written as they are")
         with ZipStore(path, mode="r") as zip_store:
             group = zarr.open_group(zip_store, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
@@ -98,7 +99,7 @@ def read_scan_file(
                 if chunk_name(array, member.ndim) not in present:
                     raise KeyError(f"{chunk_name(array, member.ndim)} is missing")
                 members[array] = (np.asarray(member[:]), tuple(member.attrs["shape"]))
-    except (zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
         raise StoreError(
             f"{path}: {array} cannot be read ({type(error).__name__}: {error}). The file is damaged: delete it and run "
             "make dump-teacher again, which makes exactly what is missing."
