@@ -122,21 +122,30 @@ def predict(
 
 
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
-    """Numbers of an evaluation, ready for JSON: shares in 0..1, null for a class that does not occur."""
-    iou = [None if np.isnan(value) else float(value) for value in matrix.iou()]
+    """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur."""
     return {
-        "miou": matrix.mean_iou(),
-        "accuracy": matrix.accuracy(),
+        "miou": known(matrix.mean_iou()),
+        "accuracy": known(matrix.accuracy()),
         "points": matrix.labelled_points,
-        "iou": dict(zip(label_map.names[1:], iou[1:], strict=True)),
+        "iou": dict(zip(label_map.names[1:], map(known, matrix.iou()[1:]), strict=True)),
     }
+
+
+def known(share: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if np.isnan(share) else float(share)
+
+
+def percent(share: float | None) -> str:
+    """A share as text, `-` where there is none."""
+    return "-" if share is None else f"{100 * share:6.2f}"
 
 
 def table(numbers: dict[str, Any]) -> str:
     """An evaluation as text."""
-    rows = [f"{name:>16}  {'-' if iou is None else f'{100 * iou:6.2f}'}" for name, iou in numbers["iou"].items()]
+    rows = [f"{name:>16}  {percent(iou)}" for name, iou in numbers["iou"].items()]
     head = f"{'class':>16}  IoU in percent ('-': does not occur)"
-    foot = f"{'mIoU':>16}  {100 * numbers['miou']:6.2f}    accuracy {100 * numbers['accuracy']:.2f}    "
+    foot = f"{'mIoU':>16}  {percent(numbers['miou'])}    accuracy {percent(numbers['accuracy'])}    "
     return "\n".join([head, *rows, f"{foot}labelled points {numbers['points']}"])
 
 

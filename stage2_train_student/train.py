@@ -73,11 +73,12 @@ def run(
         teacher: published-layout checkpoint, for `targets: online`.
         resume: continue the run in `folder`.
     """
-    torch.manual_seed(settings.seed)
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map)
     source = open_targets(settings, label_map, scans.train, device, cache, teacher)
     dataset = student_data(settings, data, label_map, source)
+    # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
+    torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, device)
     start_or_resume(state, settings, folder, resume)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
@@ -199,6 +200,9 @@ def validate(
         student_logits(state.student), dataset.root, scans, dataset.grid, dataset.label_map, device, "validate"
     )
     numbers = report(matrix, dataset.label_map)
+    if numbers["miou"] is None:
+        tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
+        return
     recorder.record("validation", state.step, {"miou": numbers["miou"]}, epoch=state.epoch, iou=numbers["iou"])
     tqdm.write(f"epoch {state.epoch}: mIoU {100 * numbers['miou']:.2f}")
     if numbers["miou"] > state.best_miou:

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from common.config import load_settings
-from common.dataset import GridSettings
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
+from common.semantic_kitti import read_points
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 from stage1_dump_teacher.__main__ import main as stage_one
@@ -205,8 +206,6 @@ def same_targets(left: TeacherTargets, right: TeacherTargets, tolerance: float =
 
 def read_all(store: TargetStore, data: Path) -> dict[tuple[Any, int], TeacherTargets]:
     """Every finished scan-view of a store, read whole."""
-    from common.semantic_kitti import read_points
-
     voxels = store.identity.voxel_features
     return {
         (scan, view): store.read(scan, view, read_points(data, scan), voxels=voxels)[0]
@@ -214,6 +213,15 @@ def read_all(store: TargetStore, data: Path) -> dict[tuple[Any, int], TeacherTar
     }
 
 
-def street_settings() -> GridSettings:
-    """The grid of made-up streets as settings."""
-    return GridSettings(shape=STREET_GRID)
+def drop_members(path: Path, chosen: Callable[[str], bool]) -> None:
+    """Write the zip again, well formed, without some members."""
+    with zipfile.ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist() if not chosen(name)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in kept.items():
+            archive.writestr(name, content)
+
+
+def saved(run: Path) -> dict[str, Any]:
+    """A run's training state."""
+    return torch.load(run / "last.pt", weights_only=True)

@@ -1,0 +1,212 @@
+"""A training run that stops, dies or is killed goes on as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.dataset import select_scans
+from common.errors import TrainingError
+from common.label_map import load_label_map
+from common.semantic_kitti import ScanId
+from common.target_store import TargetStore
+from stage2_train_student import train as train_module
+from stage2_train_student.recorder import read_metrics
+from stage2_train_student.student_data import epoch_order
+from stage2_train_student.train import TargetSource, new_state, student_data, train_step
+from tests.reduced import (
+    FULL_LAYERS,
+    STREET_GRID,
+    fail,
+    one_thread,
+    reduced_experiment,
+    saved,
+    start,
+    succeed,
+    train,
+    train_words,
+)
+
+CPU = torch.device("cpu")
+SLOW = ("batch_size=1", "epochs=2", "steps=6", "validate_on=[]", "loading_threads=1")
+"""Six steps over five scans: one epoch and the first step of the next."""
+
+RESUME = {"options": ("--resume",)}
+
+
+def differing(left: Any, right: Any, name: str = "") -> list[str]:
+    """Names of the entries of two nested states that are not equal bit for bit."""
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), name
+        return [line for key in left for line in differing(left[key], right[key], f"{name}.{key}")]
+    if isinstance(left, list):
+        assert len(left) == len(right), name
+        return [
+            line for row, pair in enumerate(zip(left, right, strict=True)) for line in differing(*pair, f"{name}.{row}")
+        ]
+    same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+    return [] if same else [name]
+
+
+def assert_same_run(run: Path, straight: Path) -> None:
+    """Equal states but for settings that may change, and equal numbers recorded at every step."""
+    left, right = saved(run), saved(straight)
+    left.pop("settings"), right.pop("settings")
+    assert differing(left, right) == []
+    clocks = ("seconds", "waited")
+    records = [
+        [{key: value for key, value in line.items() if key not in clocks} for line in read_metrics(folder, "train")]
+        for folder in (run, straight)
+    ]
+    assert records[0] == records[1]
+
+
+@pytest.fixture(scope="module")
+def straight_run(tmp_path_factory, streets, street_cache):
+    """A run of `SLOW` without any interruption, DropBlock on."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    succeed(train(streets, street_cache, run, *SLOW))
+    assert saved(run)["progress"] == {"epoch": 1, "step_in_epoch": 1, "step": 6, "best_miou": -1.0}
+    yield run
+    shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_run_in_two_parts_is_bit_for_bit_the_run_in_one(streets, street_cache, runs, straight_run, steps):
+    """Stopped in the middle of an epoch, and at its end."""
+    run = runs / "parts"
+    succeed(train(streets, street_cache, run, *SLOW, f"steps={steps}"))
+    assert saved(run)["progress"]["step"] == steps
+    assert differing(saved(run)["student"], saved(straight_run)["student"]) != []
+    assert f"after step {steps}" in succeed(train(streets, street_cache, run, *SLOW, **RESUME))
+    assert_same_run(run, straight_run)
+
+
+def test_other_random_numbers_between_the_parts_do_not_matter(streets, street_cache, runs, straight_run):
+    run = runs / "parts"
+    succeed(train(streets, street_cache, run, *SLOW, "steps=4", "save_every=2"))
+    torch.manual_seed(12345)
+    succeed(train(streets, street_cache, run, *SLOW, "loading_threads=3", "save_every=1", **RESUME))
+    assert_same_run(run, straight_run)
+
+
+def test_dropblock_does_depend_on_chance(streets, street_cache, runs, straight_run):
+    """So that the tests of resuming would notice a random state that was not restored."""
+    succeed(train(streets, street_cache, runs / "seed", *SLOW, "steps=1", "student.dropblock=0.4"))
+    one, other = read_metrics(runs / "seed", "train")[0], read_metrics(straight_run, "train")[0]
+    assert one["cross_entropy"] != other["cross_entropy"]
+
+
+def test_sigterm_stops_after_the_step_and_loses_nothing(streets, street_cache, runs, straight_run, monkeypatch):
+    def step_then_signal(*arguments):
+        terms = train_step(*arguments)
+        if arguments[0].step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return terms
+
+    run = runs / "stopped"
+    previous = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "train_step", step_then_signal)
+        assert "SIGTERM: stopping after this step" in succeed(train(streets, street_cache, run, *SLOW))
+    assert signal.getsignal(signal.SIGTERM) is previous
+    assert saved(run)["progress"]["step"] == 3
+    succeed(train(streets, street_cache, run, *SLOW, **RESUME))
+    assert_same_run(run, straight_run)
+
+
+def test_a_killed_run_goes_on_from_its_last_save(streets, street_cache, runs, straight_run):
+    run = runs / "killed"
+    process = start("-m", "stage2_train_student", *train_words(streets, street_cache, run, *SLOW, "save_every=1"))
+    deadline = time.monotonic() + 120
+    while not (run / "last.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+    assert 1 <= saved(run)["progress"]["step"] < 6
+    succeed(train(streets, street_cache, run, *SLOW, "save_every=1", **RESUME))
+    assert_same_run(run, straight_run)
+
+
+def test_a_run_is_not_overwritten(streets, street_cache, straight_run):
+    before = saved(straight_run)
+    message = fail(train(streets, street_cache, straight_run, *SLOW))
+    assert "holds a run already" in message
+    assert "--resume" in message
+    assert differing(saved(straight_run), before) == []
+
+
+def test_resuming_another_experiment_is_refused_naming_each_setting(streets, street_cache, straight_run):
+    changes = ("optimiser.learning_rate=1e-3", "seed=1", "student.dropblock=0")
+    message = fail(train(streets, street_cache, straight_run, *SLOW, *changes, **RESUME))
+    assert "cannot resume with other settings" in message
+    for name in ("optimiser:", "seed: 0 in the run, 1 now", "student:"):
+        assert name in message
+
+
+def test_a_damaged_state_is_refused_naming_the_file(streets, street_cache, runs):
+    run = runs / "damaged"
+    run.mkdir(parents=True)
+    (run / "last.pt").write_bytes(b"PK\x03\x04 not all of it")
+    assert str(run / "last.pt") in fail(train(streets, street_cache, run, *SLOW, **RESUME))
+
+
+def test_resuming_nothing_starts_from_the_beginning_and_says_so(streets, street_cache, runs):
+    output = succeed(train(streets, street_cache, runs / "new", *SLOW, "steps=1", **RESUME))
+    assert "nothing to resume" in output
+    assert saved(runs / "new")["progress"]["step"] == 1
+
+
+# A loss that is not finite
+
+
+def nan_at(step: int):
+    """The project's losses, with NaN at one step."""
+    calls = []
+    losses = train_module.losses
+
+    def spoilt(*arguments):
+        calls.append(1)
+        loss, terms = losses(*arguments)
+        return (loss * float("nan") if len(calls) == step else loss), terms
+
+    return spoilt
+
+
+def test_a_loss_that_is_not_finite_stops_naming_the_scans_and_the_run_goes_on(
+    streets, street_cache, runs, straight_run, monkeypatch
+):
+    run = runs / "nan"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "losses", nan_at(4))
+        message = fail(train(streets, street_cache, run, *SLOW, "save_every=1"))
+    scans = select_scans(streets, load_label_map(reduced_experiment(STREET_GRID).dataset), ["train"]).scans
+    [guilty] = epoch_order(scans, 1, 0, 0)[3]
+    assert f"step 4: the loss is nan for scans {guilty}" in message
+    assert saved(run)["progress"]["step"] == 3
+    succeed(train(streets, street_cache, run, *SLOW, "save_every=1", **RESUME))
+    assert_same_run(run, straight_run)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights(streets, street_cache, semantic_kitti, monkeypatch):
+    settings = reduced_experiment(STREET_GRID)
+    store = TargetStore.open(street_cache)
+    state = new_state(settings, semantic_kitti, TargetSource(channels=FULL_LAYERS), CPU)
+    before = {name: value.clone() for name, value in state.student.named_parameters()}
+    batch = student_data(settings, streets, semantic_kitti, TargetSource(store)).load_batch([ScanId("00", "000000")], 0)
+    monkeypatch.setattr(train_module, "losses", nan_at(1))
+    with one_thread(), pytest.raises(TrainingError, match="00/000000"):
+        train_step(state, batch, None, torch.ones(20), CPU)
+    assert all(torch.equal(value, before[name]) for name, value in state.student.named_parameters())
+
+
+def test_metrics_hold_one_json_object_a_line(straight_run):
+    lines = (straight_run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 7))

@@ -1,0 +1,135 @@
+"""Views: what they do to a cloud, and that the same one comes back whenever it is drawn."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.semantic_kitti import ScanId
+from common.view import IDENTITY, View, ViewPolicy, apply_view, draw_view
+from tests.dataset_writer import street_scan
+
+POINTS = street_scan(400, seed=3)[0]
+
+scans = st.builds(ScanId, st.integers(0, 21).map("{:02d}".format), st.integers(0, 5000).map("{:06d}".format))
+policies = st.builds(
+    ViewPolicy,
+    rotate=st.booleans(),
+    flip=st.booleans(),
+    scale=st.floats(0, 0.5),
+    translate=st.floats(0, 2),
+    seed=st.integers(0, 2**31),
+)
+angles = st.floats(-720, 720)
+
+
+def norms(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, :3].astype(np.float64), axis=1)
+
+
+def test_the_identity_changes_no_bit():
+    odd = np.array([[-0.0, 1e-40, 3.4e38, 0.5], [1.0, -0.0, -0.0, np.float32(0.1)]], np.float32)
+    for points in (POINTS, odd):
+        assert apply_view(points, View()).tobytes() == points.tobytes()
+
+
+@given(angle=angles)
+def test_a_rotation_keeps_norms_heights_and_remission_and_turns_counter_clockwise(angle):
+    moved = apply_view(POINTS, View(rotation=angle))
+    assert moved.dtype == np.float32
+    np.testing.assert_allclose(norms(moved), norms(POINTS), rtol=1e-6)
+    np.testing.assert_array_equal(moved[:, 2:], POINTS[:, 2:])
+    turned = np.arctan2(moved[:, 1], moved[:, 0]) - np.arctan2(POINTS[:, 1], POINTS[:, 0]) - np.deg2rad(angle)
+    np.testing.assert_allclose(np.cos(turned), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.sin(turned), 0.0, atol=1e-5)
+
+
+def test_a_quarter_turn_takes_x_to_y():
+    x_axis = np.array([[2.0, 0.0, 1.0, 0.3]], np.float32)
+    np.testing.assert_allclose(apply_view(x_axis, View(rotation=90)), [[0.0, 2.0, 1.0, 0.3]], atol=1e-6)
+
+
+@given(flip_x=st.booleans(), flip_y=st.booleans())
+def test_flips_negate_their_axis_exactly_and_undo_themselves(flip_x, flip_y):
+    view = View(flip_x=flip_x, flip_y=flip_y)
+    moved = apply_view(POINTS, view)
+    signs = np.array([-1 if flip_x else 1, -1 if flip_y else 1, 1, 1], np.float32)
+    np.testing.assert_array_equal(moved, POINTS * signs)
+    np.testing.assert_array_equal(apply_view(moved, view), POINTS)
+
+
+@given(scale=st.floats(0.5, 2.0))
+def test_scale_acts_on_x_and_y_only(scale):
+    moved = apply_view(POINTS, View(scale=scale))
+    np.testing.assert_allclose(moved[:, :2], POINTS[:, :2] * scale, rtol=1e-6)
+    np.testing.assert_array_equal(moved[:, 2:], POINTS[:, 2:])
+
+
+def test_the_order_is_rotate_flip_scale_translate():
+    view = View(rotation=90, flip_x=True, scale=2.0, translation=(10.0, 20.0, 30.0))
+    point = np.array([[1.0, 3.0, 5.0, 0.5]], np.float32)
+    # Rotated (-3, 1), flipped (3, 1), scaled (6, 2), translated (16, 22); z 5 + 30.
+    np.testing.assert_allclose(apply_view(point, view), [[16.0, 22.0, 35.0, 0.5]], rtol=1e-6)
+
+
+def test_applying_a_view_leaves_the_scan_alone():
+    before = POINTS.copy()
+    apply_view(POINTS, View(rotation=10, translation=(1, 1, 1)))
+    np.testing.assert_array_equal(POINTS, before)
+
+
+@given(policy=policies, scan=scans)
+def test_view_0_is_the_identity(policy, scan):
+    assert draw_view(policy, scan, 0) == IDENTITY
+
+
+@given(policy=policies, wanted=st.lists(st.tuples(scans, st.integers(1, 50)), min_size=1, max_size=8), data=st.data())
+def test_drawing_depends_on_seed_scan_and_index_and_not_on_the_order(policy, wanted, data):
+    first = {item: draw_view(policy, *item) for item in wanted}
+    for item in data.draw(st.permutations(wanted)):
+        assert draw_view(policy, *item) == first[item]
+
+
+@given(
+    one=st.tuples(st.integers(0, 100), scans, st.integers(1, 50)),
+    other=st.tuples(st.integers(0, 100), scans, st.integers(1, 50)),
+)
+def test_another_seed_scan_or_index_is_another_view(one, other):
+    views = [draw_view(ViewPolicy(seed=seed), scan, index) for seed, scan, index in (one, other)]
+    assert (views[0] == views[1]) == (one == other)
+
+
+@given(policy=policies, scan=scans, index=st.integers(1, 50))
+def test_a_view_stays_within_its_policy(policy, scan, index):
+    view = draw_view(policy, scan, index)
+    assert 0 <= view.rotation < 360
+    assert policy.rotate or view.rotation == 0
+    assert policy.flip or not (view.flip_x or view.flip_y)
+    assert abs(view.scale - 1) <= policy.scale
+    assert policy.translate > 0 or view.translation == (0, 0, 0)
+
+
+def test_draws_are_spread_over_angles_flips_scales_and_shifts():
+    policy = ViewPolicy(scale=0.05, translate=0.5)
+    views = [draw_view(policy, ScanId("00", f"{frame:06d}"), 1) for frame in range(400)]
+    counts, _ = np.histogram([view.rotation for view in views], bins=8, range=(0, 360))
+    assert counts.min() > 25
+    flips = [(view.flip_x, view.flip_y) for view in views]
+    assert min(flips.count(pair) for pair in ((False, False), (False, True), (True, False), (True, True))) > 60
+    scales = np.array([view.scale for view in views])
+    assert scales.min() < 0.955
+    assert scales.max() > 1.045
+    assert np.std([view.translation for view in views], axis=0) == pytest.approx(0.5, rel=0.15)
+
+
+@given(policy=policies, scan=scans, index=st.integers(0, 5))
+def test_a_view_survives_json_bit_for_bit(policy, scan, index):
+    view = draw_view(policy, scan, index)
+    assert View.model_validate_json(view.model_dump_json()) == view
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0.0}, {"scale": -1.0}, {"rotate": 3.0}, {"translation": (1.0, 2.0)}])
+def test_a_view_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        View(**wrong)
