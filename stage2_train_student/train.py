@@ -2,55 +2,35 @@
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import click
 import torch
 from tqdm import tqdm
 
 from common.checkpoint import save_checkpoint
-from common.dataset import select_scans
-from common.errors import DataError, SettingsError, StoreError, TrainingError
-from common.label_map import LabelMap, load_label_map
-from common.polar_grid import check_distillable
+from common.errors import TrainingError
+from common.label_map import load_label_map
 from common.scan_batch import ScanBatch
 from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
-from common.target_store import TargetStore
 from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.distillation import Distillation
-from stage2_train_student.evaluate import evaluate, refuse_unlabelled, report, student_logits
+from stage2_train_student.evaluate import evaluate, report, student_logits
+from stage2_train_student.experiment import (
+    OnlineTargets,
+    TargetSource,
+    choose_scans,
+    new_state,
+    open_targets,
+    start_or_resume,
+    student_data,
+)
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.recorder import Recorder
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentBatch, StudentData
-from stage2_train_student.training_state import BEST_STUDENT, STATE_FILE, TrainingState, published_student
-
-OnlineTargets = Callable[[ScanBatch], TeacherTargets]
-
-
-class TargetSource(NamedTuple):
-    """Where targets come from.
-
-    Attributes:
-        store: for `targets: cache`.
-        online: for `targets: online`, a function from a batch on the device to its targets.
-        channels: of each teacher layer.
-    """
-
-    store: TargetStore | None = None
-    online: OnlineTargets | None = None
-    channels: dict[str, int] = {}
-
-
-class Scans(NamedTuple):
-    """Scans to train on and to validate on."""
-
-    train: list[ScanId]
-    validation: list[ScanId]
+from stage2_train_student.training_state import BEST_STUDENT, TrainingState, published_student
 
 
 def run(
@@ -208,135 +188,6 @@ def validate(
     if numbers["miou"] > state.best_miou:
         state.best_miou = numbers["miou"]
         save_checkpoint(folder / BEST_STUDENT, published_student(state.student))
-
-
-def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) -> Scans:
-    """Scans of the experiment; validation is left out, with a note, when none of its sequences is on this disk."""
-    train, absent = select_scans(data, label_map, settings.train)
-    if absent:
-        click.echo(f"note: training without sequences {', '.join(absent)}, which are not on this disk", err=True)
-    try:
-        validation = select_scans(data, label_map, settings.validate_on).scans if settings.validate_on else []
-    except DataError as error:
-        click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
-        validation = []
-    refuse_unlabelled(data, validation)
-    return Scans(train, validation)
-
-
-def open_targets(
-    settings: ExperimentSettings,
-    label_map: LabelMap,
-    scans: list[ScanId],
-    device: torch.device,
-    cache: str | Path | None,
-    teacher: Path | None,
-) -> TargetSource:
-    """The source of targets that the experiment asks for, checked against it.
-
-    Raises:
-        StoreError: the store does not fit, or lacks targets of a training scan.
-        SettingsError: what the source needs was not given.
-    """
-    if settings.targets == "none":
-        return TargetSource()
-    grid = settings.grid.grid()
-    check_distillable(grid.shape)
-    layers = settings.distillation.teacher_layers
-    if settings.targets == "online":
-        if teacher is None:
-            raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
-        # The one place where stage two reaches into stage one: the live teacher is the reference for the cache.
-        from stage1_dump_teacher.online import online_teacher
-
-        online = online_teacher(teacher, device, layers)
-        return TargetSource(online=online.targets, channels=online.channels)
-    if cache is None:
-        raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
-    store = TargetStore.open(cache)
-    store.check_fits(grid, label_map, layers)
-    check_complete(store, scans)
-    return TargetSource(store=store, channels=store.identity.layers)
-
-
-def check_complete(store: TargetStore, scans: list[ScanId]) -> None:
-    """Refuse to start when a training scan has no targets.
-
-    Raises:
-        StoreError: says how many, and the first.
-    """
-    finished = store.finished()
-    views = range(store.identity.views.count)
-    missing = [scan for scan in scans if any((scan, view) not in finished for view in views)]
-    if missing:
-        raise StoreError(
-            f"{store.location}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
-            f"{missing[0]}. Run make dump-teacher again: it dumps exactly what is missing."
-        )
-
-
-def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, source: TargetSource) -> StudentData:
-    """The training scans' loader."""
-    return StudentData(
-        root=data,
-        label_map=label_map,
-        grid=settings.grid.grid(),
-        store=source.store,
-        layers=tuple(settings.distillation.teacher_layers),
-        augmentation=settings.augmentation,
-        seed=settings.seed,
-    )
-
-
-def new_student(settings: ExperimentSettings, label_map: LabelMap) -> PolarNet:
-    """A student as the settings describe it, with fresh weights."""
-    return PolarNet(
-        height_bins=settings.grid.shape[2],
-        classes=len(label_map.classes),
-        point_channels=settings.student.point_channels,
-        compressed_channels=settings.student.compressed_channels,
-        max_points_per_pillar=settings.student.max_points_per_pillar,
-        dropblock=settings.student.dropblock,
-    )
-
-
-def new_state(
-    settings: ExperimentSettings, label_map: LabelMap, source: TargetSource, device: torch.device
-) -> TrainingState:
-    """Student, adapters and optimiser before the first step."""
-    student = new_student(settings, label_map).to(device)
-    terms = settings.distillation
-    distillation = Distillation(
-        source.channels,
-        terms.weights,
-        torch.from_numpy(label_map.class_weights()),
-        terms.support,
-        terms.logit_scale,
-        terms.logit_threshold,
-    ).to(device)
-    parameters = [*student.parameters(), *distillation.parameters()]
-    optimiser = torch.optim.Adam(
-        parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay
-    )
-    return TrainingState(student, distillation, optimiser)
-
-
-def start_or_resume(state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool) -> None:
-    """Restore the run in `folder`, or make sure that there is none to overwrite.
-
-    Raises:
-        TrainingError: there is a run and nobody said to resume it.
-    """
-    exists = (folder / STATE_FILE).exists()
-    if exists and not resume:
-        raise TrainingError(
-            f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
-        )
-    if exists:
-        state.restore(folder, settings)
-        click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
-    elif resume:
-        click.echo(f"nothing to resume in {folder}; starting from the beginning")
 
 
 def reached(state: TrainingState, settings: ExperimentSettings) -> bool:

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from common.config import load_settings
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
-from common.semantic_kitti import read_points
+from common.semantic_kitti import ScanId, read_points
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
+from common.target_store.encoding import ArrayEncoding
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
@@ -80,7 +81,7 @@ def settings_words(*overrides: str) -> list[str]:
 
 def dump_words(data: Path, teacher: Path, cache: Path, grid: tuple[int, int, int], *overrides: str) -> list[str]:
     """Words of the dump command: float32 and without voxel features unless overridden."""
-    reduced = (f"dataset={DATASET}", f"grid.shape={list(grid)}", "encoding.dtype=float32", "voxel_features=false")
+    reduced = (f"dataset={DATASET}", f"grid.shape={list(grid)}", *encoding_words("float32"), "voxel_features=false")
     options = {"--data": data, "--teacher": teacher, "--cache": cache, "--config": CONFIGS / "teachers/cylinder3d.yaml"}
     words = [str(word) for option in options.items() for word in option]
     return ["dump", *words, "--device", "cpu", *settings_words(*reduced, *overrides)]
@@ -89,6 +90,21 @@ def dump_words(data: Path, teacher: Path, cache: Path, grid: tuple[int, int, int
 def dump(data: Path, teacher: Path, cache: Path, grid: tuple[int, int, int], *overrides: str) -> Result:
     """Run the dump command in this process."""
     return command(stage_one, *dump_words(data, teacher, cache, grid, *overrides))
+
+
+def encoding_words(kind: str) -> tuple[str, ...]:
+    """Settings that store every array in one encoding."""
+    return tuple(f"encoding.{part}={kind}" for part in ("pillar_features", "voxel_features", "logits"))
+
+
+def encoding_of(kind: ArrayEncoding, **more: Any) -> TargetEncoding:
+    """The same encoding for every array."""
+    return TargetEncoding(pillar_features=kind, voxel_features=kind, logits=kind, **more)
+
+
+def file_of(store: TargetStore, scan: ScanId, view: int) -> Path:
+    """Where a store in a folder keeps a scan and view."""
+    return Path(store.location) / store.name(scan, view)
 
 
 def experiment_overrides(grid: tuple[int, int, int]) -> tuple[str, ...]:
@@ -178,7 +194,7 @@ def made_up_identity(label_map: LabelMap, **changes: Any) -> StoreIdentity:
         "label_map": label_map,
         "layers": {name: FULL_LAYERS[name] for name in ("down1c", "up2e", "up0e")},
         "voxel_features": True,
-        "encoding": TargetEncoding(dtype="float32"),
+        "encoding": encoding_of("float32"),
         "views": ViewSet(count=2),
     }
     return StoreIdentity.of(**(parts | changes))
@@ -208,7 +224,7 @@ def read_all(store: TargetStore, data: Path) -> dict[tuple[Any, int], TeacherTar
     """Every finished scan-view of a store, read whole."""
     voxels = store.identity.voxel_features
     return {
-        (scan, view): store.read(scan, view, read_points(data, scan), voxels=voxels)[0]
+        (scan, view): store.read(scan, view, read_points(data, scan), voxel_features=voxels)[0]
         for scan, view in sorted(store.finished())
     }
 

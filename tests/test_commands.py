@@ -10,7 +10,7 @@ from common.target_store import TargetStore
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.recorder import read_metrics
-from tests.reduced import STREET_GRID, command, dump_words, finish, start, succeed, train, train_words
+from tests.reduced import STREET_GRID, command, dump_words, encoding_words, finish, start, succeed, train, train_words
 
 WITHOUT_SPCONV = """
 import runpy, sys
@@ -29,7 +29,7 @@ runpy.run_module("stage2_train_student", run_name="__main__")
 
 def test_dump_train_evaluate_and_predict_end_to_end(streets, reduced_teacher, tmp_path, runs):
     cache, run, out = tmp_path / "cache", runs / "full", tmp_path / "out"
-    dumped = dump_words(streets, reduced_teacher, cache, STREET_GRID, "splits=[train]", "encoding.dtype=float16")
+    dumped = dump_words(streets, reduced_teacher, cache, STREET_GRID, "splits=[train]", *encoding_words("float16"))
     output = finish(start("-m", "stage1_dump_teacher", *dumped))
     assert "5 scan-views written" in output
     assert "next: make train-student" in output

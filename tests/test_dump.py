@@ -28,7 +28,9 @@ from tests.reduced import (
     command,
     dump,
     dump_words,
+    encoding_words,
     fail,
+    file_of,
     one_thread,
     read_all,
     same_targets,
@@ -113,7 +115,7 @@ def test_pillar_targets_are_the_maximum_over_height_of_the_voxel_features(street
 
 
 def test_only_the_layers_asked_for_are_kept(data, cache, reduced_teacher):
-    succeed(dump(data, reduced_teacher, cache, STREET_GRID, TRAIN, "layers=[up4e]", "encoding.dtype=float16"))
+    succeed(dump(data, reduced_teacher, cache, STREET_GRID, TRAIN, "layers=[up4e]", *encoding_words("float16")))
     targets = read_all(TargetStore.open(cache), data)[ScanId("00", "000000"), 0]
     assert list(targets.layers) == ["up4e"]
     assert targets.voxel_layers == {}
@@ -136,7 +138,7 @@ def test_a_second_run_dumps_exactly_what_is_missing(data, cache, reduced_teacher
     assert files(cache) == before
 
     store = TargetStore.open(cache)
-    lost = store.path(ScanId("00", "000001"), 1)
+    lost = file_of(store, ScanId("00", "000001"), 1)
     lost.unlink()
     assert "1 scan-views written" in succeed(dump(*words))
     after = files(cache)

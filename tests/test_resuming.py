@@ -17,9 +17,10 @@ from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage2_train_student import train as train_module
+from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.recorder import read_metrics
 from stage2_train_student.student_data import epoch_order
-from stage2_train_student.train import TargetSource, new_state, student_data, train_step
+from stage2_train_student.train import train_step
 from tests.reduced import (
     FULL_LAYERS,
     STREET_GRID,

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +13,23 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import files
 from common.errors import StoreError
 from common.semantic_kitti import ScanId
-from common.target_store import TargetEncoding, TargetStore
-from common.target_store import store as store_module
+from common.target_store import TargetStore
 from common.target_store.scan_file import from_linear, to_linear
 from common.teacher_targets import TeacherTargets, batch_targets
 from common.view import IDENTITY, View
 from tests.dataset_writer import street_scan
-from tests.reduced import STREET_GRID, drop_members, made_up_identity, made_up_targets, same_targets
+from tests.reduced import (
+    STREET_GRID,
+    drop_members,
+    encoding_of,
+    file_of,
+    made_up_identity,
+    made_up_targets,
+    same_targets,
+)
 
 SCAN = ScanId("00", "000007")
 VIEW = View(rotation=12.345678901234567, flip_x=True, translation=(0.1, 0.2, 0.3))
@@ -76,19 +85,19 @@ SPOILT = {
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_float32_comes_back_exactly(new_store, codec):
-    store = new_store(encoding=TargetEncoding(dtype="float32", codec=codec))
+    store = new_store(encoding=encoding_of("float32", codec=codec))
     size = store.write(SCAN, 1, VIEW, TARGETS, POINTS)
-    targets, view = store.read(SCAN, 1, POINTS, voxels=True)
+    targets, view = store.read(SCAN, 1, POINTS, voxel_features=True)
     assert same_targets(targets, TARGETS)
     assert view == VIEW
-    assert size == store.path(SCAN, 1).stat().st_size
+    assert size == file_of(store, SCAN, 1).stat().st_size
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_float16_comes_back_as_float32_within_its_rounding(new_store, codec):
-    store = new_store(encoding=TargetEncoding(dtype="float16", codec=codec))
+    store = new_store(encoding=encoding_of("float16", codec=codec))
     store.write(SCAN, 1, VIEW, TARGETS, POINTS)
-    targets, _ = store.read(SCAN, 1, POINTS, voxels=True)
+    targets, _ = store.read(SCAN, 1, POINTS, voxel_features=True)
     assert same_targets(targets, TARGETS, tolerance=1e-3)
     assert not same_targets(targets, TARGETS)
     assert targets.logits.dtype == torch.float32
@@ -99,7 +108,7 @@ def test_voxel_features_are_read_only_on_request(store):
 
 
 def test_some_layers_are_read_without_touching_the_others(store):
-    drop_members(store.path(SCAN, 1), lambda name: name.startswith("up0e"))
+    drop_members(file_of(store, SCAN, 1), lambda name: name.startswith("up0e"))
     targets, _ = store.read(SCAN, 1, POINTS, layers=["up2e"])
     assert list(targets.layers) == ["up2e"]
     torch.testing.assert_close(targets.layers["up2e"].features, TARGETS.layers["up2e"].features, rtol=0, atol=0)
@@ -113,7 +122,7 @@ def test_a_store_without_voxel_features_says_so(new_store):
     store.write(SCAN, 0, IDENTITY, without_voxel_features(TARGETS), POINTS)
     assert store.read(SCAN, 0, POINTS)[0].voxel_layers == {}
     with pytest.raises(StoreError, match="voxel_features=true"):
-        store.read(SCAN, 0, POINTS, voxels=True)
+        store.read(SCAN, 0, POINTS, voxel_features=True)
 
 
 def test_all_zeros_come_back(new_store):
@@ -122,20 +131,20 @@ def test_all_zeros_come_back(new_store):
     zeros.layers["up2e"].features.zero_()
     store = new_store()
     store.write(SCAN, 0, IDENTITY, zeros, POINTS)
-    assert same_targets(store.read(SCAN, 0, POINTS, voxels=True)[0], zeros)
+    assert same_targets(store.read(SCAN, 0, POINTS, voxel_features=True)[0], zeros)
 
 
 @given(shape=st.tuples(*[st.integers(1, 40)] * 3), data=st.data())
 def test_linear_coordinates_are_invertible(shape, data):
     linear = sorted(data.draw(st.sets(st.integers(0, int(np.prod(shape)) - 1), min_size=1, max_size=20)))
-    bins = from_linear(np.array(linear, np.uint32), shape)
+    bins = from_linear(torch.tensor(linear, dtype=torch.int32), shape)
     assert bins.dtype == torch.int64
     assert (bins[:, 0] == 0).all()
     assert to_linear(bins, shape).tolist() == linear
 
 
 def test_zarr_alone_opens_the_file(store):
-    with zarr.storage.ZipStore(store.path(SCAN, 1), mode="r") as zip_store:
+    with zarr.storage.ZipStore(file_of(store, SCAN, 1), mode="r") as zip_store:
         group = zarr.open_group(zip_store, mode="r")
         assert group.metadata.zarr_format == 3
         assert group.attrs["scan"] == str(SCAN)
@@ -148,11 +157,11 @@ def test_zarr_alone_opens_the_file(store):
         np.testing.assert_array_equal(
             group["up2e.pillar_features"][:], TARGETS.layers["up2e"].features.numpy(), strict=True
         )
-        assert list(group["down1c.voxel_features"].attrs["shape"]) == [24, 20, 8]
+        assert group.attrs["features"]["down1c.voxel_features"] == {"shape": [24, 20, 8], "encoding": "float32"}
 
 
 def test_the_zip_holds_each_member_once_and_stored(store):
-    with zipfile.ZipFile(store.path(SCAN, 1)) as archive:
+    with zipfile.ZipFile(file_of(store, SCAN, 1)) as archive:
         names = archive.namelist()
         assert len(names) == len(set(names))
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -164,13 +173,13 @@ def test_nan_and_infinity_are_refused_naming_the_array(new_store, array, value):
     store = new_store()
     with pytest.raises(StoreError, match=rf"scan 00/000007, view 1: {array}: .*NaN"):
         store.write(SCAN, 1, VIEW, SPOILT[array](value), POINTS)
-    assert not list(store.folder.rglob("*000007*"))
+    assert not list(Path(store.location).rglob("*000007*"))
 
 
 @pytest.mark.parametrize("array", SPOILT)
 def test_a_value_too_large_for_float16_is_refused_naming_the_array(new_store, array):
-    store = new_store(encoding=TargetEncoding(dtype="float16"))
-    with pytest.raises(StoreError, match=rf"{array}: 7e\+04 is too large .*encoding.dtype=float32"):
+    store = new_store(encoding=encoding_of("float16"))
+    with pytest.raises(StoreError, match=rf"{array}: 7e\+04 is too large for float16; set its encoding to float32"):
         store.write(SCAN, 1, VIEW, SPOILT[array](-7e4), POINTS)
     assert store.finished() == set()
 
@@ -186,34 +195,36 @@ def test_layers_of_one_resolution_with_different_coordinates_are_refused(new_sto
 # Whole or absent
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_nothing(new_store, monkeypatch, error):
-    def half(path, *_):
-        path.write_bytes(b"PK\x03\x04 half of it")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["flush_to_disk", "Path.replace"])
+def test_an_interrupted_write_leaves_nothing(new_store, monkeypatch, step, error):
+    def interrupt(*_):
         raise error
 
     store = new_store()
-    monkeypatch.setattr(store_module, "write_scan_file", half)
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(
+        *{"flush_to_disk": (files, "flush_to_disk"), "Path.replace": (Path, "replace")}[step], interrupt
+    )
+    with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt):
         store.write(SCAN, 1, VIEW, TARGETS, POINTS)
-    assert [path.name for path in store.folder.rglob("*") if path.is_file()] == ["manifest.json"]
+    assert [path.name for path in Path(store.location).rglob("*") if path.is_file()] == ["manifest.json"]
     assert store.finished() == set()
 
 
 def test_an_interrupted_write_leaves_the_file_that_was_there(store, monkeypatch):
-    def fail(path, *_):
-        raise OSError("disk full")
+    def fail(*_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "write_scan_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(files, "flush_to_disk", fail)
+    with pytest.raises(StoreError, match="No space left"):
         store.write(SCAN, 1, VIEW, made_up_targets(5), POINTS)
-    assert same_targets(store.read(SCAN, 1, POINTS, voxels=True)[0], TARGETS)
+    assert same_targets(store.read(SCAN, 1, POINTS, voxel_features=True)[0], TARGETS)
 
 
 def test_finished_lists_whole_files_only(store):
     other = ScanId("11", "000000")
     store.write(other, 0, IDENTITY, TARGETS, POINTS)
-    store.path(SCAN, 0).with_suffix(".zip.4711.partial").write_bytes(b"half")
+    file_of(store, SCAN, 0).with_suffix(".zip.4711.partial").write_bytes(b"half")
     assert store.finished() == {(SCAN, 1), (other, 0)}
 
 

@@ -15,16 +15,17 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage1_dump_teacher.online import online_teacher
 from stage2_train_student import train as train_module
+from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.recorder import read_metrics
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentData, choose_view, epoch_order
-from stage2_train_student.train import TargetSource, new_state, student_data
 from tests.golden.golden_files import scans_folder
 from tests.reduced import (
     REAL_GRID,
     STREET_GRID,
     dump,
     fail,
+    file_of,
     one_thread,
     reduced_experiment,
     saved,
@@ -201,8 +202,8 @@ def test_a_store_without_a_layer_that_the_experiment_needs_is_refused(streets, r
 def test_missing_targets_are_counted_and_the_first_is_named(streets, street_cache, tmp_path, runs):
     cache = shutil.copytree(street_cache, tmp_path / "cache")
     store = TargetStore.open(cache)
-    store.path(ScanId("00", "000002"), 1).unlink()
-    store.path(ScanId("00", "000004"), 0).unlink()
+    file_of(store, ScanId("00", "000002"), 1).unlink()
+    file_of(store, ScanId("00", "000004"), 0).unlink()
     message = refused(streets, cache, runs / "missing")
     assert "2 of 5 training scans have no complete targets, the first is 00/000002" in message
 
@@ -211,7 +212,7 @@ def test_damaged_targets_stop_the_run_naming_the_file(streets, street_cache, tmp
     cache = shutil.copytree(street_cache, tmp_path / "cache")
     store = TargetStore.open(cache)
     for view in (0, 1):
-        path = store.path(ScanId("00", "000003"), view)
+        path = file_of(store, ScanId("00", "000003"), view)
         path.write_bytes(path.read_bytes()[:-100])
     message = fail(train(streets, cache, runs / "damaged", "batch_size=1", "epochs=1", "validate_on=[]"))
     assert "000003.v" in message

@@ -26,6 +26,7 @@ import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from common.errors import StoreError
 from common.target_store.encoding import COMPANIONS, ArrayEncoding, DecodableFeatures, decodable, encode
 from common.target_store.identity import TargetEncoding
 from common.target_store.members import MemberError, read_members
@@ -111,13 +112,18 @@ def scan_file_bytes(
         arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
         layers[name] = {"shape": list(shape), "encoding": how}
 
-    arrays[coordinates_name("voxels", grid_shape)] = to_linear(targets.voxels, grid_shape)
+    def place(kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> None:
+        name, linear = coordinates_name(kind, shape), to_linear(bins, shape)
+        if not np.array_equal(arrays.setdefault(name, linear), linear):
+            raise StoreError(f"{name}: teacher layers of this resolution have different coordinates")
+
+    place("voxels", targets.voxels, grid_shape)
     add(LOGITS, targets.logits, encoding.logits, grid_shape)
     for name, layer in targets.layers.items():
-        arrays[coordinates_name("pillars", layer.shape)] = to_linear(layer.pillars, layer.shape)
+        place("pillars", layer.pillars, layer.shape)
         add(f"{name}{PILLAR_FEATURES}", layer.features, encoding.pillar_features, layer.shape)
     for name, voxel_layer in targets.voxel_layers.items():
-        arrays[coordinates_name("voxels", voxel_layer.shape)] = to_linear(voxel_layer.voxels, voxel_layer.shape)
+        place("voxels", voxel_layer.voxels, voxel_layer.shape)
         add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
     return zip_of_group(arrays, {**attributes, "grid_shape": list(grid_shape), "features": layers}, encoding)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.config import parse_settings
-from common.errors import StoreError
+from common.errors import SettingsError, StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
 from common.semantic_kitti import ScanId
@@ -96,6 +96,8 @@ class TargetStore:
                 f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or "
                 "check CACHE."
             ) from error
+        except SettingsError as error:
+            raise StoreError(f"{error.message}\nRestore the manifest from a copy, or dump again.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{name}: not a manifest of a target store ({error}). Restore it from a copy.") from error
         if not intact:

@@ -28,16 +28,9 @@ from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.scan_batch import batch_scans
 from common.view import IDENTITY
+from stage2_train_student.experiment import TargetSource, choose_scans, new_state, open_targets, student_data
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.train import (
-    TargetSource,
-    choose_scans,
-    losses,
-    new_state,
-    open_targets,
-    student_data,
-    train_step,
-)
+from stage2_train_student.train import losses, train_step
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
