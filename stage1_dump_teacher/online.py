@@ -19,10 +19,12 @@ class OnlineTeacher:
     Attributes:
         model: the teacher.
         layers: names of the layers it returns.
+        hash: of its acting weights.
     """
 
     model: Cylinder3D
     layers: tuple[str, ...]
+    hash: str
 
     @property
     def channels(self) -> dict[str, int]:
@@ -40,4 +42,5 @@ def online_teacher(checkpoint: Path, device: torch.device, layers: list[str]) ->
     Raises:
         CheckpointError: it does not load completely.
     """
-    return OnlineTeacher(load_teacher(checkpoint, device).model, tuple(layers))
+    teacher = load_teacher(checkpoint, device)
+    return OnlineTeacher(teacher.model, tuple(layers), teacher.hash)

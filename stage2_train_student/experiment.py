@@ -32,11 +32,13 @@ class TargetSource(NamedTuple):
         store: for `targets: cache`.
         online: for `targets: online`, a function from a batch on the device to its targets.
         channels: of each teacher layer.
+        hash: of the store's identity, or of the online teacher's weights.
     """
 
     store: TargetStore | None = None
     online: OnlineTargets | None = None
     channels: dict[str, int] = {}
+    hash: str | None = None
 
 
 class Scans(NamedTuple):
@@ -86,13 +88,13 @@ def open_targets(
         from stage1_dump_teacher.online import online_teacher
 
         online = online_teacher(teacher, device, layers)
-        return TargetSource(online=online.targets, channels=online.channels)
+        return TargetSource(online=online.targets, channels=online.channels, hash=online.hash)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
     store = TargetStore.open(cache)
     store.check_fits(grid, label_map, layers)
     check_complete(store, scans)
-    return TargetSource(store=store, channels=store.identity.layers)
+    return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash)
 
 
 def check_complete(store: TargetStore, scans: list[ScanId]) -> None:
@@ -154,7 +156,7 @@ def new_state(
     optimiser = torch.optim.Adam(
         parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay
     )
-    return TrainingState(student, distillation, optimiser)
+    return TrainingState(student, distillation, optimiser, targets_hash=source.hash)
 
 
 def start_or_resume(state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool) -> None:

@@ -31,6 +31,7 @@ class TrainingState:
         step_in_epoch: steps finished of the epoch under way.
         step: steps finished in all.
         best_miou: of all validations so far, in 0..1; -1 before the first.
+        targets_hash: of what the targets are made by, None without targets; a resumed run must have the same.
     """
 
     student: PolarNet
@@ -40,6 +41,7 @@ class TrainingState:
     step_in_epoch: int = 0
     step: int = 0
     best_miou: float = -1.0
+    targets_hash: str | None = None
 
     def save(self, folder: Path, settings: ExperimentSettings) -> None:
         """Write the state whole or not at all, and the student alone in the published layout."""
@@ -50,6 +52,7 @@ class TrainingState:
             "optimiser": self.optimiser.state_dict(),
             "progress": self.progress(),
             "random_state": random_state(),
+            "targets_hash": self.targets_hash,
         }
         save_checkpoint(folder / STATE_FILE, content)
         save_checkpoint(folder / LAST_STUDENT, published_student(self.student))
@@ -69,6 +72,7 @@ class TrainingState:
         content = load_checkpoint(path)
         try:
             check_same_experiment(path, content["settings"], settings)
+            check_same_targets(path, content["targets_hash"], self.targets_hash)
             load_strictly(path, self.student, content["student"], "the student")
             load_strictly(path, self.distillation, content["distillation"], "the distillation adapters")
             self.optimiser.load_state_dict(content["optimiser"])
@@ -91,6 +95,19 @@ def check_same_experiment(path: Path, stored: dict[str, Any], settings: Experime
         lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
         raise CheckpointError(
             f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
+        )
+
+
+def check_same_targets(path: Path, stored: str | None, current: str | None) -> None:
+    """Refuse to continue with targets of another store or teacher.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if stored != current:
+        raise CheckpointError(
+            f"{path}: cannot resume with targets of another store or teacher ({str(stored)[:12]} in the run, "
+            f"{str(current)[:12]} now). Use the run's CACHE or TEACHER, or another run folder."
         )
 
 

@@ -15,7 +15,7 @@ from common.dataset import select_scans
 from common.errors import TrainingError
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
-from common.target_store import TargetStore
+from common.target_store import StoreIdentity, TargetStore
 from stage2_train_student import train as train_module
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.recorder import read_metrics
@@ -150,6 +150,17 @@ def test_resuming_another_experiment_is_refused_naming_each_setting(streets, str
     assert "cannot resume with other settings" in message
     for name in ("optimiser:", "seed: 0 in the run, 1 now", "student:"):
         assert name in message
+
+
+def test_resuming_with_targets_of_another_store_is_refused(streets, street_cache, straight_run, tmp_path):
+    shutil.copytree(street_cache, tmp_path / "other")
+    manifest = tmp_path / "other/manifest.json"
+    content = json.loads(manifest.read_text())
+    identity = StoreIdentity.model_validate(content["identity"]).model_copy(update={"teacher_hash": "b" * 64})
+    manifest.write_text(json.dumps({"identity": identity.model_dump(mode="json"), "identity_hash": identity.hash}))
+    message = fail(train(streets, tmp_path / "other", straight_run, *SLOW, **RESUME))
+    assert "cannot resume with targets of another store or teacher" in message
+    assert identity.hash[:12] in message
 
 
 def test_a_damaged_state_is_refused_naming_the_file(streets, street_cache, runs):

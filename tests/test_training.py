@@ -66,13 +66,13 @@ def test_losses_from_the_cache_are_those_with_the_teacher_in_the_loop(real_cache
         views |= {choose_view(3, 0, scan, epoch) for scan in scans}
         from_cache = data_of(cached, root, store).load_batch(scans, epoch)
         from_scans = data_of(online, root).load_batch(scans, epoch)
-        assert from_scans.targets is None
+        assert from_scans.targets == []
         for name, value in vars(from_scans.batch).items():
             other = getattr(from_cache.batch, name)
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
         terms = []
         for batch, targets in (
-            (from_cache.batch, from_cache.targets),
+            (from_cache.batch, train_module.targets_of(from_cache, from_cache.batch, None, CPU)),
             (from_scans.batch, teacher.targets(from_scans.batch)),
         ):
             torch.manual_seed(epoch)
@@ -216,7 +216,7 @@ def test_damaged_targets_stop_the_run_naming_the_file(streets, street_cache, tmp
         path.write_bytes(path.read_bytes()[:-100])
     message = fail(train(streets, cache, runs / "damaged", "batch_size=1", "epochs=1", "validate_on=[]"))
     assert "000003.v" in message
-    assert "delete it and run make dump-teacher again" in message
+    assert "delete the file and run make dump-teacher again" in message
 
 
 def test_a_missing_store_is_named(streets, tmp_path, runs):
