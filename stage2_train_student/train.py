@@ -20,6 +20,7 @@ from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store import TargetStore
+from common.target_store.local_copy import CopySettings, copied_locally
 from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import evaluate, refuse_unlabelled, report, student_logits
@@ -61,6 +62,7 @@ def run(
     cache: str | Path | None = None,
     teacher: Path | None = None,
     resume: bool = False,
+    copies: CopySettings = CopySettings(),
 ) -> TrainingState:
     """Train a student into `folder`.
 
@@ -72,11 +74,12 @@ def run(
         cache: target store, for `targets: cache`.
         teacher: published-layout checkpoint, for `targets: online`.
         resume: continue the run in `folder`.
+        copies: where what is read from a target store at a URL is kept.
     """
     torch.manual_seed(settings.seed)
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map)
-    source = open_targets(settings, label_map, scans.train, device, cache, teacher)
+    source = open_targets(settings, label_map, scans.train, device, cache, teacher, copies)
     dataset = student_data(settings, data, label_map, source)
     state = new_state(settings, label_map, source, device)
     start_or_resume(state, settings, folder, resume)
@@ -227,6 +230,7 @@ def open_targets(
     device: torch.device,
     cache: str | Path | None,
     teacher: Path | None,
+    copies: CopySettings = CopySettings(),
 ) -> TargetSource:
     """The source of targets that the experiment asks for, checked against it.
 
@@ -249,7 +253,7 @@ def open_targets(
         return TargetSource(online=online.targets, channels=online.channels)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
-    store = TargetStore.open(cache)
+    store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
     check_complete(store, scans)
     return TargetSource(store=store, channels=store.identity.layers)
