@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
-.PHONY: help setup test test-golden lint format dump-teacher train-student evaluate predict doctor bench clean
+.PHONY: help setup test test-golden lint format dump-teacher train-student evaluate predict doctor bench clean \
+	store-info store-verify store-repair store-convert
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -14,6 +15,9 @@ WEIGHTS =##                       a PolarNet state dict to evaluate or predict w
 SPLIT =##                         splits or sequences to evaluate or predict: SPLIT="val 00"
 OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
 CONFIG =##                        settings of the dump, a YAML file [configs/teachers/cylinder3d.yaml]
+LIVE =##                          scan-views on which store-verify runs the TEACHER again
+TO =##                            where store-convert writes
+PROFILE = train##                 what store-convert keeps: train or full; empty to say it with SET
 DEVICE = auto##                   auto, cpu, cuda or cuda:1
 RESUME =##                        1 = go on with the training run in RUN
 SET =##                           settings to change: SET="optimiser.learning_rate=1e-3 epochs=10" (no spaces inside a value)
@@ -70,6 +74,22 @@ format: $(INSTALLED) ## format the code and fix what can be fixed
 dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
 	$(VENV_PYTHON) -m stage1_dump_teacher dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+
+store-info: $(INSTALLED) ## say what is in CACHE, and with DATA what is missing
+	@$(VENV_PYTHON) -m stage1_dump_teacher info $(call option,--cache,CACHE) $(call option,--data,DATA) \
+		$(call option,--config,CONFIG) $(settings)
+
+store-verify: $(INSTALLED) ## check every checksum of CACHE; with DATA for changed scans; LIVE=3 runs the TEACHER again
+	@$(VENV_PYTHON) -m stage1_dump_teacher verify $(call option,--cache,CACHE) $(call option,--data,DATA) \
+		$(if $(strip $(LIVE)),$(call option,--live,LIVE) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE))
+
+store-repair: need-DATA need-TEACHER $(INSTALLED) ## delete what is damaged in CACHE and dump it again, and what is missing
+	$(VENV_PYTHON) -m stage1_dump_teacher repair $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+
+store-convert: need-TO $(INSTALLED) ## write CACHE with fewer arrays or smaller encodings to TO, without the teacher
+	$(VENV_PYTHON) -m stage1_dump_teacher convert $(call option,--cache,CACHE) $(call option,--to,TO) \
+		$(call option,--profile,PROFILE) $(settings)
 
 train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the student of EXPERIMENT on DATA and CACHE
 	$(VENV_PYTHON) -m stage2_train_student train $(call option,--data,DATA) $(call option,--experiment,EXPERIMENT) \

@@ -37,7 +37,7 @@ def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[s
     """
     values = read_yaml(path)
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return parse_settings(kind, values, str(path))
 
 
@@ -85,7 +85,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Change plain settings in place by one `key=value`, see `load_settings`.
+
+    Raises:
+        SettingsError: it is not of that form, or the key has no place.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise SettingsError(f"'{override}' is not of the form key=value")

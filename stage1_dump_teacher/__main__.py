@@ -9,6 +9,10 @@ from common.devices import select_device
 from common.memory import keep_freed_memory
 from common.shards import Shard
 from stage1_dump_teacher.doctor import doctor
+from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_commands import INTERRUPTED, STORE_COMMANDS
+from stage1_dump_teacher.store_copies import COPY_COMMANDS
+from stage1_dump_teacher.store_reports import dump_lines
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -40,8 +44,16 @@ def main() -> None:
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@click.pass_context
 def dump(
-    data: Path, teacher: Path, cache: str, config: Path, shard: str | None, device: str, overrides: tuple[str, ...]
+    context: click.Context,
+    data: Path,
+    teacher: Path,
+    cache: str,
+    config: Path,
+    shard: str | None,
+    device: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Cache the teacher's targets for every scan of a dataset.
 
@@ -51,20 +63,19 @@ def dump(
       python -m stage1_dump_teacher dump --data dataset --teacher teacher.pt --set profile=train --set views.count=4
       torchrun --nproc-per-node=4 -m stage1_dump_teacher dump --data dataset --teacher teacher.pt
     """
-    # Imported here so that `doctor` starts, and can say so, where spconv does not.
-    from stage1_dump_teacher.dump import DumpSettings, run
+    # Imported here so that the other commands start where spconv does not.
+    from stage1_dump_teacher.dump import run
 
     settings = load_settings(DumpSettings, config, overrides)
     report = run(settings, data, teacher, cache, select_device(device), Shard.of_process(shard))
-    click.echo(f"{report.written} scan-views written ({report.size / 1e6:.1f} MB), {report.present} were there before")
-    for reason in report.skipped:
-        click.echo(f"skipped  {reason}", err=True)
-    if report.skipped:
-        click.echo(f"{len(report.skipped)} scan-views skipped; repair them and run the same command again", err=True)
+    click.echo("\n".join(dump_lines(report)))
+    if report.left:
+        context.exit(INTERRUPTED)
     click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
 
 
-main.add_command(doctor)
+for extra in (*STORE_COMMANDS, *COPY_COMMANDS, doctor):
+    main.add_command(extra)
 
 if __name__ == "__main__":
     keep_freed_memory()

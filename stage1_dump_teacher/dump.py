@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 import torch
-from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from common.config import Settings
-from common.dataset import GridSettings, LabelledScan, read_scan, select_scans, voxelise_view
+from common.dataset import LabelledScan, read_scan, select_scans, voxelise_view
 from common.environment import environment
 from common.errors import DataError, StoreError
 from common.label_map import LabelMap, load_label_map
@@ -20,63 +17,16 @@ from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
 from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId
 from common.shards import Shard
-from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
+from common.signals import StopRequest
+from common.target_store import StoreIdentity, TargetStore
 from common.view import View, draw_view
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
-
-LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
-PROFILES: dict[str, dict[str, Any]] = {
-    "full": {
-        "voxel_features": True,
-        "encoding": {"pillar_features": "float16", "voxel_features": "int8_channel", "logits": "float16"},
-    },
-    "train": {
-        "voxel_features": False,
-        "encoding": {"pillar_features": "int8_channel", "voxel_features": "int8_channel", "logits": "int8_row"},
-    },
-}
-"""What each profile keeps; `custom` says it itself."""
+from stage1_dump_teacher.settings import DumpSettings
 
 SIZE_SAMPLE = 5
 """Scans written before the size of the whole dump is estimated."""
-
-
-class DumpSettings(Settings):
-    """What stage one caches. See `configs/teachers/` for commented examples.
-
-    Attributes:
-        dataset: YAML file with classes, splits and label map.
-        splits: splits or sequences to dump.
-        grid: the grid and volume that the teacher was trained on.
-        layers: teacher layers to keep.
-        profile: what is kept and how: `full`, voxel features too; `train`, what a student reads, in one byte; `custom`,
-            as `voxel_features` and `encoding` say. These two, where given, win over the profile.
-        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
-        encoding: of the arrays.
-        views: of every scan.
-        on_bad_scan: `stop` at a damaged scan, or `skip` it and list it at the end.
-        read_ahead: scans that are read and voxelised while the teacher works.
-    """
-
-    dataset: Path
-    splits: list[str] = ["train", "val"]
-    grid: GridSettings = GridSettings()
-    layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
-    profile: Literal["full", "train", "custom"] = "full"
-    voxel_features: bool
-    encoding: TargetEncoding
-    views: ViewSet = ViewSet()
-    on_bad_scan: Literal["stop", "skip"] = "stop"
-    read_ahead: int = Field(2, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
-        kept = PROFILES.get(values.get("profile", "full"), {})
-        encoding = {**kept.get("encoding", {}), **(values.get("encoding") or {})}
-        return {**kept, **values, **({"encoding": encoding} if encoding else {})}
 
 
 @dataclass(frozen=True)
@@ -97,12 +47,14 @@ class DumpReport:
         present: scan-views that were there before.
         size: bytes written now.
         skipped: reasons, one for each bad scan-view.
+        left: scan-views that are still missing because the dump was asked to stop.
     """
 
     written: int = 0
     present: int = 0
     size: int = 0
     skipped: list[str] = field(default_factory=list)
+    left: int = 0
 
 
 def run(
@@ -145,7 +97,7 @@ def dump_missing(
     report: DumpReport,
     device: torch.device,
 ) -> None:
-    """Read ahead, run the teacher and write behind, one scan-view after another."""
+    """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C."""
 
     def write(scan: ScanId, index: int, prepared: PreparedScan, targets) -> None:  # type: ignore[no-untyped-def]
         report.size += store.write(scan, index, prepared.view, targets, prepared.source.points)
@@ -154,7 +106,7 @@ def dump_missing(
             check_room(store, report.size // report.written, len(missing) - report.written)
 
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
-    with progress, BackgroundWriter() as writer:
+    with progress, StopRequest() as stop, BackgroundWriter() as writer:
         for (scan, index), future in started_ahead(prepare, missing, settings.read_ahead):
             try:
                 prepared = future.result()
@@ -168,6 +120,9 @@ def dump_missing(
             targets = teacher_targets(teacher, batch, settings.layers, settings.voxel_features).to("cpu")
             writer.submit(write, scan, index, prepared, targets)
             progress.update()
+            if stop:
+                break
+    report.left = len(missing) - report.written - len(report.skipped)
 
 
 def preparer(

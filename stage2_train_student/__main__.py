@@ -11,6 +11,7 @@ from common.dataset import select_scans
 from common.devices import select_device
 from common.errors import SettingsError
 from common.memory import keep_freed_memory
+from common.target_store.local_copy import CopySettings
 from stage2_train_student.evaluate import evaluate as evaluate_scans
 from stage2_train_student.evaluate import predict as predict_scans
 from stage2_train_student.evaluate import report, student_logits, table, write_report
@@ -63,6 +64,20 @@ def main() -> None:
     show_default=True,
     help="Target store: a folder, or a URL such as s3://bucket/prefix.",
 )
+@click.option(
+    "--local-copy",
+    type=path_type,
+    default=CopySettings().folder,
+    show_default=True,
+    help="Folder that keeps what was read from a --cache at a URL.",
+)
+@click.option(
+    "--local-copy-gb",
+    type=click.FloatRange(min=0),
+    default=CopySettings().gigabytes,
+    show_default=True,
+    help="Largest size of that folder in GB; 0 keeps nothing.",
+)
 @click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 @click.option("--resume", is_flag=True, help="Continue the run in its folder.")
 @device_option
@@ -72,6 +87,8 @@ def train(
     experiment: str,
     run_folder: Path | None,
     cache: str,
+    local_copy: Path,
+    local_copy_gb: float,
     teacher: Path | None,
     resume: bool,
     device: str,
@@ -87,7 +104,8 @@ def train(
     """
     settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
     folder = run_folder or Path("runs") / Path(experiment).stem
-    state = run_training(settings, data, folder, select_device(device), cache, teacher, resume)
+    copies = CopySettings(local_copy, local_copy_gb)
+    state = run_training(settings, data, folder, select_device(device), cache, teacher, resume, copies)
     best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"
     saved = folder / (BEST_STUDENT if state.best_miou >= 0 else LAST_STUDENT)
     click.echo(f"{state.step} steps, {state.epoch} epochs finished; {best}; student: {saved}")

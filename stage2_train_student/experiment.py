@@ -14,6 +14,7 @@ from common.polar_grid import check_distillable
 from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
+from common.target_store.local_copy import CopySettings, copied_locally
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import refuse_unlabelled
@@ -69,6 +70,7 @@ def open_targets(
     device: torch.device,
     cache: str | Path | None,
     teacher: Path | None,
+    copies: CopySettings = CopySettings(),
 ) -> TargetSource:
     """The source of targets that the experiment asks for, checked against it.
 
@@ -91,7 +93,7 @@ def open_targets(
         return TargetSource(online=online.targets, channels=online.channels, hash=online.hash)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
-    store = TargetStore.open(cache)
+    store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
     check_complete(store, scans)
     return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash)

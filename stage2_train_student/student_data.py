@@ -66,7 +66,7 @@ class StudentData:
         source = read_scan(self.root, scan, self.label_map)
         if self.store is None:
             return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
-        index = choose_view(self.store.identity.views.count, self.seed, scan, epoch)
+        index = self.view_of(scan, epoch)
         targets, view = self.store.read_encoded(scan, index, source.points, self.layers)
         voxelised = voxelise_view(source, view, self.grid, self.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
@@ -83,6 +83,10 @@ class StudentData:
         targets = [target for _, target in loaded if target is not None]
         batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
         return StudentBatch(list(scans), batch, targets)
+
+    def view_of(self, scan: ScanId, epoch: int) -> int:
+        """Which of the store's views of a scan is seen in an epoch."""
+        return choose_view(self.store.identity.views.count, self.seed, scan, epoch) if self.store else 0
 
     def drawn_view(self, scan: ScanId, epoch: int) -> View:
         """The view of a scan in an epoch where no store fixes it."""

@@ -14,6 +14,7 @@ from common.scan_batch import ScanBatch
 from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
+from common.target_store.local_copy import CopySettings
 from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import evaluate, report, student_logits
@@ -41,6 +42,7 @@ def run(
     cache: str | Path | None = None,
     teacher: Path | None = None,
     resume: bool = False,
+    copies: CopySettings = CopySettings(),
 ) -> TrainingState:
     """Train a student into `folder`.
 
@@ -52,10 +54,11 @@ def run(
         cache: target store, for `targets: cache`.
         teacher: published-layout checkpoint, for `targets: online`.
         resume: continue the run in `folder`.
+        copies: where what is read from a target store at a URL is kept.
     """
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map)
-    source = open_targets(settings, label_map, scans.train, device, cache, teacher)
+    source = open_targets(settings, label_map, scans.train, device, cache, teacher, copies)
     dataset = student_data(settings, data, label_map, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)

@@ -12,6 +12,7 @@ from common.label_map import LabelMap, load_label_map
 from tests.dataset_writer import write_dataset
 from tests.golden.golden_files import golden_weights, scans_folder
 from tests.reduced import REAL_GRID, STREET_GRID, dump, succeed
+from tests.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
 
 # The same examples on every run, and no failure for a machine that is slow for a moment.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -78,3 +79,27 @@ def runs(tmp_path) -> Iterator[Path]:
     """A folder for training runs, removed after the test: a run weighs some 200 MB."""
     yield tmp_path / "runs"
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def store_scans(tmp_path_factory) -> Path:
+    """A dataset of made-up streets for the stores below."""
+    root = tmp_path_factory.mktemp("stores") / "dataset"
+    write_dataset(root, {"00": 3, "08": 1}, points=800)
+    return root
+
+
+@pytest.fixture(scope="session")
+def exact_store(tmp_path_factory, store_scans, reduced_teacher) -> Path:
+    """Two views of every scan with voxel features, float32. Read only."""
+    cache = tmp_path_factory.mktemp("stores") / "exact"
+    succeed(stage_one(*dump_words(store_scans, reduced_teacher, cache, *EXACT_FULL)))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def train_store(tmp_path_factory, store_scans, reduced_teacher) -> Path:
+    """Two views of every scan as a student reads them. Read only."""
+    cache = tmp_path_factory.mktemp("stores") / "train"
+    succeed(stage_one(*dump_words(store_scans, reduced_teacher, cache, *TRAIN)))
+    return cache

@@ -120,7 +120,7 @@ def test_package_outside_its_range_is_named(monkeypatch, requirement, named):
 
 def test_disk_with_too_little_room(sample_data, tmp_path, free_space):
     cache = tmp_path / "deep" / "cache"
-    for free, status in [(20e6, "problem"), (60e6, "note"), (160e6, "ok")]:
+    for free, status in [(15e6, "problem"), (60e6, "note"), (160e6, "ok")]:
         free_space(free)
         assert check_disk(cache, sample_data).status == status
     assert check_disk(cache, None).status == "note"
@@ -128,13 +128,19 @@ def test_disk_with_too_little_room(sample_data, tmp_path, free_space):
 
 
 def test_what_is_already_written_needs_no_more_room(sample_data, tmp_path, free_space):
-    free_space(140e6)
+    free_space(80e6)
     assert check_disk(tmp_path / "cache", sample_data).status == "note"
     (tmp_path / "cache" / "sequences").mkdir(parents=True)
     (tmp_path / "cache" / "sequences" / "000000.v0.zarr.zip").write_bytes(bytes(17_000_000))
     result = check_disk(tmp_path / "cache", sample_data)
     assert result.status == "ok"
     assert "17.0 MB are written" in result.finding
+
+
+def test_room_of_a_url_is_not_asked_of_this_disk(tmp_path, semantic_kitti_yaml):
+    names = {name for name, _ in doctors.checks(None, None, "s3://bucket/prefix", semantic_kitti_yaml)}
+    assert names | {"disk"} == {name for name, _ in doctors.checks(None, None, str(tmp_path), semantic_kitti_yaml)}
+    assert "disk" not in names
 
 
 def test_cache_under_a_file_is_a_problem(tmp_path):

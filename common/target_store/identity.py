@@ -112,13 +112,15 @@ def grid_identity(grid: PolarGrid) -> GridIdentity:
     return GridIdentity(shape=grid.shape, minimum=grid.minimum, maximum=grid.maximum)
 
 
-def differences(stored: Any, expected: Any, name: str = "") -> list[str]:
-    """Field-by-field differences of two JSON-like values, one line each."""
+def differences(
+    stored: Any, expected: Any, name: str = "", sides: tuple[str, str] = ("the store", "this run")
+) -> list[str]:
+    """Field-by-field differences of two JSON-like values, one line each; `sides` is what the two are called there."""
     if isinstance(stored, dict) and isinstance(expected, dict):
         keys = list(dict.fromkeys([*stored, *expected]))
         return [
             line
             for key in keys
-            for line in differences(stored.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+            for line in differences(stored.get(key), expected.get(key), f"{name}.{key}" if name else str(key), sides)
         ]
-    return [] if stored == expected else [f"  {name}: the store has {stored!r}, this run has {expected!r}"]
+    return [] if stored == expected else [f"  {name}: {sides[0]} has {stored!r}, {sides[1]} has {expected!r}"]

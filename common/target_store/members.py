@@ -42,12 +42,14 @@ class GroupMembers:
     Attributes:
         data: its bytes.
         places: (start, end) of each zip member.
+        checksums: CRC-32 of each zip member.
         attributes: of the group.
         metadata: of each array.
     """
 
     data: memoryview
     places: dict[str, tuple[int, int]]
+    checksums: dict[str, int]
     attributes: dict[str, Any]
     metadata: dict[str, Any]
 
@@ -58,6 +60,18 @@ class GroupMembers:
             start, end = self.places.get(chunk_name(name, metadata), (0, 0))
             sizes[name] = end - start
         return sizes
+
+    def check_all(self) -> None:
+        """Verify every byte that any reader may look at: each member's CRC-32, and each array's own checksum.
+
+        Raises:
+            MemberError: one does not match.
+        """
+        for name in self.metadata:
+            self.array(name)
+        for member, (start, end) in self.places.items():
+            if zlib.crc32(self.data[start:end]) != self.checksums[member]:
+                raise MemberError(member, "does not match its checksum")
 
     def array(self, name: str) -> np.ndarray:
         """Decode one array.
@@ -92,7 +106,7 @@ def read_members(data: bytes) -> GroupMembers:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, OverflowError, struct.error, NotImplementedError) as error:
         raise MemberError("the zip directory", f"cannot be read ({error}): the file is cut off or damaged") from error
     view = memoryview(data)
     places = {info.filename: place_of(view, info) for info in infos}
@@ -105,7 +119,7 @@ def read_members(data: bytes) -> GroupMembers:
     try:
         document = json.loads(data[start:end])
         metadata = document["consolidated_metadata"]["metadata"]
-        return GroupMembers(view, places, document["attributes"], metadata)
+        return GroupMembers(view, places, crc, document["attributes"], metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise MemberError("zarr.json", f"is not the metadata of a scan file ({error!r})") from error
 
@@ -123,6 +137,9 @@ def place_of(data: memoryview, info: zipfile.ZipInfo) -> tuple[int, int]:
         raise MemberError(info.filename, "is not where the zip directory says")
     name_bytes, extra_bytes = struct.unpack_from("<HH", data, header + 26)
     start = header + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    # A chunk's checksum does not know its array: the two places that do have to agree.
+    if bytes(data[header + LOCAL_HEADER_BYTES :][:name_bytes]) != info.orig_filename.encode():
+        raise MemberError(info.filename, "has another name in the zip directory")
     if start + info.file_size > len(data):
         raise MemberError(info.filename, "reaches beyond the end of the file")
     return start, start + info.file_size

@@ -14,6 +14,7 @@ the same name and a suffix. zarr writes the files; `read_members` reads them wit
 """
 
 import io
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 PILLAR_FEATURES = ".pillar_features"
 VOXEL_FEATURES = ".voxel_features"
 LOGITS = "logits"
+_SILENCE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
             # An absent chunk would mean zeros; here it must mean damage.
             config={"write_empty_chunks": True},
         )
-    with warnings.catch_warnings():
+    # Warnings are switched off and on for the whole process: files are written by several threads.
+    with _SILENCE, warnings.catch_warnings():
         # Not in the v3 specification yet: readers that do not know it find every array's own metadata as well.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(group.store)
@@ -177,6 +180,8 @@ def parse_scan_file(
     """
     members = read_members(data)
     attributes = members.attributes
+    if not {"grid_shape", "features"} <= attributes.keys():
+        raise MemberError("zarr.json", "is not the metadata of a scan file")
     grid_shape = tuple(attributes["grid_shape"])
     coordinates: dict[str, torch.Tensor] = {}
 

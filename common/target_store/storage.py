@@ -4,16 +4,22 @@ Every backend offers the same few operations and passes the same conformance sui
 nothing, whatever happens meanwhile; that is all the crash safety of a store rests on.
 """
 
+import errno
 import os
 import shutil
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from common.errors import StoreError
 from common.files import TEMPORARY_SUFFIX, flush_to_disk, replacing, temporary_beside, write_atomically
+
+WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 class MissingFileError(KeyError):
@@ -44,6 +50,10 @@ class Storage(Protocol):
         """Remove a file; nothing happens where there is none."""
         ...
 
+    def forget(self, name: str) -> bool:
+        """A file turned out to be damaged: drop any copy of it; whether reading it again may help."""
+        ...
+
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size in bytes of every file whose name starts with `prefix`, in any order."""
         ...
@@ -68,48 +78,62 @@ class FolderStorage:
         """A whole file. Raises MissingFileError."""
         try:
             return (self.folder / name).read_bytes()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingFileError(name) from error
+        except OSError as error:
+            raise _refused(self.folder / name, "read", error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write under a temporary name, flush to disk, rename, flush the folder."""
         try:
             write_atomically(self.folder / name, data)
         except OSError as error:
-            raise StoreError(
-                f"{self.folder / name}: cannot be written ({error.strerror}). Nothing was left."
-            ) from error
+            raise _refused(self.folder / name, "written", error) from error
 
     def create(self, name: str, data: bytes) -> bool:
         """As `write`, but link the finished file into place, which fails where there is one."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:
-            temporary.write_bytes(data)
-            flush_to_disk(temporary)
-            os.link(temporary, path)
-            flush_to_disk(path.parent)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(data)
+                flush_to_disk(temporary)
+                created = _put_new(temporary, path)
+                flush_to_disk(path.parent)
+                return created
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(path, "written", error) from error
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        (self.folder / name).unlink(missing_ok=True)
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except NotADirectoryError:
+            pass
+        except OSError as error:
+            raise _refused(self.folder / name, "deleted", error) from error
+
+    def forget(self, name: str) -> bool:
+        """The disk would say the same again."""
+        return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Finished files below the folder; half-written ones of crashed processes are passed over."""
         start = prefix.rpartition("/")[0]
-        for name, size in _walk(self.folder / start, f"{start}/" if start else ""):
-            if name.startswith(prefix) and not name.endswith(TEMPORARY_SUFFIX):
-                yield name, size
+        try:
+            for name, size in _walk(self.folder / start, f"{start}/" if start else ""):
+                if name.startswith(prefix):
+                    yield name, size
+        except OSError as error:
+            raise _refused(self.folder / start, "listed", error) from error
 
     def free_bytes(self) -> int | None:
         """Free space of the disk."""
-        return shutil.disk_usage(self.folder).free
+        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        return shutil.disk_usage(existing).free
 
 
 class MemoryStorage:
@@ -133,7 +157,8 @@ class MemoryStorage:
 
     def write(self, name: str, data: bytes) -> None:
         """Keep a copy of the data."""
-        self._files[name] = bytes(data)
+        with self._lock:
+            self._files[name] = bytes(data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Keep a copy unless there is one."""
@@ -144,12 +169,18 @@ class MemoryStorage:
             return True
 
     def delete(self, name: str) -> None:
-        """Forget a file."""
-        self._files.pop(name, None)
+        """Remove a file."""
+        with self._lock:
+            self._files.pop(name, None)
+
+    def forget(self, name: str) -> bool:
+        """There is only the one."""
+        return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size of every file."""
-        return iter([(name, len(data)) for name, data in self._files.items() if name.startswith(prefix)])
+        with self._lock:
+            return iter([(name, len(data)) for name, data in self._files.items() if name.startswith(prefix)])
 
     def free_bytes(self) -> int | None:
         """Unknown."""
@@ -164,7 +195,7 @@ class ArchiveStorage:
         try:
             # Only names and places are kept: a handle shared by threads or forked processes would mix their reads.
             with zipfile.ZipFile(path) as archive:
-                self._members = {info.filename: info for info in archive.infolist()}
+                self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         except (OSError, zipfile.BadZipFile) as error:
             raise StoreError(f"{path}: not a readable zip archive of a store ({error}).") from error
 
@@ -177,13 +208,21 @@ class ArchiveStorage:
         """A whole member. Raises MissingFileError; StoreError where its checksum does not match."""
         if name not in self._members:
             raise MissingFileError(name)
+        # Not by ZipFile.open: opening an archive parses its whole directory, once per scan would be too slow.
+        info = self._members[name]
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(name)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise StoreError(
-                f"{self.path}: {name} is damaged in the archive ({error}). Make the archive anew."
-            ) from error
+            with self.path.open("rb") as file:
+                file.seek(info.header_offset)
+                _, name_bytes, extra_bytes = struct.unpack("<26sHH", file.read(30))
+                file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
+                data = file.read(info.compress_size)
+        except (OSError, struct.error) as error:
+            raise StoreError(f"{self.path}: {name} cannot be read from the archive ({error}).") from error
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise StoreError(f"{self.path}: {name} is compressed; make the archive with the command merge --archive.")
+        if zlib.crc32(data) != info.CRC:
+            raise StoreError(f"{self.path}: {name} is damaged in the archive. Make the archive anew.")
+        return data
 
     def write(self, name: str, data: bytes) -> None:
         """Refused: an archive cannot be changed safely."""
@@ -197,6 +236,10 @@ class ArchiveStorage:
     def delete(self, name: str) -> None:
         """Refused."""
         self.write(name, b"")
+
+    def forget(self, name: str) -> bool:
+        """The disk would say the same again."""
+        return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size of every member."""
@@ -238,5 +281,34 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
         for entry in entries:
             if entry.is_dir():
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name, entry.stat().st_size
+            elif not entry.name.endswith(TEMPORARY_SUFFIX):
+                # Another process may have deleted it since.
+                with suppress(FileNotFoundError):
+                    yield prefix + entry.name, entry.stat().st_size
+
+
+def _put_new(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        # No hard links here, as on exFAT: of writers that start within the same instant the last one wins.
+        if path.exists():
+            return False
+        temporary.replace(path)
+    return True
+
+
+def _refused(path: Path, what: str, error: OSError) -> StoreError:
+    hints = {
+        errno.ENOSPC: "Free some space",
+        errno.EDQUOT: "Free some of your quota",
+        errno.EACCES: "Check the permissions",
+        errno.EROFS: "Choose a folder that can be written",
+    }
+    hint = hints.get(error.errno or 0, "Check the disk")
+    return StoreError(f"{path}: cannot be {what} ({error.strerror or error}). {hint}, then run the command again.")

@@ -3,9 +3,9 @@
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from common.view import View
 MANIFEST = "manifest.json"
 SEQUENCES = "sequences/"
 SUFFIX = ".zarr.zip"
+
+Parsed = TypeVar("Parsed")
 
 
 class TargetStore:
@@ -201,15 +203,14 @@ class TargetStore:
         """
         if voxel_features and not self.identity.voxel_features:
             raise StoreError(f"{self.location}: keeps no voxel features; dump again with voxel_features=true")
-        data = self._bytes(scan, index)
-        try:
-            targets, attributes = parse_scan_file(
-                data, self.identity.layers if layers is None else layers, voxel_features
-            )
-        except MemberError as error:
-            raise self._damaged(scan, index, error) from error
-        self._check_origin(scan, index, attributes, points)
-        return targets, View.model_validate(attributes["view"])
+        names = list(self.identity.layers if layers is None else layers)
+
+        def parse(data: bytes) -> tuple[EncodedTargets, View]:
+            targets, attributes = parse_scan_file(data, names, voxel_features)
+            self._check_origin(scan, index, attributes, points)
+            return targets, View.model_validate(attributes["view"])
+
+        return self._parsed(scan, index, parse)
 
     def read(
         self,
@@ -224,7 +225,7 @@ class TargetStore:
         return targets.decode(), view
 
     def verify(self, scan: ScanId, index: int) -> dict[str, int]:
-        """Decode every array of one scan and view, checking all checksums.
+        """Decode every array of one scan and view, checking all checksums, those of unused metadata included.
 
         Returns:
             stored bytes by array.
@@ -232,16 +233,34 @@ class TargetStore:
         Raises:
             StoreError: something is damaged or missing; names the scan and the array.
         """
+
+        def parse(data: bytes) -> dict[str, int]:
+            _, attributes = parse_scan_file(data, self.identity.layers, self.identity.voxel_features)
+            self._check_origin(scan, index, attributes, None)
+            members = read_members(data)
+            members.check_all()
+            return members.stored_bytes()
+
+        return self._parsed(scan, index, parse)
+
+    def _parsed(self, scan: ScanId, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """What `parse` makes of a scan file; a damaged or outdated copy of the file is read anew once."""
         data = self._bytes(scan, index)
         try:
-            _, attributes = parse_scan_file(data, self.identity.layers, self.identity.voxel_features)
-            members = read_members(data)
-            for name in members.metadata:
-                members.array(name)
+            return self._parse(scan, index, data, parse)
+        except StoreError:
+            if not self.storage.forget(self.name(scan, index)):
+                raise
+        return self._parse(scan, index, self._bytes(scan, index), parse)
+
+    def _parse(self, scan: ScanId, index: int, data: bytes, parse: Callable[[bytes], Parsed]) -> Parsed:
+        try:
+            return parse(data)
         except MemberError as error:
-            raise self._damaged(scan, index, error) from error
-        self._check_origin(scan, index, attributes, None)
-        return members.stored_bytes()
+            raise StoreError(
+                f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
+                "Run the command repair, or delete the file and run make dump-teacher again."
+            ) from error
 
     def _bytes(self, scan: ScanId, index: int) -> bytes:
         try:
@@ -251,12 +270,6 @@ class TargetStore:
                 f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
                 "exactly what is missing."
             ) from error
-
-    def _damaged(self, scan: ScanId, index: int, error: MemberError) -> StoreError:
-        return StoreError(
-            f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
-            "Run the command repair, or delete the file and run make dump-teacher again."
-        )
 
     def _check_origin(self, scan: ScanId, index: int, attributes: dict[str, Any], points: np.ndarray | None) -> None:
         name = f"{self.location}/{self.name(scan, index)}"

@@ -6,13 +6,13 @@ Sizes and errors of encodings depend on what features look like, and no publishe
 scans are rotated and flipped at random; the checkpoint is in the published layout.
 """
 
-import os
 import time
 from pathlib import Path
 
 import click
 import torch
 
+from common.checkpoint import save_checkpoint
 from common.dataset import read_scan, select_scans, voxelise_view
 from common.label_map import load_label_map
 from common.memory import keep_freed_memory
@@ -25,13 +25,8 @@ from stage1_dump_teacher.published_weights import to_published
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--steps", default=60, show_default=True)
-@click.option("--learning-rate", default=1e-3, show_default=True)
-def main(path: Path, steps: int, learning_rate: float) -> None:
-    """Train and write the teacher to PATH."""
-    keep_freed_memory()
+def train_briefly(path: Path, steps: int, learning_rate: float) -> None:
+    """Train a full-size teacher and write it to `path`, whole, every 20 steps and at the end."""
     torch.manual_seed(0)
     label_map = load_label_map(REPOSITORY / "configs/datasets/semantic_kitti.yaml")
     grid = PolarGrid.named("polarnet")
@@ -49,11 +44,21 @@ def main(path: Path, steps: int, learning_rate: float) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        click.echo(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {time.perf_counter() - start:.1f} s", err=True)
+        click.echo(
+            f"teacher step {step + 1}/{steps}  loss {loss.item():.3f}  {time.perf_counter() - start:.1f} s", err=True
+        )
         if (step + 1) % 20 == 0 or step + 1 == steps:
-            partial = path.with_suffix(".partial")
-            torch.save(to_published(teacher), partial)
-            os.replace(partial, path)
+            save_checkpoint(path, to_published(teacher))
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--steps", default=60, show_default=True)
+@click.option("--learning-rate", default=1e-3, show_default=True)
+def main(path: Path, steps: int, learning_rate: float) -> None:
+    """Train and write the teacher to PATH."""
+    keep_freed_memory()
+    train_briefly(path, steps, learning_rate)
 
 
 if __name__ == "__main__":

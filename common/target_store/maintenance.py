@@ -1,0 +1,183 @@
+"""Looking after stores: what is missing, damaged, foreign or changed in one."""
+
+import io
+import random
+import time
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import DataError, StoreError
+from common.files import TEMPORARY_SUFFIX
+from common.overlap import started_ahead
+from common.semantic_kitti import ScanId, read_points, scan_path
+from common.target_store.identity import StoreIdentity
+from common.target_store.members import MemberError
+from common.target_store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, parse_scan_file
+from common.target_store.storage import FolderStorage, MissingFileError
+from common.target_store.store import TargetStore, scan_hash
+
+LEFTOVER_SECONDS = 3600
+"""Age at which a half-written file belongs to a writer that crashed, rather than to one at work."""
+
+ScanView = tuple[ScanId, int]
+ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one scan-view.
+
+    Attributes:
+        scan: which scan.
+        view: number of the view.
+        kind: `missing`; `damaged`, bytes are not what was written; `foreign`, of another store; `changed`, the scan on
+            disk is not the one that the teacher saw; `unreadable`, the file, or the scan to compare with, cannot be
+            read just now.
+        array: the array, where only one is concerned; else empty.
+        text: what is the case.
+    """
+
+    scan: ScanId
+    view: int
+    kind: ProblemKind
+    array: str
+    text: str
+
+    @property
+    def file_is_wrong(self) -> bool:
+        """Whether there is a file that no reader should use."""
+        return self.kind in ("damaged", "foreign", "changed")
+
+
+def absent(store: TargetStore, finished: Collection[ScanView], expected: Iterable[ScanId] = ()) -> list[Problem]:
+    """Scan-views that should be in a store and are not, and ones that should not be there.
+
+    Args:
+        store: the store.
+        finished: what it holds.
+        expected: scans that it should hold; scans of which it holds any view are expected anyhow.
+    """
+    views = store.identity.views.count
+    scans = sorted({scan for scan, _ in finished} | set(expected))
+    missing = [
+        Problem(scan, view, "missing", "", "is not in the store")
+        for scan in scans
+        for view in range(views)
+        if (scan, view) not in finished
+    ]
+    text = f"is not among the {views} views of this store"
+    return missing + [Problem(scan, view, "foreign", "", text) for scan, view in sorted(finished) if view >= views]
+
+
+def inspect_all(
+    store: TargetStore, items: Iterable[ScanView], data: Path | None = None, threads: int = 1
+) -> Iterator[Problem | None]:
+    """`inspect` many scan-views with threads, in order.
+
+    Args:
+        store: the store.
+        items: scan-views that are in it.
+        data: folder that holds `sequences/`, to compare the scans with those that the teacher saw; scans that are not
+            there are not compared.
+        threads: files that are read and decoded at once.
+    """
+
+    def one(item: ScanView) -> Problem | None:
+        return inspect(store, *item, data)
+
+    for _, future in started_ahead(one, items, 2 * threads, threads):
+        yield future.result()
+
+
+def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = None) -> Problem | None:
+    """What is wrong with one scan-view, None if nothing is. See `inspect_all`."""
+    try:
+        content = store.storage.read(store.name(scan, view))
+    except MissingFileError:
+        return Problem(scan, view, "missing", "", "is not in the store")
+    except (StoreError, OSError) as error:
+        return Problem(scan, view, "unreadable", "", str(error))
+    source_hash = None
+    if data is not None and scan_path(data, scan).exists():
+        try:
+            source_hash = scan_hash(read_points(data, scan))
+        except DataError as error:
+            return Problem(scan, view, "unreadable", "", error.message)
+    return inspect_bytes(store.identity, scan, view, content, source_hash)
+
+
+def inspect_bytes(
+    identity: StoreIdentity, scan: ScanId, view: int, content: bytes, source_hash: str | None = None
+) -> Problem | None:
+    """What is wrong with the bytes of a scan file: every checksum is verified, every array decoded.
+
+    Args:
+        identity: of the store that the file should belong to.
+        scan: that the file should be of.
+        view: number of the view that it should be of.
+        content: of the file.
+        source_hash: of the scan as it is now; None not to compare.
+    """
+    try:
+        _, attributes = parse_scan_file(content, identity.layers, identity.voxel_features)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # Metadata that only other readers use.
+            bad = archive.testzip()
+    except MemberError as error:
+        return Problem(scan, view, "damaged", error.array, str(error).removeprefix(f"{error.array} "))
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        return Problem(scan, view, "damaged", "", f"is not a scan file of this format ({error!r})")
+    if bad is not None:
+        return Problem(scan, view, "damaged", bad, "does not match its checksum")
+    expected: dict[str, Any] = {
+        "teacher_hash": identity.teacher_hash,
+        "scan": str(scan),
+        "view_index": view,
+        "grid_shape": list(identity.grid.shape),
+    }
+    wrong = [f"{name} {attributes.get(name)}" for name, value in expected.items() if attributes.get(name) != value]
+    wrong += [
+        f"{name} in {feature['encoding']}"
+        for name, feature in attributes["features"].items()
+        if feature["encoding"] != encoding_of(name, identity)
+    ]
+    if wrong:
+        return Problem(scan, view, "foreign", "", f"is of another store: it has {', '.join(wrong)}")
+    if source_hash is not None and attributes.get("scan_sha256") != source_hash:
+        return Problem(scan, view, "changed", "", "the scan on disk is not the one that the teacher saw")
+    return None
+
+
+def encoding_of(name: str, identity: StoreIdentity) -> str:
+    """Encoding that a store's files should have for one array of features (`logits`, `down1c.pillar_features`)."""
+    kinds = {
+        LOGITS: identity.encoding.logits,
+        PILLAR_FEATURES: identity.encoding.pillar_features,
+        VOXEL_FEATURES: identity.encoding.voxel_features,
+    }
+    return next((encoding for kind, encoding in kinds.items() if name.endswith(kind)), "")
+
+
+def sample(items: Sequence[ScanView], count: int, seed: int = 0) -> list[ScanView]:
+    """`count` random items, or all where there are no more; in order, and the same for the same seed."""
+    return sorted(random.Random(seed).sample(sorted(items), min(count, len(items))))
+
+
+def leftovers(store: TargetStore, age: float = LEFTOVER_SECONDS) -> list[Path]:
+    """Half-written files, older than `age` seconds, that writers which crashed left in a store that is a folder."""
+    if not isinstance(store.storage, FolderStorage):
+        return []
+    return sorted(
+        path for path in store.storage.folder.rglob(f"*{TEMPORARY_SUFFIX}") if seconds_since_written(path) > age
+    )
+
+
+def seconds_since_written(path: Path) -> float:
+    """Age of a file; 0 if it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

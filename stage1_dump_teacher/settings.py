@@ -1,0 +1,59 @@
+"""What stage one caches, as settings; needs neither the teacher nor spconv."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from common.config import Settings
+from common.dataset import GridSettings
+from common.target_store import TargetEncoding, ViewSet
+
+LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
+PROFILES: dict[str, dict[str, Any]] = {
+    "full": {
+        "voxel_features": True,
+        "encoding": {"pillar_features": "float16", "voxel_features": "int8_channel", "logits": "float16"},
+    },
+    "train": {
+        "voxel_features": False,
+        "encoding": {"pillar_features": "int8_channel", "voxel_features": "int8_channel", "logits": "int8_row"},
+    },
+}
+"""What each profile keeps; `custom` says it itself."""
+
+
+class DumpSettings(Settings):
+    """What stage one caches. See `configs/teachers/` for commented examples.
+
+    Attributes:
+        dataset: YAML file with classes, splits and label map.
+        splits: splits or sequences to dump.
+        grid: the grid and volume that the teacher was trained on.
+        layers: teacher layers to keep.
+        profile: what is kept and how: `full`, voxel features too; `train`, what a student reads, in one byte; `custom`,
+            as `voxel_features` and `encoding` say. These two, where given, win over the profile.
+        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
+        encoding: of the arrays.
+        views: of every scan.
+        on_bad_scan: `stop` at a damaged scan, or `skip` it and list it at the end.
+        read_ahead: scans that are read and voxelised while the teacher works.
+    """
+
+    dataset: Path
+    splits: list[str] = ["train", "val"]
+    grid: GridSettings = GridSettings()
+    layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
+    profile: Literal["full", "train", "custom"] = "full"
+    voxel_features: bool
+    encoding: TargetEncoding
+    views: ViewSet = ViewSet()
+    on_bad_scan: Literal["stop", "skip"] = "stop"
+    read_ahead: int = Field(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
+        kept = PROFILES.get(values.get("profile", "full"), {})
+        encoding = {**kept.get("encoding", {}), **(values.get("encoding") or {})}
+        return {**kept, **values, **({"encoding": encoding} if encoding else {})}

@@ -1,0 +1,262 @@
+"""Commands that look after a target store: info, verify, repair."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from common.config import load_settings
+from common.dataset import select_scans
+from common.devices import select_device
+from common.environment import processors
+from common.errors import SettingsError, StoreError
+from common.label_map import load_label_map
+from common.semantic_kitti import ScanId, list_scans, present_sequences
+from common.target_store import TargetStore
+from common.target_store.contents import contents
+from common.target_store.maintenance import Problem, ScanView, absent, inspect_all, leftovers, sample
+from common.target_store.storage import ArchiveStorage
+from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_reports import (
+    completeness,
+    completeness_lines,
+    contents_json,
+    contents_lines,
+    count_text,
+    dump_lines,
+    live_lines,
+    problem_lines,
+)
+
+DEFAULT_CACHE = "cache/semantic_kitti"
+TEACHER_CONFIG = Path("configs/teachers/cylinder3d.yaml")
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C stopped, as shells have it."""
+
+path_type = click.Path(path_type=Path)
+cache_option = click.option(
+    "--cache", default=DEFAULT_CACHE, show_default=True, help="Target store: a folder, a .zip archive or a URL."
+)
+config_option = click.option(
+    "--config", type=path_type, default=TEACHER_CONFIG, show_default=True, help="Settings of the dump."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=processors,
+    show_default="processors",
+    help="Files worked on at once.",
+)
+
+
+@click.command()
+@cache_option
+@click.option("--data", type=path_type, help="Folder that holds sequences/.")
+@config_option
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what is in a store: what made it, which scans, what its arrays weigh; with --data, what is missing.
+
+    \b
+    Examples:
+      python -m stage1_dump_teacher info
+      python -m stage1_dump_teacher info --cache cache/train --data dataset --set splits=[train]
+      python -m stage1_dump_teacher info --cache s3://bucket/prefix --json
+    """
+    store = TargetStore.open(cache)
+    found = contents(store)
+    missing, expected = None, 0
+    if data is not None:
+        settings = load_settings(DumpSettings, config, overrides)
+        scans = select_scans(data, load_label_map(settings.dataset), settings.splits).scans
+        missing = completeness(store, store.finished(), scans)
+        expected = len(scans) * store.identity.views.count
+    if as_json:
+        click.echo(json.dumps(contents_json(store, found, missing), indent=1))
+        return
+    lines = contents_lines(store, found)
+    if missing is not None:
+        total = found.total
+        lines += ["", *completeness_lines(missing, expected, total.size / max(total.scan_views, 1))]
+    unfinished = leftovers(store)
+    if unfinished:
+        lines += ["", f"{count_text(len(unfinished), 'half-written file')} of crashed dumps: repair removes them."]
+    click.echo("\n".join(lines))
+
+
+@click.command()
+@cache_option
+@click.option("--sample", "count", type=click.IntRange(min=1), metavar="N", help="Check N random scan-views only.")
+@click.option("--seed", default=0, show_default=True, help="Of the random choices.")
+@click.option("--data", type=path_type, help="Folder that holds sequences/.")
+@click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
+@click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
+@device_option
+@threads_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    cache: str,
+    count: int | None,
+    seed: int,
+    data: Path | None,
+    live: int | None,
+    teacher: Path | None,
+    device: str,
+    threads: int,
+) -> None:
+    """Check every checksum of a store; exit with status 1 if anything is wrong.
+
+    With --data, also notice scans that have changed since the teacher saw them. With --live, --data and --teacher, run
+    the teacher again and compare: differences beyond what the encoding explains are errors.
+
+    \b
+    Examples:
+      python -m stage1_dump_teacher verify --cache cache/train
+      python -m stage1_dump_teacher verify --cache cache/train --sample 200 --data dataset
+      python -m stage1_dump_teacher verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
+    """
+    if live is not None and (data is None or teacher is None):
+        raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
+    store = TargetStore.open(cache)
+    finished = store.finished()
+    chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
+    problems = absent(store, finished, neighbours(data, finished))
+    problems += inspected(store, chosen, data, threads)
+    for line in problem_lines(problems):
+        click.echo(line)
+    checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
+    click.echo(f"{checked}: {count_text(len(problems), 'problem') if problems else 'nothing wrong'}")
+    if problems:
+        click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
+    failed = bool(problems)
+    if live is not None and data is not None and teacher is not None:
+        bad = {(problem.scan, problem.view) for problem in problems}
+        usable = [item for item in finished if item not in bad]
+        failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
+    if failed:
+        context.exit(1)
+
+
+@click.command()
+@cache_option
+@click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
+@click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
+@config_option
+@set_option
+@device_option
+@threads_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.pass_context
+def repair(
+    context: click.Context,
+    cache: str,
+    data: Path,
+    teacher: Path,
+    config: Path,
+    overrides: tuple[str, ...],
+    device: str,
+    threads: int,
+    dry_run: bool,
+) -> None:
+    """Delete what is damaged, foreign or of a changed scan, and dump it, and whatever else is missing, again.
+
+    Takes the settings of the dump, and refuses if they or the teacher are not those that the store was made with.
+
+    \b
+    Examples:
+      python -m stage1_dump_teacher repair --data dataset --teacher teacher.pt --dry-run
+      python -m stage1_dump_teacher repair --data dataset --teacher teacher.pt --set profile=train
+    """
+    from stage1_dump_teacher.dump import identity_of, run
+    from stage1_dump_teacher.published_weights import load_teacher
+
+    settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
+    label_map = load_label_map(settings.dataset)
+    store = TargetStore.open(cache)
+    if isinstance(store.storage, ArchiveStorage):
+        raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
+    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), label_map)
+    TargetStore.create_or_resume(store.storage, identity, {})
+    scans = select_scans(data, label_map, settings.splits).scans
+    finished = store.finished()
+    problems = absent(store, finished, scans) + list(inspected(store, sorted(finished), data, threads))
+    unfinished = leftovers(store)
+    wrong = [problem for problem in problems if problem.file_is_wrong]
+    known = set(scans)
+    dumped = [problem for problem in problems if problem.scan in known and problem.view < identity.views.count]
+    dumped = [problem for problem in dumped if problem.kind == "missing" or problem.file_is_wrong]
+    for line in problem_lines(problems):
+        click.echo(line)
+    verb = "would be" if dry_run else "to be"
+    click.echo(
+        f"{count_text(len(wrong), 'wrong file')} and {count_text(len(unfinished), 'half-written file')} {verb} "
+        f"deleted, {count_text(len(dumped), 'scan-view')} {verb} dumped"
+    )
+    if dry_run:
+        return
+    for problem in wrong:
+        store.storage.delete(store.name(problem.scan, problem.view))
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+    left = remaining(problems, dumped, identity.views.count)
+    if dumped:
+        report = run(settings, data, teacher, cache, chosen_device)
+        click.echo("\n".join(dump_lines(report)))
+        if report.left:
+            context.exit(INTERRUPTED)
+        if report.skipped:
+            context.exit(1)
+    if left:
+        click.echo(
+            f"{count_text(len(left), 'scan-view')} could not be dumped: no scan of --data and --config, or not readable"
+        )
+        for line in problem_lines(left):
+            click.echo(line)
+        context.exit(1)
+    click.echo("The store is whole.")
+
+
+def remaining(problems: Iterable[Problem], dumped: Iterable[Problem], views: int) -> list[Problem]:
+    """Problems that neither deleting nor dumping solves."""
+    solved = set(dumped)
+    return [problem for problem in problems if problem not in solved and problem.view < views]
+
+
+def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:
+    """Problems of scan-views that are in a store, with a progress bar."""
+    # Views beyond those of the store are foreign whatever they hold.
+    items = [item for item in items if item[1] < store.identity.views.count]
+    found = tqdm(inspect_all(store, items, data, threads), total=len(items), unit="scan", desc="verify", leave=False)
+    return [problem for problem in found if problem is not None]
+
+
+def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
+    """All scans in `data` of the sequences that a store holds something of: those that one would miss."""
+    if data is None:
+        return []
+    held = {scan.sequence for scan, _ in finished} & set(present_sequences(data))
+    return list_scans(data, sorted(name for name in held if (data / "sequences" / name / "velodyne").is_dir()))
+
+
+def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
+    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained."""
+    from stage1_dump_teacher.live_check import compare_live, worst
+    from stage1_dump_teacher.published_weights import load_teacher
+
+    chosen = select_device(device)
+    compared = compare_live(store, load_teacher(teacher, chosen), data, items, chosen)
+    errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
+    for line in live_lines(errors, items):
+        click.echo(line)
+    return all(error.explained for error in errors)
+
+
+STORE_COMMANDS = (info, verify, repair)

@@ -1,0 +1,184 @@
+"""Reading scan files and delivering them to the training loop; used by bench_store."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+import torch
+import zarr
+from torch.utils.data import DataLoader, Dataset
+from zarr.storage import ZipStore
+
+from common.overlap import started_ahead
+from common.semantic_kitti import ScanId
+from common.target_store import TargetStore
+from common.target_store.members import CHECKSUM_BYTES, chunk_name, read_members
+from common.target_store.storage import FolderStorage
+from common.target_store.store import MANIFEST
+from tests.golden.golden_files import REPOSITORY
+
+ScanView = tuple[ScanId, int]
+SEQUENCE_LENGTHS = (4541, 1101, 4661, 801, 271, 2761, 1101, 1101, 4071, 1591, 1201)
+"""Scans in sequences 00 to 10 of SemanticKITTI: 23,201."""
+
+
+def median_seconds(call: Callable[[], Any], repeats: int = 15) -> float:
+    """Median time of a call after one warm-up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def read_over_floor(store: TargetStore) -> dict[str, float]:
+    """Time to open and read a scan's training arrays, over the codec alone decoding the same bytes from memory."""
+    floors, ours, plain = [], [], []
+    for scan, view in sorted(store.finished()):
+        chunks = compressed_chunks(store.storage.read(store.name(scan, view)))
+        floors.append(median_seconds(lambda chunks=chunks: [decode(*chunk) for chunk in chunks]))
+        ours.append(median_seconds(lambda scan=scan, view=view: store.read_encoded(scan, view, None)))
+        plain.append(median_seconds(lambda scan=scan, view=view: read_with_zarr(store, scan, view), 3))
+    return {
+        "read_ms": 1e3 * statistics.median(ours),
+        "floor_ms": 1e3 * statistics.median(floors),
+        "read_over_floor": statistics.median(a / b for a, b in zip(ours, floors, strict=True)),
+        "zarr_api_over_floor": statistics.median(a / b for a, b in zip(plain, floors, strict=True)),
+    }
+
+
+def compressed_chunks(data: bytes) -> list[tuple[str, bytes, tuple[int, ...], str]]:
+    """Codec, compressed bytes, shape and dtype of every array in a scan file."""
+    members = read_members(data)
+    chunks = []
+    for name, metadata in members.metadata.items():
+        start, end = members.places[chunk_name(name, metadata)]
+        codec = metadata["codecs"][1]["name"]
+        chunks.append((codec, data[start : end - CHECKSUM_BYTES], tuple(metadata["shape"]), metadata["data_type"]))
+    return chunks
+
+
+def decode(codec: str, data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """The codec and nothing else."""
+    out = np.empty(shape, dtype)
+    {"zstd": numcodecs.zstd, "blosc": numcodecs.blosc}[codec].decompress(data, out)
+    return out
+
+
+def read_with_zarr(store: TargetStore, scan: ScanId, view: int) -> dict[str, np.ndarray]:
+    """All arrays of a scan file through zarr's ordinary API."""
+    path = Path(store.location) / store.name(scan, view)
+    with ZipStore(path, mode="r") as zip_store:
+        group = zarr.open_group(zip_store, mode="r")
+        return {name: np.asarray(member[:]) for name, member in group.arrays()}
+
+
+class DictOfArrays(Dataset):  # type: ignore[type-arg]
+    """What one would write first: a map-style dataset that returns a dictionary of decoded arrays."""
+
+    def __init__(self, store: TargetStore, work: list[ScanView]) -> None:
+        self.store, self.work = store, work
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        targets, _ = self.store.read_encoded(*self.work[row], None)
+        features = {"logits": targets.logits} | {name: layer.features for name, layer in targets.layers.items()}
+        tensors = dict(targets.coordinates)
+        for name, stored in features.items():
+            tensors |= {f"{name}.{part}": value for part, value in vars(stored).items() if value is not None}
+        return tensors
+
+
+def delivery(store: TargetStore, deliveries: int = 160) -> dict[str, float]:
+    """Scans per second that reach the consuming loop: one thread, two threads, and a DataLoader of two workers."""
+    views = sorted(store.finished())
+    work = [views[row % len(views)] for row in range(deliveries)]
+
+    def threads(count: int) -> Iterable[Any]:
+        for _, future in started_ahead(
+            lambda item: store.read_encoded(*item, None), work, depth=2 * count, threads=count
+        ):
+            yield future.result()
+
+    def loader() -> Iterable[Any]:
+        return DataLoader(DictOfArrays(store, work), batch_size=None, num_workers=2)
+
+    rates: dict[str, list[float]] = {"one": [], "two": [], "loader": []}
+    for _ in range(3):
+        rates["one"].append(per_second(threads(1), deliveries))
+        rates["two"].append(per_second(threads(2), deliveries))
+        rates["loader"].append(per_second(loader(), deliveries))
+    best = {name: max(values) for name, values in rates.items()}
+    ratios = [two / one for two, one in zip(rates["two"], rates["one"], strict=True)]
+    against = [two / loader for two, loader in zip(rates["two"], rates["loader"], strict=True)]
+    return {
+        "scans_per_s_one_thread": best["one"],
+        "scans_per_s_two_threads": best["two"],
+        "scans_per_s_dataloader": best["loader"],
+        "two_worker_speedup": statistics.median(ratios),
+        "delivery_over_dataloader": statistics.median(against),
+    }
+
+
+def per_second(items: Iterable[Any], count: int) -> float:
+    """Items per second after the first, which pays for starting threads or processes."""
+    iterator = iter(items)
+    next(iterator)
+    start = time.perf_counter()
+    for _ in iterator:
+        pass
+    return (count - 1) / (time.perf_counter() - start)
+
+
+def open_large_store(store: TargetStore, folder: Path) -> dict[str, float]:
+    """Time and memory to open a store of 23,201 scans and index it, and the time of `info` on it."""
+    large = FolderStorage(folder)
+    large.write(MANIFEST, store.storage.read(MANIFEST))
+    for sequence, length in enumerate(SEQUENCE_LENGTHS):
+        sequence_folder = folder / "sequences" / f"{sequence:02d}"
+        sequence_folder.mkdir(parents=True)
+        for frame in range(length):
+            for view in range(store.identity.views.count if frame % 100 == 0 else 1):
+                (sequence_folder / f"{frame:06d}.v{view}.zarr.zip").write_bytes(b"small")
+    # `info` looks into some files, so the first scans are real ones.
+    scan, view = min(store.finished())
+    for name, _ in list(large.sizes("sequences/00/00000")):
+        large.write(name, store.storage.read(store.name(scan, view)))
+    command = [sys.executable, "-m", "tests.benchmarks.store_reading", str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "stage1_dump_teacher", "info", "--cache", str(folder)]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
+    return {**numbers, "info_23201_s": time.perf_counter() - start}
+
+
+def main(folder: str) -> None:
+    """Open a store and index it in this process; print time and memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    views: dict[ScanId, int] = {}
+    for scan, _ in TargetStore.open(folder).finished():
+        views[scan] = views.get(scan, 0) + 1
+    seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if len(views) != sum(SEQUENCE_LENGTHS):
+        raise SystemExit(f"found {len(views)} scans")
+    print(json.dumps({"open_23201_s": seconds, "open_23201_mb": used * 1024 / 1e6}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
