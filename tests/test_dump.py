@@ -134,7 +134,7 @@ def test_a_second_run_dumps_exactly_what_is_missing(data, cache, reduced_teacher
     words = (data, reduced_teacher, cache, STREET_GRID, TRAIN, "views.count=2")
     assert "6 scan-views written" in succeed(dump(*words))
     before, targets = files(cache), read_all(TargetStore.open(cache), data)
-    assert "0 scan-views written (0.0 MB), 6 were there before" in succeed(dump(*words))
+    assert "6 were there before" in succeed(dump(*words))
     assert files(cache) == before
 
     store = TargetStore.open(cache)

@@ -30,7 +30,7 @@ from common.scan_batch import batch_scans
 from common.view import IDENTITY
 from stage2_train_student.experiment import TargetSource, choose_scans, new_state, open_targets, student_data
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.train import losses, train_step
+from stage2_train_student.train import losses, targets_of, train_step
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -90,7 +90,8 @@ def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def dump_part(folder: Path, repeats: int) -> dict[str, float]:
     """Stage one as the user runs it: reading, teacher and writing everything, overlapped, per scan-view."""
-    from stage1_dump_teacher.dump import DumpSettings, run
+    from stage1_dump_teacher.dump import run
+    from stage1_dump_teacher.settings import DumpSettings
 
     config = REPOSITORY / "configs/teachers/cylinder3d.yaml"
     seconds = {}
@@ -125,7 +126,8 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
         points = read_scan(scans_folder(), scan, label_map).points
         numbers["targets_s"] = seconds_per_call(lambda: store.read(scan, 0, points, data.layers), 3 * repeats)
         loaded = data.load_batch(scans.train[:1], 0)
-        batch, cached = loaded.batch.to(device), loaded.targets.to(device) if loaded.targets else None
+        batch = loaded.batch.to(device)
+        cached = targets_of(loaded, batch, None, device)
         with torch.no_grad():
             numbers["forward_s"] = seconds_per_call(
                 lambda: losses(state.student, state.distillation, batch, cached, weights), repeats

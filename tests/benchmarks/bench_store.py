@@ -22,9 +22,10 @@ from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.scan_batch import batch_scans
 from common.target_store import TargetStore
-from stage1_dump_teacher.dump import DumpReport, DumpSettings, dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import DumpReport, dump_missing, identity_of, preparer
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+from stage1_dump_teacher.settings import DumpSettings
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
 from tests.benchmarks.store_losses import loss_agreement

@@ -98,7 +98,7 @@ def lmdb_file(arrays: Arrays, folder: Path) -> tuple[str, float, int, int]:
     return measured("LMDB, zstd-1, no checksums", read, [path])
 
 
-def decompressed(data: bytes, like: np.ndarray) -> np.ndarray:
+def decompressed(data: bytes | None, like: np.ndarray) -> np.ndarray:
     """Undo zstd into an array like another one."""
     out = np.empty_like(like)
     numcodecs.zstd.decompress(data, out)

@@ -9,8 +9,9 @@ from common.config import load_settings
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
-from stage1_dump_teacher.dump import DumpReport, DumpSettings, dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import DumpReport, dump_missing, identity_of, preparer
 from stage1_dump_teacher.published_weights import LoadedTeacher
+from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.train import losses, targets_of

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def read_over_floor(store: TargetStore) -> dict[str, float]:
     floors, ours, plain = [], [], []
     for scan, view in sorted(store.finished()):
         chunks = compressed_chunks(store.storage.read(store.name(scan, view)))
-        floors.append(median_seconds(lambda chunks=chunks: [decode(*chunk) for chunk in chunks]))
-        ours.append(median_seconds(lambda scan=scan, view=view: store.read_encoded(scan, view, None)))
-        plain.append(median_seconds(lambda scan=scan, view=view: read_with_zarr(store, scan, view), 3))
+        floors.append(median_seconds(partial(decode_all, chunks)))
+        ours.append(median_seconds(partial(store.read_encoded, scan, view, None)))
+        plain.append(median_seconds(partial(read_with_zarr, store, scan, view), 3))
     return {
         "read_ms": 1e3 * statistics.median(ours),
         "floor_ms": 1e3 * statistics.median(floors),
@@ -69,11 +70,14 @@ def compressed_chunks(data: bytes) -> list[tuple[str, bytes, tuple[int, ...], st
     return chunks
 
 
-def decode(codec: str, data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """The codec and nothing else."""
-    out = np.empty(shape, dtype)
-    {"zstd": numcodecs.zstd, "blosc": numcodecs.blosc}[codec].decompress(data, out)
-    return out
+def decode_all(chunks: list[tuple[str, bytes, tuple[int, ...], str]]) -> list[np.ndarray]:
+    """The codecs and nothing else."""
+    decoded = []
+    for codec, data, shape, dtype in chunks:
+        out = np.empty(shape, dtype)
+        {"zstd": numcodecs.zstd, "blosc": numcodecs.blosc}[codec].decompress(data, out)
+        decoded.append(out)
+    return decoded
 
 
 def read_with_zarr(store: TargetStore, scan: ScanId, view: int) -> dict[str, np.ndarray]:
@@ -84,7 +88,7 @@ def read_with_zarr(store: TargetStore, scan: ScanId, view: int) -> dict[str, np.
         return {name: np.asarray(member[:]) for name, member in group.arrays()}
 
 
-class DictOfArrays(Dataset):  # type: ignore[type-arg]
+class DictOfArrays(Dataset):
     """What one would write first: a map-style dataset that returns a dictionary of decoded arrays."""
 
     def __init__(self, store: TargetStore, work: list[ScanView]) -> None:
