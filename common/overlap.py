@@ -32,7 +32,8 @@ def started_ahead(
 class BackgroundWriter:
     """Runs calls on one thread behind the caller's back, at most `depth` at a time; errors surface in the caller.
 
-    Use as a context manager: leaving it waits for what was started, and raises what went wrong there.
+    With depth 0 calls run at once, in the caller: right where they would only take cores from it. Use as a context
+    manager: leaving it waits for what was started, and raises what went wrong there.
     """
 
     def __init__(self, depth: int = 2) -> None:
@@ -45,6 +46,9 @@ class BackgroundWriter:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Start a call; waits for the oldest one, and raises its error, when `depth` calls are already under way."""
+        if not self._depth:
+            function(*arguments)
+            return
         while len(self._started) >= self._depth:
             self._started.popleft().result()
         self._started.append(self._pool.submit(function, *arguments))

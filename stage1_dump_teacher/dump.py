@@ -19,6 +19,7 @@ from common.semantic_kitti import ScanId
 from common.shards import Shard
 from common.signals import StopRequest
 from common.target_store import StoreIdentity, TargetStore
+from common.target_store.storage import FolderStorage
 from common.view import View, draw_view
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
 from stage1_dump_teacher.pillar_targets import teacher_targets
@@ -106,7 +107,9 @@ def dump_missing(
             check_room(store, report.size // report.written, len(missing) - report.written)
 
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
-    with progress, StopRequest() as stop, BackgroundWriter() as writer:
+    # On a CPU the teacher uses every core; encoding beside it would only slow it down, waiting for a network would not.
+    waits = device.type != "cpu" or not isinstance(store.storage, FolderStorage)
+    with progress, StopRequest() as stop, BackgroundWriter(depth=2 if waits else 0) as writer:
         for (scan, index), future in started_ahead(prepare, missing, settings.read_ahead):
             try:
                 prepared = future.result()

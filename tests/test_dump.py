@@ -140,7 +140,7 @@ def test_a_second_run_dumps_exactly_what_is_missing(data, cache, reduced_teacher
     store = TargetStore.open(cache)
     lost = file_of(store, ScanId("00", "000001"), 1)
     lost.unlink()
-    assert "1 scan-views written" in succeed(dump(*words))
+    assert "1 scan-view written" in succeed(dump(*words))
     after = files(cache)
     assert {name for name in after if after[name] != before[name]} == {str(lost.relative_to(cache))}
     again = read_all(store, data)

@@ -134,3 +134,10 @@ def test_the_callers_own_error_is_not_replaced_by_the_writers():
 
     with pytest.raises(KeyError, match="mine"):
         submit_and_fail()
+
+
+def test_a_writer_without_depth_runs_calls_in_the_caller():
+    threads = []
+    with BackgroundWriter(depth=0) as writer:
+        writer.submit(lambda: threads.append(threading.get_ident()))
+        assert threads == [threading.get_ident()]
