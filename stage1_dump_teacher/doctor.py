@@ -4,6 +4,7 @@ Each check is a small function that returns a `Check`; what a check imports it i
 missing or broken shows up as a line of the table and not as a traceback.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -162,6 +163,8 @@ def check_spconv() -> Check:
 
 def sparse_convolution_errors() -> dict[str, float]:
     """Relative difference between a submanifold and a dense convolution on a full 4x4x4 grid, by device."""
+    # It makes torch warn of the way it asks whether it is traced, in the middle of the table.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     import spconv.pytorch as spconv
     import torch
     from spconv.core import ConvAlgo

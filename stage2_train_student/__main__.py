@@ -9,8 +9,10 @@ import click
 from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
-from common.errors import SettingsError
+from common.errors import DataError, SettingsError
+from common.label_map import LabelMap
 from common.memory import keep_freed_memory
+from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences
 from common.target_store.local_copy import CopySettings
 from stage2_train_student.evaluate import evaluate as evaluate_scans
 from stage2_train_student.evaluate import predict as predict_scans
@@ -28,9 +30,12 @@ device_option = click.option("--device", default="auto", show_default=True, help
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
 )
-split_option = click.option(
-    "--split", "splits", multiple=True, default=("val",), show_default=True, help="Split or sequence; repeatable."
-)
+
+
+def split_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option that chooses scans; `default` says in words what is taken without it."""
+    text = f"Split or sequence; repeatable.  [default: {default}]"
+    return click.option("--split", "splits", multiple=True, help=text)
 
 
 def student_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +120,7 @@ def train(
 @main.command()
 @data_option
 @student_options
-@split_option
+@split_option("val; without it on this disk every labelled sequence")
 @device_option
 def evaluate(
     data: Path,
@@ -132,6 +137,7 @@ def evaluate(
     settings, weights = choose_student(run_folder, weights, experiment)
     chosen = select_device(device)
     student, label_map = load_student(settings, weights, chosen)
+    splits = splits or default_evaluation(data, label_map)
     scans = select_reporting_absent(data, label_map, splits)
     matrix = evaluate_scans(student_logits(student), data, scans, settings.grid.grid(), label_map, chosen)
     numbers = {"weights": str(weights), "splits": list(splits), "scans": len(scans), **report(matrix, label_map)}
@@ -144,7 +150,7 @@ def evaluate(
 @main.command()
 @data_option
 @student_options
-@split_option
+@split_option("every sequence on this disk")
 @click.option("--out", type=path_type, required=True, help="Folder for sequences/00/predictions/000000.label.")
 @device_option
 def predict(
@@ -160,7 +166,7 @@ def predict(
     settings, weights = choose_student(run_folder, weights, experiment)
     chosen = select_device(device)
     student, label_map = load_student(settings, weights, chosen)
-    scans = select_reporting_absent(data, label_map, splits)
+    scans = select_reporting_absent(data, label_map, splits or tuple(present_sequences(data)))
     files = predict_scans(student_logits(student), data, scans, settings.grid.grid(), label_map, chosen, out)
     click.echo(f"student {weights}: {files} prediction files under {out}")
 
@@ -180,7 +186,27 @@ def choose_student(
     raise SettingsError("name a student: --run FOLDER, or --weights FILE with --experiment NAME")
 
 
-def select_reporting_absent(data: Path, label_map: Any, splits: tuple[str, ...]) -> list[Any]:
+def default_evaluation(data: Path, label_map: LabelMap) -> tuple[str, ...]:
+    """`val`, or where none of it is on this disk every labelled sequence, with a warning what that means.
+
+    Raises:
+        DataError: nothing here is labelled.
+    """
+    present = present_sequences(data)
+    if set(label_map.splits.get("val", ())) & set(present):
+        return ("val",)
+    labelled = tuple(name for name in present if has_labels(data, list_scans(data, [name])[0]))
+    if not labelled:
+        raise DataError(f"{data}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels.")
+    click.echo(
+        f"note: no sequence of val is on this disk; evaluating on {', '.join(labelled)}. Where the student was trained "
+        "on them this says nothing about new scans.",
+        err=True,
+    )
+    return labelled
+
+
+def select_reporting_absent(data: Path, label_map: LabelMap, splits: tuple[str, ...]) -> list[ScanId]:
     """Scans of some splits; sequences that are not on this disk are named on standard error."""
     scans, absent = select_scans(data, label_map, splits)
     if absent:

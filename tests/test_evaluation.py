@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,18 @@ def test_accuracy_and_miou_are_shares(streets, student_file, experiment):
     succeed(command(main, "evaluate", "--data", streets, *student_words(student_file, experiment)))
     numbers = json.loads((student_file.parent / "evaluation_val.json").read_text())
     assert all(math.isfinite(numbers[name]) and 0 <= numbers[name] <= 1 for name in ("miou", "accuracy"))
+
+
+def test_without_a_split_val_is_evaluated_and_every_sequence_predicted(streets, student_file, experiment, tmp_path):
+    student = student_words(student_file, experiment)
+    output = succeed(command(main, "evaluate", "--data", streets, *student))
+    assert "evaluation_val.json" in output
+    shutil.rmtree(tmp_path / "dataset", ignore_errors=True)
+    shutil.copytree(streets, tmp_path / "dataset")
+    shutil.rmtree(tmp_path / "dataset/sequences/08")
+    output = succeed(command(main, "evaluate", "--data", tmp_path / "dataset", *student))
+    assert "no sequence of val is on this disk; evaluating on 00" in output
+    out = tmp_path / "predictions"
+    succeed(command(main, "predict", "--data", streets, *student, "--out", out))
+    scans = [path.stem for path in sorted((streets / "sequences").glob("*/velodyne/*.bin"))]
+    assert [path.stem for path in sorted(out.glob("sequences/*/predictions/*.label"))] == scans
