@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
-.PHONY: help setup test test-golden lint format dump-teacher train-student evaluate predict doctor bench clean \
-	store-info store-verify store-repair store-convert
+.PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
+	doctor bench clean simulate store-info store-verify store-repair store-convert
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -14,6 +14,12 @@ RUN = runs/$(patsubst %.yaml,%,$(notdir $(EXPERIMENT)))## folder of one training
 WEIGHTS =##                       a PolarNet state dict to evaluate or predict with, instead of the student in RUN
 SPLIT =##                         splits or sequences to evaluate or predict: SPLIT="val 00"
 OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
+VIEWS = 1##                       views of each scan that evaluate and predict average over
+ZIP =##                           predict writes a zip for the benchmark's server here as well
+SCAN =##                          scans to render: SCAN="08/000000 08/000100"
+PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
+SIMULATED = data/simulated##      where simulate writes: a DATA folder
+JOBS = 1##                        processes that simulate
 CONFIG =##                        settings of the dump, a YAML file [configs/teachers/cylinder3d.yaml]
 LIVE =##                          scan-views on which store-verify runs the TEACHER again
 TO =##                            where store-convert writes
@@ -38,7 +44,7 @@ student = $(if $(strip $(WEIGHTS)),$(call option,--weights,WEIGHTS) $(call optio
 
 help: ## this list
 	@echo "Targets:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
 	@echo "Variables (make <target> NAME=value):"
 	@awk 'match($$0, /^[A-Z]+ \??=.*##/) {name = $$1; value = substr($$0, 1, RLENGTH - 2); sub(/^[A-Z]+ \??= ?/, "", value); \
 		text = substr($$0, RLENGTH + 1); sub(/^ +/, "", text); \
@@ -71,6 +77,9 @@ format: $(INSTALLED) ## format the code and fix what can be fixed
 	$(VENV_PYTHON) -m ruff check --fix-only .
 	$(VENV_PYTHON) -m ruff format .
 
+simulate: need-SIMULATED $(INSTALLED) ## write simulated, labelled scans of made-up streets to SIMULATED
+	$(VENV_PYTHON) -m common.simulate $(call option,--out,SIMULATED) $(call option,--jobs,JOBS) $(settings)
+
 dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
 	$(VENV_PYTHON) -m stage1_dump_teacher dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
@@ -98,11 +107,20 @@ train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the st
 
 evaluate: need-DATA $(INSTALLED) ## IoU of each class and mIoU of the student in RUN (or WEIGHTS)
 	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(student) $(splits) \
-		$(call option,--device,DEVICE)
+		$(call option,--views,VIEWS) $(call option,--device,DEVICE)
+
+evaluate-teacher: need-DATA need-TEACHER $(INSTALLED) ## the same of the TEACHER, with the grid of EXPERIMENT
+	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+		$(call option,--experiment,EXPERIMENT) $(splits) $(call option,--views,VIEWS) \
+		$(call option,--device,DEVICE) $(settings)
 
 predict: need-DATA need-OUT $(INSTALLED) ## write the student's labels of each scan to OUT, in the benchmark's layout
 	$(VENV_PYTHON) -m stage2_train_student predict $(call option,--data,DATA) $(student) $(splits) \
-		$(call option,--out,OUT) $(call option,--device,DEVICE)
+		$(call option,--views,VIEWS) $(call option,--out,OUT) $(call option,--zip,ZIP) $(call option,--device,DEVICE)
+
+render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student and, where TEACHER is set, the teacher
+	$(VENV_PYTHON) -m stage2_train_student render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
+		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--out,PICTURES) $(call option,--device,DEVICE)
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(VENV_PYTHON) -m stage1_dump_teacher doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \

@@ -1,10 +1,14 @@
 """Confusion matrices over points and the intersection over union that SemanticKITTI's benchmark reports."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 IGNORED = 0
+
+RANGE_STARTS = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
+"""Where distance ranges start, in metres from the sensor; each ends where the next starts, the last has no end."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,53 @@ class ConfusionMatrix:
         iou = self.iou()
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
+    def mean_iou_all_classes(self) -> float:
+        """Mean IoU over all classes but the ignored one, 0 for a class that does not occur: the official averaging.
+
+        It is what the benchmark reports for whatever scans it is given; NaN when no point is labelled.
+        """
+        iou = np.delete(self.iou(), IGNORED)
+        return float(np.nan_to_num(iou).mean()) if np.isfinite(iou).any() else float("nan")
+
+    def recall(self) -> np.ndarray:
+        """Share of each class's points that are predicted right, float64 [C]; NaN for the ignored class and for one
+        without a point."""
+        points = self.counts.sum(axis=1).astype(np.float64)
+        points[IGNORED] = 0.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(points > 0, np.diag(self.counts) / points, np.nan)
+
     def accuracy(self) -> float:
         """Share of labelled points predicted right; NaN when no point is labelled."""
         points = self.labelled_points
         return float(np.diag(self.counts)[1:].sum() / points) if points else float("nan")
+
+
+def count_by_distance(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    distance: np.ndarray,
+    classes: int,
+    starts: Sequence[float] = RANGE_STARTS,
+) -> tuple[ConfusionMatrix, ...]:
+    """Count the points of one scan for each range of distances.
+
+    Args:
+        truth: integer [N] training labels in 0..classes-1.
+        prediction: integer [N].
+        distance: float [N], metres, not below the first start.
+        classes: number of classes, the ignored class 0 included.
+        starts: where ranges start, rising.
+
+    Returns:
+        one matrix for each start; their sum is `ConfusionMatrix.of` all points.
+    """
+    row = np.searchsorted(np.asarray(starts), distance, side="right") - 1
+    cells = (row * classes + truth.astype(np.int64)) * classes + prediction
+    counts = np.bincount(cells, minlength=len(starts) * classes * classes)
+    return tuple(ConfusionMatrix(part) for part in counts.reshape(len(starts), classes, classes))
+
+
+def add_up(matrices: Iterable[ConfusionMatrix], classes: int) -> ConfusionMatrix:
+    """Sum of confusion matrices."""
+    return sum(matrices, start=ConfusionMatrix.empty(classes))

@@ -1,11 +1,14 @@
 """Views: rigid augmentations of a scan, stored explicitly so that teacher and student can see the very same cloud."""
 
 import zlib
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.config import Settings
+from common.errors import SettingsError
+from common.polar_grid import COARSEST_STRIDE
 from common.semantic_kitti import ScanId
 
 
@@ -28,6 +31,7 @@ class View(Settings):
 
 
 IDENTITY = View()
+Flip = Literal["none", "x", "y"]
 
 
 class ViewPolicy(Settings):
@@ -46,6 +50,46 @@ class ViewPolicy(Settings):
     scale: float = Field(0.0, ge=0, lt=1)
     translate: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
+
+
+class AnchorSet(Settings):
+    """A few views from which every bin-aligned rotation is near: each flip in each of some rotations.
+
+    A teacher's targets move with a rotation by whole multiples of the coarsest layer's azimuth bins, the better the
+    smaller the rotation; they do not move with a flip (see `common.transport`). Flipping x is flipping y and turning by
+    180 degrees, so `none` and `y` cover all flips.
+
+    Attributes:
+        flips: each of them is dumped; the first is `none`, so that view 0 is the scan as it is.
+        rotations: views of each flip, spread over the circle.
+    """
+
+    flips: list[Flip] = Field(["none", "y"], min_length=1)
+    rotations: int = Field(4, ge=1)
+
+    @field_validator("flips")
+    @classmethod
+    def _starts_with_the_scan_itself(cls, flips: list[Flip]) -> list[Flip]:
+        if flips[0] != "none" or len(set(flips)) < len(flips):
+            raise ValueError("the first flip must be none, which makes view 0 the scan as it is, and none may repeat")
+        return flips
+
+    @property
+    def count(self) -> int:
+        """Number of views."""
+        return len(self.flips) * self.rotations
+
+
+class AnchoredView(NamedTuple):
+    """A view that is reached from an anchor.
+
+    Attributes:
+        anchor: number of the anchor among the views.
+        bins: azimuth bins to rotate by after it, counter-clockwise; a multiple of `COARSEST_STRIDE`.
+    """
+
+    anchor: int
+    bins: int
 
 
 def draw_view(policy: ViewPolicy, scan: ScanId, index: int) -> View:
@@ -81,3 +125,80 @@ def apply_view(points: np.ndarray, view: View) -> np.ndarray:
     moved[:, 1] = (sine * x + cosine * y) * signs[1] + view.translation[1]
     moved[:, 2] = points[:, 2] + view.translation[2]
     return moved
+
+
+def bin_degrees(azimuth_bins: int) -> float:
+    """Width of an azimuth bin: the last bin is left to phi = pi, so the others share the circle."""
+    return 360.0 / (azimuth_bins - 1)
+
+
+def rotated(view: View, degrees: float) -> View:
+    """A view followed by a rotation about z, counter-clockwise, as one view."""
+    # A mirror turns the sense of a rotation around: R(b) F R(a) = F R(a - b).
+    sense = -1.0 if view.flip_x != view.flip_y else 1.0
+    angle = np.deg2rad(degrees)
+    x, y, z = view.translation
+    moved = (np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z)
+    return view.model_copy(
+        update={
+            "rotation": (view.rotation + sense * degrees) % 360.0,
+            "translation": (float(moved[0]), float(moved[1]), float(moved[2])),
+        }
+    )
+
+
+def rotated_by_bins(view: View, bins: int, azimuth_bins: int) -> View:
+    """A view followed by a rotation by whole azimuth bins of a grid; 0 bins change nothing."""
+    return rotated(view, bins * bin_degrees(azimuth_bins)) if bins else view
+
+
+def anchor_positions(rotations: int, azimuth_bins: int) -> list[int]:
+    """Rotations of the anchors of one flip, in units of `COARSEST_STRIDE` bins, spread over the aligned ones.
+
+    Raises:
+        SettingsError: the grid has fewer aligned rotations.
+    """
+    positions = azimuth_bins // COARSEST_STRIDE
+    if rotations > positions:
+        raise SettingsError(
+            f"views.anchors.rotations: {rotations}, but {azimuth_bins} azimuth bins have only {positions} rotations by "
+            f"multiples of {COARSEST_STRIDE} bins; choose at most {positions}"
+        )
+    return [(2 * number * positions + rotations) // (2 * rotations) for number in range(rotations)]
+
+
+def anchor_view(anchors: AnchorSet, index: int, azimuth_bins: int) -> View:
+    """Anchor number `index`: its flip first, then its rotation. Anchor 0 is the identity.
+
+    Raises:
+        SettingsError: the grid has no room for the anchors.
+    """
+    flip, rotation = divmod(index, anchors.rotations)
+    flipped = View(flip_x=anchors.flips[flip] == "x", flip_y=anchors.flips[flip] == "y")
+    bins = COARSEST_STRIDE * anchor_positions(anchors.rotations, azimuth_bins)[rotation]
+    return rotated_by_bins(flipped, bins, azimuth_bins)
+
+
+def from_nearest_anchor(anchors: AnchorSet, flip: int, position: int, azimuth_bins: int) -> AnchoredView:
+    """How a flip in one of the aligned rotations is reached from the nearest anchor of that flip.
+
+    Args:
+        anchors: the anchors.
+        flip: number of the flip among theirs.
+        position: 0..azimuth_bins // COARSEST_STRIDE - 1, the rotation around the circle in units of that many bins.
+        azimuth_bins: of the grid.
+    """
+    positions = azimuth_bins // COARSEST_STRIDE
+    half = positions // 2
+    steps = [
+        (position - anchor + half) % positions - half for anchor in anchor_positions(anchors.rotations, azimuth_bins)
+    ]
+    nearest = min(range(len(steps)), key=lambda number: abs(steps[number]))
+    return AnchoredView(flip * anchors.rotations + nearest, COARSEST_STRIDE * steps[nearest])
+
+
+def draw_anchored_view(anchors: AnchorSet, azimuth_bins: int, seed: int, scan: ScanId, epoch: int) -> AnchoredView:
+    """A flip and an aligned rotation, drawn uniformly and from nothing but (seed, scan, epoch)."""
+    generator = np.random.default_rng([seed, zlib.crc32(str(scan).encode()), epoch])
+    flip, position = generator.integers(len(anchors.flips)), generator.integers(azimuth_bins // COARSEST_STRIDE)
+    return from_nearest_anchor(anchors, int(flip), int(position), azimuth_bins)

@@ -8,6 +8,7 @@ from common.config import load_settings
 from common.devices import select_device
 from common.memory import keep_freed_memory
 from common.shards import Shard
+from stage1_dump_teacher.consistency_command import consistency
 from stage1_dump_teacher.doctor import doctor
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_commands import INTERRUPTED, STORE_COMMANDS
@@ -74,7 +75,7 @@ def dump(
     click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
 
 
-for extra in (*STORE_COMMANDS, *COPY_COMMANDS, doctor):
+for extra in (*STORE_COMMANDS, *COPY_COMMANDS, consistency, doctor):
     main.add_command(extra)
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from common.shards import Shard
 from common.signals import StopRequest
 from common.target_store import StoreIdentity, TargetStore
 from common.target_store.storage import FolderStorage
-from common.view import View, draw_view
+from common.view import View
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
@@ -136,7 +136,7 @@ def preparer(
     def prepare(item: tuple[ScanId, int]) -> PreparedScan:
         scan, index = item
         source = read_scan(data, scan, label_map)
-        view = draw_view(settings.views.policy, scan, index)
+        view = settings.views.view(scan, index, grid.shape[1])
         return PreparedScan(source, view, voxelise_view(source, view, grid, label_map))
 
     return prepare

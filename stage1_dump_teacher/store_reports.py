@@ -63,9 +63,7 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
         f"{name} {low:.2f}..{high:.2f}"
         for name, low, high in zip(("rho", "phi", "z"), grid.minimum, grid.maximum, strict=True)
     )
-    views = identity.views
     encoding = identity.encoding
-    policy = ", ".join(f"{name} {value}" for name, value in views.policy.model_dump().items())
     versions = ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items() if version)
     lines = [
         f"store      {store.location}  (format {identity.format_version}, identity {identity.hash[:12]})",
@@ -80,7 +78,7 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
         + (encoding.voxel_features if identity.voxel_features else "not kept")
         + f"; codec {encoding.codec}"
         + ("" if encoding.codec == "none" else f" level {encoding.level}"),
-        f"views      {views.count} of each scan" + (f"; {policy}" if views.count > 1 else ""),
+        f"views      {identity.views.describe()}",
     ]
     lines += [f"from       {text}" for text in origins(made)]
     if not total.scan_views:

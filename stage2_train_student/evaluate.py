@@ -1,27 +1,40 @@
-"""mIoU over all points of a dataset, and prediction files for the benchmark."""
+"""mIoU over all points of a dataset, by class and distance, and agreement with a teacher."""
 
 import json
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from common.dataset import read_scan, voxelise_view
-from common.errors import DataError
+from common.errors import CheckpointError, DataError
 from common.files import write_atomically
 from common.label_map import LabelMap
-from common.metrics import ConfusionMatrix
-from common.overlap import started_ahead
+from common.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
 from common.polar_grid import PolarGrid
-from common.scan_batch import ScanBatch, batch_scans
+from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId, has_labels
-from common.view import IDENTITY
 from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.test_time import PLAIN, PredictionPlan, VoxelLogits, predictions
 
-VoxelLogits = Callable[[ScanBatch], torch.Tensor]
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Confusion matrices of a model over all points of some scans.
+
+    Attributes:
+        by_range: rows are ground truth; one for each distance range of `RANGE_STARTS`.
+        agreement: rows are a teacher's predictions, over points with and without a label; None without a teacher.
+    """
+
+    by_range: tuple[ConfusionMatrix, ...]
+    agreement: tuple[ConfusionMatrix, ...] | None = None
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        """All distances together."""
+        return add_up(self.by_range, len(self.by_range[0].counts))
 
 
 def student_logits(student: PolarNet) -> VoxelLogits:
@@ -30,38 +43,27 @@ def student_logits(student: PolarNet) -> VoxelLogits:
     return lambda batch: student(batch).voxel_logits
 
 
-def predictions(
-    model: VoxelLogits,
-    root: Path,
-    scans: list[ScanId],
-    grid: PolarGrid,
-    label_map: LabelMap,
-    device: torch.device,
-    progress: str,
-) -> Iterator[tuple[ScanId, np.ndarray, np.ndarray | None]]:
-    """Predict every point of every scan.
+def teacher_logits(checkpoint: Path, label_map: LabelMap, device: torch.device) -> VoxelLogits:
+    """A published-layout Cylinder3D checkpoint as a function from a batch to voxel logits.
 
-    Yields:
-        scan, predicted training labels uint8 [N] in 1..classes-1, ground truth uint8 [N] or None.
+    Raises:
+        CheckpointError: it does not load completely, or has other classes than the dataset.
     """
+    # Stage one is imported here only, so that students are evaluated where spconv is not installed.
+    from stage1_dump_teacher.online import online_teacher
 
-    def prepare(scan: ScanId):  # type: ignore[no-untyped-def]
-        source = read_scan(root, scan, label_map)
-        return source, voxelise_view(source, IDENTITY, grid, label_map)
+    teacher = online_teacher(checkpoint, device, [])
+    classes = teacher.model.widths.classes
+    if classes != len(label_map.classes):
+        raise CheckpointError(
+            f"{checkpoint}: this teacher has {classes} classes, dataset '{label_map.name}' has "
+            f"{len(label_map.classes)}. Choose the dataset it was trained on (SET=dataset=...)."
+        )
 
-    with tqdm(total=len(scans), unit="scan", desc=progress) as bar:
-        for scan, future in started_ahead(prepare, scans):
-            source, voxelised = future.result()
-            batch = batch_scans([voxelised], grid.shape).to(device)
-            with torch.inference_mode():
-                labels = most_likely_class(model(batch)).cpu().numpy().astype(np.uint8)
-            yield scan, labels[voxelised.point_voxel], source.labels
-            bar.update()
+    def logits(batch: ScanBatch) -> torch.Tensor:
+        return teacher.targets(batch).logits
 
-
-def most_likely_class(logits: torch.Tensor) -> torch.Tensor:
-    """Class of highest logit, int64 [V] from float [V, classes]; never 0, since "unlabelled" is never right."""
-    return logits[:, 1:].argmax(dim=1) + 1
+    return logits
 
 
 def evaluate(
@@ -78,13 +80,57 @@ def evaluate(
     Raises:
         DataError: a scan has no labels.
     """
+    return evaluate_by_range(model, root, scans, grid, label_map, device, progress).matrix
+
+
+def evaluate_by_range(
+    model: VoxelLogits,
+    root: Path,
+    scans: list[ScanId],
+    grid: PolarGrid,
+    label_map: LabelMap,
+    device: torch.device,
+    progress: str = "evaluate",
+    plan: PredictionPlan = PLAIN,
+    teacher: VoxelLogits | None = None,
+) -> Evaluation:
+    """Confusion matrices over all points of all scans, by horizontal distance from the sensor.
+
+    Args:
+        model: gives voxel logits.
+        root: folder that holds `sequences/`.
+        scans: labelled scans.
+        grid: of the model, and of the teacher.
+        label_map: classes.
+        device: of both.
+        progress: name of the progress bar.
+        plan: views and batches of the model.
+        teacher: to compare the model with; its prediction is the plain one, in batches of the same size.
+
+    Raises:
+        DataError: a scan has no labels.
+    """
     refuse_unlabelled(root, scans)
     classes = len(label_map.classes)
-    matrix = ConfusionMatrix.empty(classes)
-    for _, predicted, truth in predictions(model, root, scans, grid, label_map, device, progress):
-        assert truth is not None
-        matrix += ConfusionMatrix.of(truth, predicted, classes)
-    return matrix
+    found = predictions(model, root, scans, grid, label_map, device, progress, plan)
+    if teacher is None:
+        compared = None
+    else:
+        plain = PLAIN._replace(batch_size=plan.batch_size)
+        compared = predictions(teacher, root, scans, grid, label_map, device, None, plain)
+    by_range = agreement = (ConfusionMatrix.empty(classes),) * len(RANGE_STARTS)
+    for _, predicted, source in found:
+        assert source.labels is not None
+        distance = np.hypot(source.points[:, 0], source.points[:, 1])
+        by_range = added(by_range, count_by_distance(source.labels, predicted, distance, classes))
+        if compared is not None:
+            agreement = added(agreement, count_by_distance(next(compared).labels, predicted, distance, classes))
+    return Evaluation(by_range, None if teacher is None else agreement)
+
+
+def added(left: tuple[ConfusionMatrix, ...], right: tuple[ConfusionMatrix, ...]) -> tuple[ConfusionMatrix, ...]:
+    """Sum of each pair."""
+    return tuple(one + other for one, other in zip(left, right, strict=True))
 
 
 def refuse_unlabelled(root: Path, scans: list[ScanId]) -> None:
@@ -101,34 +147,43 @@ def refuse_unlabelled(root: Path, scans: list[ScanId]) -> None:
         )
 
 
-def predict(
-    model: VoxelLogits,
-    root: Path,
-    scans: list[ScanId],
-    grid: PolarGrid,
-    label_map: LabelMap,
-    device: torch.device,
-    out: Path,
-) -> int:
-    """Write `<out>/sequences/00/predictions/000000.label` for every scan: one raw id, uint32, for each point.
-
-    Returns:
-        number of files written.
-    """
-    for scan, predicted, _ in predictions(model, root, scans, grid, label_map, device, "predict"):
-        path = out / "sequences" / scan.sequence / "predictions" / f"{scan.frame}.label"
-        write_atomically(path, label_map.to_raw(predicted).astype("<u4").tobytes())
-    return len(scans)
-
-
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
-    """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur."""
+    """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
+
+    `miou` averages over the classes that occur, `miou_all_classes` over all, as the benchmark does.
+    """
     return {
         "miou": known(matrix.mean_iou()),
+        "miou_all_classes": known(matrix.mean_iou_all_classes()),
         "accuracy": known(matrix.accuracy()),
         "points": matrix.labelled_points,
         "iou": dict(zip(label_map.names[1:], map(known, matrix.iou()[1:]), strict=True)),
     }
+
+
+def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
+    """`report`, and the same by distance, the confusion matrix, and agreement with a teacher where it was asked for."""
+    numbers = report(evaluation.matrix, label_map)
+    numbers["ranges"] = [
+        {"from": start, "to": end, **report(matrix, label_map)}
+        for (start, end), matrix in zip(distance_ranges(), evaluation.by_range, strict=True)
+    ]
+    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names}
+    numbers["confusion"]["counts"] = evaluation.matrix.counts.tolist()
+    if evaluation.agreement is not None:
+        total = add_up(evaluation.agreement, len(label_map.classes))
+        numbers["agreement"] = {
+            "share": known(total.accuracy()),
+            "points": total.labelled_points,
+            "ranges": [known(matrix.accuracy()) for matrix in evaluation.agreement],
+            "of_teacher_class": dict(zip(label_map.names[1:], map(known, total.recall()[1:]), strict=True)),
+        }
+    return numbers
+
+
+def distance_ranges() -> list[tuple[float, float | None]]:
+    """Start and end of each distance range in metres; the last has no end."""
+    return list(zip(RANGE_STARTS, (*RANGE_STARTS[1:], None), strict=True))
 
 
 def known(share: float) -> float | None:
@@ -138,15 +193,26 @@ def known(share: float) -> float | None:
 
 def percent(share: float | None) -> str:
     """A share as text, `-` where there is none."""
-    return "-" if share is None else f"{100 * share:6.2f}"
+    return f"{'-':>6}" if share is None else f"{100 * share:6.2f}"
 
 
 def table(numbers: dict[str, Any]) -> str:
-    """An evaluation as text."""
-    rows = [f"{name:>16}  {percent(iou)}" for name, iou in numbers["iou"].items()]
-    head = f"{'class':>16}  IoU in percent ('-': does not occur)"
-    foot = f"{'mIoU':>16}  {percent(numbers['miou'])}    accuracy {percent(numbers['accuracy'])}    "
-    return "\n".join([head, *rows, f"{foot}labelled points {numbers['points']}"])
+    """An evaluation as text, from `full_report`."""
+    ranges = numbers["ranges"]
+    names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
+    lines = [f"{'class':>16}  {'all':>7}" + "".join(f"{name:>9}" for name in names) + "   IoU in %, - does not occur"]
+
+    def line(title: str, shares: list[float | None]) -> str:
+        return f"{title:>16}  {percent(shares[0]):>7}" + "".join(f"{percent(share):>9}" for share in shares[1:])
+
+    for name, iou in numbers["iou"].items():
+        lines.append(line(name, [iou, *(part["iou"][name] for part in ranges)]))
+    for title, key in (("mIoU", "miou"), ("over all classes", "miou_all_classes"), ("accuracy", "accuracy")):
+        lines.append(line(title, [numbers[key], *(part[key] for part in ranges)]))
+    if "agreement" in numbers:
+        agreement = numbers["agreement"]
+        lines.append(line("as the teacher", [agreement["share"], *agreement["ranges"]]))
+    return "\n".join([*lines, f"labelled points {numbers['points']}"])
 
 
 def write_report(path: Path, numbers: dict[str, Any]) -> None:

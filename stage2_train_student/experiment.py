@@ -16,9 +16,11 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, copied_locally
 from common.teacher_targets import TeacherTargets
+from stage2_train_student.averaging import averaged_copy
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import refuse_unlabelled
 from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.precision import check_precision, gradient_scaler
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentData
 from stage2_train_student.training_state import STATE_FILE, TrainingState
@@ -125,6 +127,7 @@ def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, 
         layers=tuple(settings.distillation.teacher_layers),
         augmentation=settings.augmentation,
         seed=settings.seed,
+        views=settings.views,
     )
 
 
@@ -143,7 +146,12 @@ def new_student(settings: ExperimentSettings, label_map: LabelMap) -> PolarNet:
 def new_state(
     settings: ExperimentSettings, label_map: LabelMap, source: TargetSource, device: torch.device
 ) -> TrainingState:
-    """Student, adapters and optimiser before the first step."""
+    """Student, adapters and optimiser before the first step.
+
+    Raises:
+        SettingsError: the device cannot compute in the precision asked for.
+    """
+    check_precision(settings.precision, device)
     student = new_student(settings, label_map).to(device)
     terms = settings.distillation
     distillation = Distillation(
@@ -158,7 +166,12 @@ def new_state(
     optimiser = torch.optim.Adam(
         parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay
     )
-    return TrainingState(student, distillation, optimiser, targets_hash=source.hash)
+    average = averaged_copy(student) if settings.averaging is not None else None
+    if settings.compile:
+        # In place and after the copy: the state dict keeps its names, and the average, seldom run, stays as it is.
+        student.BEV_model.network.compile()
+    scaler = gradient_scaler(settings.precision, device)
+    return TrainingState(student, distillation, optimiser, scaler, average, targets_hash=source.hash)
 
 
 def start_or_resume(state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool) -> None:

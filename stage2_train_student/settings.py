@@ -70,16 +70,45 @@ class AugmentationSettings(Settings):
     policy: ViewPolicy = ViewPolicy()
 
 
-class OptimiserSettings(Settings):
-    """Adam, as in the original.
+class ScheduleSettings(Settings):
+    """How the learning rate changes over the run, see `schedule.learning_rate_factor`.
 
     Attributes:
-        learning_rate: constant.
+        kind: `constant`; `cosine`, down to `final`; `one_cycle`, up over the warm-up and down to `final` again, both
+            along a half cosine.
+        warm_up: steps over which the learning rate rises; 0 for none.
+        first: learning rate of the first step of a warm-up, as a factor on `optimiser.learning_rate`.
+        final: learning rate at the end of the last epoch, likewise; a constant schedule has no use for it.
+    """
+
+    kind: Literal["constant", "cosine", "one_cycle"] = "constant"
+    warm_up: int = Field(0, ge=0)
+    first: float = Field(0.04, ge=0, le=1)
+    final: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ScheduleSettings":
+        if self.kind == "one_cycle" and not self.warm_up:
+            raise ValueError("one_cycle rises before it falls; give warm_up, the number of steps that it rises")
+        return self
+
+
+class OptimiserSettings(Settings):
+    """Adam, as in the original, and what is done to its gradients and learning rate.
+
+    Attributes:
+        learning_rate: the highest of the schedule.
         weight_decay: L2 penalty.
+        schedule: of the learning rate.
+        accumulate: batches whose gradients are averaged into one step.
+        clip_norm: largest 2-norm of all gradients together, longer ones are scaled down to it; null for any.
     """
 
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    schedule: ScheduleSettings = ScheduleSettings()
+    accumulate: int = Field(1, ge=1)
+    clip_norm: float | None = Field(None, gt=0)
 
 
 class ExperimentSettings(Settings):
@@ -93,12 +122,20 @@ class ExperimentSettings(Settings):
         targets: where the teacher's targets come from: `cache`; `online`, the teacher in the loop; `none`.
         augmentation: views of the student's scans for `online` and `none`; null leaves scans as they are. With `cache`
             the views are those of the store.
+        views: of a cache; `replay` shows the stored views as they are, `anchors` draws a flip and a rotation by whole
+            bins and transports the targets of the nearest stored anchor.
         student: the network.
         distillation: weights of the terms.
         optimiser: Adam's settings.
-        epochs: passes over the training scans.
-        steps: stop after so many steps in all; null for no limit.
-        batch_size: scans per step.
+        averaging: decay of an exponential moving average of the weights, such as 0.999; the average is then what is
+            validated and saved as the student. null for none.
+        precision: of the networks' forward pass, by autocast; weights, losses and optimiser are float32. `float16`
+            scales the loss and needs CUDA.
+        compile: compile the bird's-eye-view network with `torch.compile`.
+        epochs: passes over the training scans; a schedule other than `constant` is spread over them.
+        steps: stop after so many steps in all; null for no limit. It does not shorten a schedule.
+        early_stopping: stop after so many validations without a better mIoU; null for never.
+        batch_size: scans per batch; a step takes `optimiser.accumulate` batches.
         loading_threads: threads that read, voxelise and decode ahead of the training loop.
         validate_every: epochs between validations.
         save_every: steps between saves of the training state, besides the one after every epoch; null for none.
@@ -111,11 +148,16 @@ class ExperimentSettings(Settings):
     grid: GridSettings = GridSettings()
     targets: Literal["cache", "online", "none"] = "cache"
     augmentation: AugmentationSettings | None = None
+    views: Literal["replay", "anchors"] = "replay"
     student: StudentSettings = StudentSettings()
     distillation: DistillationSettings = DistillationSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+    averaging: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     epochs: int = Field(40, ge=1)
     steps: int | None = Field(None, ge=1)
+    early_stopping: int | None = Field(None, ge=1)
     batch_size: int = Field(2, ge=1)
     loading_threads: int = Field(2, ge=1)
     validate_every: int = Field(1, ge=1)
@@ -128,6 +170,8 @@ class ExperimentSettings(Settings):
             raise ValueError(
                 "augmentation: with targets: cache the views are those of the store; set augmentation=null"
             )
+        if self.targets != "cache" and self.views != "replay":
+            raise ValueError(f"views: {self.views} reads a cache, but targets is {self.targets}; set views=replay")
         if self.targets == "none" and any(self.distillation.weights.values()):
             raise ValueError("distillation: targets: none has no teacher; set the weights logit, vpd and lwd to 0")
         if self.targets != "none" and not any(self.distillation.weights.values()):

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from common.polar_grid import PolarGrid, VoxelisedScan
 from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import EncodedTargets, TargetStore
-from common.view import IDENTITY, View, draw_view
+from common.target_store.scan_file import encoded_as_is
+from common.transport import rotate_by_bins
+from common.view import IDENTITY, AnchoredView, View, draw_anchored_view, draw_view, rotated_by_bins
 from stage2_train_student.settings import AugmentationSettings
 
 
@@ -46,6 +49,7 @@ class StudentData:
         layers: teacher layers to read from the store.
         augmentation: views where there is no store; None for none.
         seed: of the choice of views.
+        views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole bins.
     """
 
     root: Path
@@ -55,6 +59,14 @@ class StudentData:
     layers: tuple[str, ...] = ()
     augmentation: AugmentationSettings | None = None
     seed: int = 0
+    views: Literal["replay", "anchors"] = "replay"
+
+    def __post_init__(self) -> None:
+        if self.store is not None and self.views == "anchors" and self.store.identity.views.anchors is None:
+            raise StoreError(
+                f"{self.store.location}: holds drawn views, views: anchors needs an anchor set. Set views=replay, or "
+                "dump a store with views.anchors.rotations=4."
+            )
 
     def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
         """One scan in the view of this epoch, and its cached targets.
@@ -66,7 +78,7 @@ class StudentData:
         source = read_scan(self.root, scan, self.label_map)
         if self.store is None:
             return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
-        index = self.view_of(scan, epoch)
+        index, bins = self.anchored_view(scan, epoch)
         targets, view = self.store.read_encoded(scan, index, source.points, self.layers)
         voxelised = voxelise_view(source, view, self.grid, self.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
@@ -75,7 +87,11 @@ class StudentData:
                 f"{self.store.location}/{self.store.name(scan, index)}: the occupied voxels are not those of scan "
                 f"{scan} in view {index} on this machine. Dump this scan again."
             )
-        return voxelised, targets
+        if not bins:
+            return voxelised, targets
+        turned = voxelise_view(source, rotated_by_bins(view, bins, self.grid.shape[1]), self.grid, self.label_map)
+        before, after = (batch_scans([cloud], self.grid.shape) for cloud in (voxelised, turned))
+        return turned, encoded_as_is(rotate_by_bins(targets.decode(), bins, before, after), self.grid.shape)
 
     def load_batch(self, scans: Sequence[ScanId], epoch: int) -> StudentBatch:
         """Several scans as one batch."""
@@ -87,6 +103,13 @@ class StudentData:
     def view_of(self, scan: ScanId, epoch: int) -> int:
         """Which of the store's views of a scan is seen in an epoch."""
         return choose_view(self.store.identity.views.count, self.seed, scan, epoch) if self.store else 0
+
+    def anchored_view(self, scan: ScanId, epoch: int) -> AnchoredView:
+        """The stored view of a scan that is read in an epoch, and the azimuth bins to rotate it by."""
+        anchors = self.store.identity.views.anchors if self.store and self.views == "anchors" else None
+        if anchors is None:
+            return AnchoredView(self.view_of(scan, epoch), 0)
+        return draw_anchored_view(anchors, self.grid.shape[1], self.seed, scan, epoch)
 
     def drawn_view(self, scan: ScanId, epoch: int) -> View:
         """The view of a scan in an epoch where no store fixes it."""

@@ -1,7 +1,8 @@
 """Stage two: train a PolarNet student with the teacher's targets."""
 
-import math
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,16 +11,11 @@ from tqdm import tqdm
 from common.checkpoint import save_checkpoint
 from common.errors import TrainingError
 from common.label_map import load_label_map
-from common.scan_batch import ScanBatch
-from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store.local_copy import CopySettings
-from common.teacher_targets import TeacherTargets, batch_targets
-from stage2_train_student.distillation import Distillation
 from stage2_train_student.evaluate import evaluate, report, student_logits
 from stage2_train_student.experiment import (
-    OnlineTargets,
     TargetSource,
     choose_scans,
     new_state,
@@ -27,11 +23,13 @@ from stage2_train_student.experiment import (
     start_or_resume,
     student_data,
 )
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.recorder import Recorder
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.student_data import StudentBatch, StudentData
+from stage2_train_student.step import NonFiniteError, train_step
+from stage2_train_student.student_data import StudentBatch, StudentData, epoch_order
 from stage2_train_student.training_state import BEST_STUDENT, TrainingState, published_student
+
+NON_FINITE_BATCH = "non_finite_batch"
 
 
 def run(
@@ -66,11 +64,15 @@ def run(
     start_or_resume(state, settings, folder, resume)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
     with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
-        while state.epoch < settings.epochs and not (stop or reached(state, settings)):
+        while state.epoch < settings.epochs and not (stop or reached(state, settings) or no_better(state, settings)):
             train_epoch(state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device)
             if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
                 validate(state, dataset, scans.validation, recorder, folder, device)
             state.save(folder, settings)
+    if no_better(state, settings):
+        tqdm.write(
+            f"stopped: {state.validations_since_best} validations without a better mIoU (setting early_stopping)"
+        )
     return state
 
 
@@ -86,18 +88,35 @@ def train_epoch(
     stop: StopRequest,
     device: torch.device,
 ) -> None:
-    """Train from where the state stands to the end of the epoch, the step limit, or a request to stop."""
-    steps = math.ceil(len(scans) / settings.batch_size)
-    batches = dataset.batches(scans, settings.batch_size, state.epoch, state.step_in_epoch, settings.loading_threads)
-    with tqdm(total=steps, initial=state.step_in_epoch, unit="step", desc=f"epoch {state.epoch + 1}") as bar:
+    """Train from where the state stands to the end of the epoch, the step limit, or a request to stop.
+
+    States are saved between steps of the optimiser only, so never inside an accumulation group.
+    """
+    accumulate, epoch = settings.optimiser.accumulate, state.epoch
+    groups = accumulation_groups(scans, settings, epoch)
+    first = state.step_in_epoch * accumulate
+    batches = dataset.batches(scans, settings.batch_size, epoch, first, settings.loading_threads)
+    with tqdm(total=len(groups), initial=state.step_in_epoch, unit="step", desc=f"epoch {epoch + 1}") as bar:
         clock = time.perf_counter()
-        for loaded in batches:
-            waited = time.perf_counter() - clock
-            terms = train_step(state, loaded, source.online, class_weights, device)
-            state.step += 1
+        for group in groups[state.step_in_epoch :]:
+            waits: list[float] = []
+            try:
+                terms = train_step(
+                    state,
+                    timed(islice(batches, len(group)), waits),
+                    settings,
+                    len(groups) * settings.epochs,
+                    source.online,
+                    class_weights,
+                    device,
+                    sum(map(len, group)),
+                )
+            except NonFiniteError as error:
+                path = save_batch(folder, error, state, dataset)
+                raise TrainingError(f"{error.message} The batch is kept in {path}.") from error
             state.step_in_epoch += 1
             seconds = time.perf_counter() - clock
-            recorder.record("train", state.step, {**terms, "seconds": seconds, "waited": waited}, epoch=state.epoch)
+            recorder.record("train", state.step, {**terms, "seconds": seconds, "waited": sum(waits)}, epoch=epoch)
             bar.set_postfix(loss=f"{terms['loss']:.3f}")
             bar.update()
             if stop or reached(state, settings):
@@ -105,67 +124,53 @@ def train_epoch(
             if settings.save_every and state.step % settings.save_every == 0:
                 state.save(folder, settings)
             clock = time.perf_counter()
-    if state.step_in_epoch == steps:
+    if state.step_in_epoch == len(groups):
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
 
 
-def train_step(
-    state: TrainingState,
-    loaded: StudentBatch,
-    online: OnlineTargets | None,
-    class_weights: torch.Tensor,
-    device: torch.device,
-) -> dict[str, float]:
-    """One step of the optimiser.
+def accumulation_groups(scans: list[ScanId], settings: ExperimentSettings, epoch: int) -> list[list[list[ScanId]]]:
+    """The batches of an epoch in groups of `optimiser.accumulate`, one group a step; the last may be smaller."""
+    batches = epoch_order(scans, settings.batch_size, settings.seed, epoch)
+    size = settings.optimiser.accumulate
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+
+def timed(batches: Iterable[StudentBatch], waits: list[float]) -> Iterator[StudentBatch]:
+    """The same batches; the seconds that each was waited for are appended to `waits`."""
+    iterator = iter(batches)
+    while True:
+        clock = time.perf_counter()
+        loaded = next(iterator, None)
+        waits.append(time.perf_counter() - clock)
+        if loaded is None:
+            return
+        yield loaded
+
+
+def save_batch(folder: Path, error: NonFiniteError, state: TrainingState, dataset: StudentData) -> Path:
+    """Keep the batch that made a loss or gradient not finite; `common.checkpoint.load_checkpoint` reads it.
+
+    Holds the scans, the view of each in words, the hash of what made the targets, the terms, and the batch's own
+    tensors.
 
     Returns:
-        every loss term, unweighted, and the weighted total `loss`.
-
-    Raises:
-        TrainingError: the loss is not finite; the weights stay as they were.
+        the file.
     """
-    state.student.train()
-    state.distillation.train()
-    batch = loaded.batch.to(device)
-    targets = targets_of(loaded, batch, online, device)
-    loss, terms = losses(state.student, state.distillation, batch, targets, class_weights)
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"step {state.step + 1}: the loss is {loss.item()} for scans {', '.join(map(str, loaded.scans))} "
-            f"({', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())}). Lower "
-            "optimiser.learning_rate, or look at these scans; the last saved state is intact."
-        )
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimiser.step()
-    return {name: float(value.detach()) for name, value in {**terms, "loss": loss}.items()}
-
-
-def targets_of(
-    loaded: StudentBatch, batch: ScanBatch, online: OnlineTargets | None, device: torch.device
-) -> TeacherTargets | None:
-    """The teacher's targets on the device: decoded there from the cache, or from the live teacher, or none."""
-    if loaded.targets:
-        return batch_targets([targets.to(device).decode() for targets in loaded.targets])
-    return online(batch) if online else None
-
-
-def losses(
-    student: PolarNet,
-    distillation: Distillation,
-    batch: ScanBatch,
-    targets: TeacherTargets | None,
-    class_weights: torch.Tensor,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Total loss and every unweighted term: L_seg + weights * (logit, vpd, lwd), Jiang et al. 2023."""
-    outputs = student(batch)
-    terms = segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights)
-    total = terms["cross_entropy"] + terms["lovasz"]
-    if targets is not None:
-        distilled = distillation(outputs, targets, batch)
-        total = total + distillation.total(distilled)
-        terms = terms | distilled
-    return total, terms
+    path = folder / f"{NON_FINITE_BATCH}_{state.step + 1}.pt"
+    content = {
+        "step": state.step + 1,
+        "epoch": state.epoch,
+        "scans": [str(scan) for scan in error.loaded.scans],
+        "views": [
+            str(dataset.anchored_view(scan, state.epoch) if dataset.store else dataset.drawn_view(scan, state.epoch))
+            for scan in error.loaded.scans
+        ],
+        "targets_hash": state.targets_hash,
+        "terms": error.terms,
+        "batch": vars(error.loaded.batch),
+    }
+    save_checkpoint(path, content)
+    return path
 
 
 def validate(
@@ -180,7 +185,7 @@ def validate(
     if not scans:
         return
     matrix = evaluate(
-        student_logits(state.student), dataset.root, scans, dataset.grid, dataset.label_map, device, "validate"
+        student_logits(state.trained), dataset.root, scans, dataset.grid, dataset.label_map, device, "validate"
     )
     numbers = report(matrix, dataset.label_map)
     if numbers["miou"] is None:
@@ -188,11 +193,17 @@ def validate(
         return
     recorder.record("validation", state.step, {"miou": numbers["miou"]}, epoch=state.epoch, iou=numbers["iou"])
     tqdm.write(f"epoch {state.epoch}: mIoU {100 * numbers['miou']:.2f}")
+    state.validations_since_best += 1
     if numbers["miou"] > state.best_miou:
-        state.best_miou = numbers["miou"]
-        save_checkpoint(folder / BEST_STUDENT, published_student(state.student))
+        state.best_miou, state.validations_since_best = numbers["miou"], 0
+        save_checkpoint(folder / BEST_STUDENT, published_student(state.trained))
 
 
 def reached(state: TrainingState, settings: ExperimentSettings) -> bool:
     """Whether the step limit is reached."""
     return settings.steps is not None and state.step >= settings.steps
+
+
+def no_better(state: TrainingState, settings: ExperimentSettings) -> bool:
+    """Whether `early_stopping` ends the run."""
+    return settings.early_stopping is not None and state.validations_since_best >= settings.early_stopping

@@ -15,8 +15,8 @@ from stage2_train_student.settings import ExperimentSettings
 STATE_FILE = "last.pt"
 BEST_STUDENT = "student_best.pt"
 LAST_STUDENT = "student_last.pt"
-MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every"}
-"""Settings that a resumed run may change without becoming another experiment."""
+MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "early_stopping"}
+"""Settings that a resumed run may change without becoming another experiment; `epochs` not where a schedule falls."""
 
 
 @dataclass
@@ -27,21 +27,32 @@ class TrainingState:
         student: the network.
         distillation: the terms in use, with their adapters.
         optimiser: Adam over both.
+        scaler: of the loss, for float16.
+        average: moving average of the student, None for none.
         epoch: epochs finished.
-        step_in_epoch: steps finished of the epoch under way.
-        step: steps finished in all.
+        step_in_epoch: steps of the optimiser finished of the epoch under way.
+        step: steps of the optimiser finished in all.
         best_miou: of all validations so far, in 0..1; -1 before the first.
+        validations_since_best: validations after the one that gave `best_miou`.
         targets_hash: of what the targets are made by, None without targets; a resumed run must have the same.
     """
 
     student: PolarNet
     distillation: Distillation
     optimiser: torch.optim.Adam
+    scaler: torch.amp.GradScaler
+    average: PolarNet | None = None
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
     best_miou: float = -1.0
+    validations_since_best: int = 0
     targets_hash: str | None = None
+
+    @property
+    def trained(self) -> PolarNet:
+        """The student to validate, save and use: the average where there is one."""
+        return self.student if self.average is None else self.average
 
     def save(self, folder: Path, settings: ExperimentSettings) -> None:
         """Write the state whole or not at all, and the student alone in the published layout."""
@@ -50,16 +61,18 @@ class TrainingState:
             "student": self.student.state_dict(),
             "distillation": self.distillation.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "progress": self.progress(),
             "random_state": random_state(),
             "targets_hash": self.targets_hash,
         }
         save_checkpoint(folder / STATE_FILE, content)
-        save_checkpoint(folder / LAST_STUDENT, published_student(self.student))
+        save_checkpoint(folder / LAST_STUDENT, published_student(self.trained))
 
     def progress(self) -> dict[str, Any]:
         """The counters."""
-        names = ("epoch", "step_in_epoch", "step", "best_miou")
+        names = ("epoch", "step_in_epoch", "step", "best_miou", "validations_since_best")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, folder: Path, settings: ExperimentSettings) -> None:
@@ -76,6 +89,9 @@ class TrainingState:
             load_strictly(path, self.student, content["student"], "the student")
             load_strictly(path, self.distillation, content["distillation"], "the distillation adapters")
             self.optimiser.load_state_dict(content["optimiser"])
+            self.scaler.load_state_dict(content["scaler"])
+            if self.average is not None:
+                load_strictly(path, self.average, content["average"], "the average of the student")
             for name, value in content["progress"].items():
                 setattr(self, name, value)
             set_random_state(content["random_state"])
@@ -90,7 +106,10 @@ def check_same_experiment(path: Path, stored: dict[str, Any], settings: Experime
         CheckpointError: lists each setting that differs.
     """
     current = settings.model_dump(mode="json")
-    names = [name for name in current if name not in MAY_CHANGE and stored.get(name) != current[name]]
+    fixed = set(current) - MAY_CHANGE
+    if settings.optimiser.schedule.kind != "constant":
+        fixed.add("epochs")
+    names = [name for name in current if name in fixed and stored.get(name) != current[name]]
     if names:
         lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
         raise CheckpointError(

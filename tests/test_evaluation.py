@@ -13,12 +13,10 @@ from common.config import write_yaml
 from common.dataset import read_scan
 from common.errors import CheckpointError
 from common.label_map import LabelMap
-from common.polar_grid import PolarGrid, bin_indices, to_polar, voxelise
-from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId, list_scans, read_points
 from stage2_train_student.__main__ import main
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.runs import load_student
+from tests.by_hand import by_hand, iou_by_hand, student_words
 from tests.dataset_writer import street_scan, write_scan
 from tests.golden.golden_files import golden_weights, scans_folder
 from tests.reduced import (
@@ -27,7 +25,6 @@ from tests.reduced import (
     STREET_GRID,
     command,
     fail,
-    one_thread,
     reduced_experiment,
     succeed,
     train,
@@ -50,35 +47,6 @@ def experiment(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("experiment") / "streets.yaml"
     write_yaml(reduced_experiment(STREET_GRID), path)
     return path
-
-
-def by_hand(student: PolarNet, points: np.ndarray, shape: tuple[int, int, int]) -> list[int]:
-    """Class of every point, looked up in the logits of its voxel, one point after another."""
-    grid = PolarGrid.named("polarnet", shape)
-    batch = batch_scans([voxelise(points, grid)], shape)
-    with torch.no_grad(), one_thread():
-        logits = student.eval()(batch).voxel_logits
-    of_voxel = {tuple(bins[1:]): row for row, bins in enumerate(batch.voxels.tolist())}
-    labels = []
-    for bins in bin_indices(to_polar(points[:, :3]), grid).tolist():
-        scores = logits[of_voxel[tuple(bins)]].tolist()
-        labels.append(max(range(1, len(scores)), key=scores.__getitem__))
-    return labels
-
-
-def iou_by_hand(truth: list[int], prediction: list[int], classes: int) -> dict[int, float]:
-    """IoU of each class that occurs among labelled points."""
-    pairs = [(t, p) for t, p in zip(truth, prediction, strict=True) if t]
-    found = {}
-    for label in range(1, classes):
-        either = sum(label in pair for pair in pairs)
-        if either:
-            found[label] = sum(pair == (label, label) for pair in pairs) / either
-    return found
-
-
-def student_words(student_file: Path, experiment: Path) -> list[str]:
-    return ["--weights", str(student_file), "--experiment", str(experiment), "--device", "cpu"]
 
 
 def test_miou_is_the_count_by_hand_over_all_points(streets, student_file, experiment, semantic_kitti):

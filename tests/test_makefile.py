@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-COMMANDS = ("dump-teacher", "train-student", "evaluate", "predict", "doctor")
+COMMANDS = ("dump-teacher", "train-student", "evaluate", "evaluate-teacher", "predict", "render", "doctor")
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -75,6 +75,13 @@ def test_run_folder_follows_the_experiment():
     assert [words[row + 1] for row, word in enumerate(words) if word == "--split"] == ["val", "00"]
 
 
+def test_each_scan_to_render_is_an_option_of_its_own():
+    words = command_line("render", "DATA=dataset", "SCAN=08/000000 08/000100", "EXPERIMENT=vpd")
+    assert [words[row + 1] for row, word in enumerate(words) if word == "--scan"] == ["08/000000", "08/000100"]
+    assert words[words.index("--out") + 1] == "runs/vpd/pictures"
+    assert "SCAN is not set" in make("render", "DATA=dataset").stderr
+
+
 def test_weights_replace_the_run():
     words = command_line("evaluate", "DATA=dataset", "WEIGHTS=polar net.pt")
     assert words[words.index("--weights") + 1] == "polar net.pt"
@@ -84,8 +91,9 @@ def test_weights_replace_the_run():
 
 @pytest.mark.parametrize("target", COMMANDS)
 def test_every_option_exists(target):
-    module, command = command_line(target, "DATA=x", "TEACHER=x", "SPLIT=val", "SET=a=1", "RESUME=1", "CONFIG=x")[2:4]
-    words = command_line(target, "DATA=x", "TEACHER=x", "SPLIT=val", "SET=a=1", "RESUME=1", "CONFIG=x")
+    variables = ("DATA=x", "TEACHER=x", "SPLIT=val", "SET=a=1", "RESUME=1", "CONFIG=x", "SCAN=00/000000", "ZIP=a.zip")
+    words = command_line(target, *variables)
+    module, command = words[2:4]
     commands = importlib.import_module(f"{module}.__main__").main.commands
     known = {option for parameter in commands[command].params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.metrics import ConfusionMatrix
+from common.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
 
 CLASSES = 5
 
@@ -91,3 +91,45 @@ def test_rows_are_the_truth():
     assert counts[1, 2] == 2
     assert counts[2, 1] == 1
     assert counts.dtype == np.int64
+
+
+@given(points(), st.integers(0, 2**32 - 1))
+def test_counts_by_distance_are_those_of_the_points_in_each_range(pair, seed):
+    truth, prediction = pair
+    distance = np.random.default_rng(seed).uniform(0, 80, len(truth))
+    matrices = count_by_distance(truth, prediction, distance, CLASSES)
+    assert len(matrices) == len(RANGE_STARTS)
+    for start, end, matrix in zip(RANGE_STARTS, (*RANGE_STARTS[1:], np.inf), matrices, strict=True):
+        inside = (start <= distance) & (distance < end)
+        expected = ConfusionMatrix.of(truth[inside], prediction[inside], CLASSES)
+        np.testing.assert_array_equal(matrix.counts, expected.counts)
+    total = ConfusionMatrix.of(truth, prediction, CLASSES)
+    np.testing.assert_array_equal(add_up(matrices, CLASSES).counts, total.counts)
+
+
+def test_a_range_starts_at_its_start():
+    ones = np.ones(4, np.uint8)
+    matrices = count_by_distance(ones, ones, np.float32([0, 10, 50, 1e6]), CLASSES)
+    assert [matrix.labelled_points for matrix in matrices] == [1, 1, 0, 0, 0, 2]
+
+
+@given(points())
+def test_the_official_mean_counts_classes_that_do_not_occur_as_zero(pair):
+    truth, prediction = pair
+    matrix = ConfusionMatrix.of(truth, prediction, CLASSES)
+    expected = np.nan_to_num(naive_iou(truth.tolist(), prediction.tolist()))[1:].mean()
+    if not truth.any():
+        assert np.isnan(matrix.mean_iou_all_classes())
+    else:
+        assert matrix.mean_iou_all_classes() == pytest.approx(expected)
+        assert matrix.mean_iou_all_classes() <= matrix.mean_iou() + 1e-12
+
+
+@given(points())
+def test_recall_is_the_share_of_each_class_found(pair):
+    truth, prediction = pair
+    recall = ConfusionMatrix.of(truth, prediction, CLASSES).recall()
+    for label in range(CLASSES):
+        of_class = prediction[truth == label]
+        expected = (of_class == label).mean() if label and len(of_class) else np.nan
+        assert recall[label] == pytest.approx(expected, nan_ok=True)

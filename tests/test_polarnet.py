@@ -220,7 +220,7 @@ def test_limit_of_points_per_pillar_acts_in_training_only():
     batch, student = small_batch(points=2000), small_student(max_points_per_pillar=3)
     assert int(torch.bincount(batch.point_pillar).max()) > 3
     seen = []
-    student.PPmodel.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    student.PPmodel[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     student.train()(batch)
     student.eval()(batch)
     limited = int(torch.bincount(batch.point_pillar).clamp(max=3).sum())

@@ -1,6 +1,7 @@
 """A training run that stops, dies or is killed goes on as if nothing had happened."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 
+from common.checkpoint import load_checkpoint
 from common.dataset import select_scans
 from common.errors import TrainingError
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import StoreIdentity, TargetStore
+from stage2_train_student import step as step_module
 from stage2_train_student import train as train_module
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.recorder import read_metrics
-from stage2_train_student.student_data import epoch_order
-from stage2_train_student.train import train_step
+from stage2_train_student.step import train_step
+from stage2_train_student.student_data import choose_view, epoch_order
 from tests.reduced import (
     FULL_LAYERS,
     STREET_GRID,
@@ -37,6 +40,18 @@ from tests.reduced import (
 CPU = torch.device("cpu")
 SLOW = ("batch_size=1", "epochs=2", "steps=6", "validate_on=[]", "loading_threads=1")
 """Six steps over five scans: one epoch and the first step of the next."""
+
+EVERYTHING = (
+    *SLOW,
+    "optimiser.accumulate=2",
+    "optimiser.clip_norm=1.0",
+    "optimiser.schedule.kind=cosine",
+    "optimiser.schedule.warm_up=2",
+    "averaging=0.9",
+    "precision=bfloat16",
+    "steps=5",
+)
+"""Every setting that changes a step, at once; the three steps of an epoch take two, two and one batches."""
 
 RESUME = {"options": ("--resume",)}
 
@@ -73,7 +88,13 @@ def straight_run(tmp_path_factory, streets, street_cache):
     """A run of `SLOW` without any interruption, DropBlock on."""
     run = tmp_path_factory.mktemp("straight") / "run"
     succeed(train(streets, street_cache, run, *SLOW))
-    assert saved(run)["progress"] == {"epoch": 1, "step_in_epoch": 1, "step": 6, "best_miou": -1.0}
+    assert saved(run)["progress"] == {
+        "epoch": 1,
+        "step_in_epoch": 1,
+        "step": 6,
+        "best_miou": -1.0,
+        "validations_since_best": 0,
+    }
     yield run
     shutil.rmtree(run)
 
@@ -107,7 +128,7 @@ def test_dropblock_does_depend_on_chance(streets, street_cache, runs, straight_r
 def test_sigterm_stops_after_the_step_and_loses_nothing(streets, street_cache, runs, straight_run, monkeypatch):
     def step_then_signal(*arguments):
         terms = train_step(*arguments)
-        if arguments[0].step == 2:
+        if arguments[0].step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return terms
 
@@ -134,6 +155,69 @@ def test_a_killed_run_goes_on_from_its_last_save(streets, street_cache, runs, st
     assert 1 <= saved(run)["progress"]["step"] < 6
     succeed(train(streets, street_cache, run, *SLOW, "save_every=1", **RESUME))
     assert_same_run(run, straight_run)
+
+
+@pytest.fixture(scope="module")
+def straight_run_of_everything(tmp_path_factory, streets, street_cache):
+    """A run of `EVERYTHING` without any interruption."""
+    run = tmp_path_factory.mktemp("everything") / "run"
+    succeed(train(streets, street_cache, run, *EVERYTHING))
+    state = saved(run)
+    assert state["progress"]["step"] == 5
+    assert differing(state["average"], state["student"]) != []
+    assert differing(torch.load(run / "student_last.pt", weights_only=True), state["average"]) == []
+    yield run
+    shutil.rmtree(run)
+
+
+def test_a_stop_inside_an_accumulation_group_takes_effect_after_it(
+    streets, street_cache, runs, straight_run_of_everything, monkeypatch
+):
+    """At the first batch of the second step."""
+    accumulate_gradients = step_module.accumulate_gradients
+    calls = []
+
+    def signal_then_accumulate(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return accumulate_gradients(*arguments)
+
+    run = runs / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "accumulate_gradients", signal_then_accumulate)
+        succeed(train(streets, street_cache, run, *EVERYTHING))
+    assert len(calls) == 4
+    assert saved(run)["progress"]["step"] == 2
+    succeed(train(streets, street_cache, run, *EVERYTHING, **RESUME))
+    assert_same_run(run, straight_run_of_everything)
+
+
+def test_a_run_that_dies_inside_an_accumulation_group_goes_on_from_the_step_before(
+    streets, street_cache, runs, straight_run_of_everything, monkeypatch
+):
+    """At the second batch of the second step of the second epoch."""
+    accumulate_gradients = step_module.accumulate_gradients
+    calls = []
+
+    def die_or_accumulate(*arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return accumulate_gradients(*arguments)
+
+    run = runs / "died"
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "accumulate_gradients", die_or_accumulate)
+        assert train(streets, street_cache, run, *EVERYTHING, "save_every=1").exit_code != 0
+    assert saved(run)["progress"]["step"] == 4
+    succeed(train(streets, street_cache, run, *EVERYTHING, "save_every=1", **RESUME))
+    assert_same_run(run, straight_run_of_everything)
+
+
+def test_a_falling_schedule_keeps_its_number_of_epochs(streets, street_cache, straight_run_of_everything):
+    message = fail(train(streets, street_cache, straight_run_of_everything, *EVERYTHING, "epochs=3", **RESUME))
+    assert "epochs: 2 in the run, 3 now" in message
 
 
 def test_a_run_is_not_overwritten(streets, street_cache, straight_run):
@@ -182,7 +266,7 @@ def test_resuming_nothing_starts_from_the_beginning_and_says_so(streets, street_
 def nan_at(step: int):
     """The project's losses, with NaN at one step."""
     calls = []
-    losses = train_module.losses
+    losses = step_module.losses
 
     def spoilt(*arguments):
         calls.append(1)
@@ -197,11 +281,18 @@ def test_a_loss_that_is_not_finite_stops_naming_the_scans_and_the_run_goes_on(
 ):
     run = runs / "nan"
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "losses", nan_at(4))
+        patch.setattr(step_module, "losses", nan_at(4))
         message = fail(train(streets, street_cache, run, *SLOW, "save_every=1"))
     scans = select_scans(streets, load_label_map(reduced_experiment(STREET_GRID).dataset), ["train"]).scans
     [guilty] = epoch_order(scans, 1, 0, 0)[3]
     assert f"step 4: the loss is nan for scans {guilty}" in message
+    kept = load_checkpoint(run / "non_finite_batch_4.pt")
+    assert (kept["step"], kept["epoch"], kept["scans"]) == (4, 0, [str(guilty)])
+    assert f"anchor={choose_view(2, 0, guilty, 0)}" in kept["views"][0]
+    assert kept["targets_hash"] == TargetStore.open(street_cache).identity.hash
+    assert math.isnan(kept["terms"]["loss"])
+    assert math.isfinite(kept["terms"]["cross_entropy"])
+    assert kept["batch"]["point_features"].shape[1] == 9
     assert saved(run)["progress"]["step"] == 3
     succeed(train(streets, street_cache, run, *SLOW, "save_every=1", **RESUME))
     assert_same_run(run, straight_run)
@@ -213,9 +304,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(streets, street_cache, sem
     state = new_state(settings, semantic_kitti, TargetSource(channels=FULL_LAYERS), CPU)
     before = {name: value.clone() for name, value in state.student.named_parameters()}
     batch = student_data(settings, streets, semantic_kitti, TargetSource(store)).load_batch([ScanId("00", "000000")], 0)
-    monkeypatch.setattr(train_module, "losses", nan_at(1))
+    monkeypatch.setattr(step_module, "losses", nan_at(1))
     with one_thread(), pytest.raises(TrainingError, match="00/000000"):
-        train_step(state, batch, None, torch.ones(20), CPU)
+        train_step(state, [batch], settings, 1, None, torch.ones(20), CPU)
     assert all(torch.equal(value, before[name]) for name, value in state.student.named_parameters())
 
 

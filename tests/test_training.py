@@ -14,10 +14,10 @@ from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage1_dump_teacher.online import online_teacher
-from stage2_train_student import train as train_module
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.recorder import read_metrics
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.step import losses, targets_of
 from stage2_train_student.student_data import StudentData, choose_view, epoch_order
 from tests.golden.golden_files import scans_folder
 from tests.reduced import (
@@ -43,7 +43,7 @@ TERMS = {
     "logit": SEGMENTATION | {"logit"},
     "full": SEGMENTATION | VPD_TERMS | {"lwd", "logit"},
 }
-ALONG = {"kind", "step", "epoch", "seconds", "waited"}
+ALONG = {"kind", "step", "epoch", "seconds", "waited", "gradient_norm", "learning_rate"}
 
 # Cached targets and the teacher in the loop
 
@@ -72,12 +72,12 @@ def test_losses_from_the_cache_are_those_with_the_teacher_in_the_loop(real_cache
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
         terms = []
         for batch, targets in (
-            (from_cache.batch, train_module.targets_of(from_cache, from_cache.batch, None, CPU)),
+            (from_cache.batch, targets_of(from_cache, from_cache.batch, None, CPU)),
             (from_scans.batch, teacher.targets(from_scans.batch)),
         ):
             torch.manual_seed(epoch)
             with torch.no_grad(), one_thread():
-                loss, parts = train_module.losses(state.student, state.distillation, batch, targets, weights)
+                loss, parts = losses(state.student, state.distillation, batch, targets, weights)
             terms.append({"loss": loss.item(), **{name: value.item() for name, value in parts.items()}})
         assert terms[0].keys() == TERMS["full"] | {"loss"}
         assert min(terms[0].values()) > 0

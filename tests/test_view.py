@@ -6,8 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from common.errors import SettingsError
 from common.semantic_kitti import ScanId
-from common.view import IDENTITY, View, ViewPolicy, apply_view, draw_view
+from common.view import (
+    IDENTITY,
+    AnchorSet,
+    View,
+    ViewPolicy,
+    anchor_positions,
+    anchor_view,
+    apply_view,
+    bin_degrees,
+    draw_anchored_view,
+    draw_view,
+    from_nearest_anchor,
+    rotated,
+    rotated_by_bins,
+)
 from tests.dataset_writer import street_scan
 
 POINTS = street_scan(400, seed=3)[0]
@@ -133,3 +148,85 @@ def test_a_view_survives_json_bit_for_bit(policy, scan, index):
 def test_a_view_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         View(**wrong)
+
+
+# Anchors
+
+
+views = st.builds(
+    View,
+    rotation=angles,
+    flip_x=st.booleans(),
+    flip_y=st.booleans(),
+    scale=st.floats(0.5, 2),
+    translation=st.tuples(*[st.floats(-5, 5)] * 3),
+)
+anchor_sets = st.builds(
+    AnchorSet, flips=st.sampled_from([["none"], ["none", "y"], ["none", "x", "y"]]), rotations=st.integers(1, 9)
+)
+
+
+@given(view=views, angle=angles)
+def test_a_view_and_a_rotation_after_it_are_one_view(view, angle):
+    apart = apply_view(apply_view(POINTS, view), View(rotation=angle))
+    np.testing.assert_allclose(apply_view(POINTS, rotated(view, angle)), apart, atol=2e-4)
+
+
+@given(view=views)
+def test_no_bins_change_nothing(view):
+    assert rotated_by_bins(view, 0, 360) == view
+
+
+def test_flip_x_is_flip_y_and_half_a_turn():
+    half_turned = apply_view(POINTS, rotated(View(flip_y=True), 180.0))
+    np.testing.assert_allclose(apply_view(POINTS, View(flip_x=True)), half_turned, atol=1e-5)
+
+
+def test_eight_anchors_stand_at_aligned_rotations_of_either_flip():
+    assert anchor_positions(4, 360) == [0, 11, 23, 34]
+    anchors = AnchorSet()
+    assert anchors.count == 8
+    found = [anchor_view(anchors, index, 360) for index in range(8)]
+    assert found[0] == IDENTITY
+    assert [view.flip_y for view in found] == [False] * 4 + [True] * 4
+    assert not any(view.flip_x or view.translation != (0, 0, 0) or view.scale != 1 for view in found)
+    turns = [8 * position * bin_degrees(360) for position in (0, 11, 23, 34)]
+    assert [view.rotation for view in found[:4]] == pytest.approx(turns)
+    # A mirrored scan that is turned afterwards was turned the other way before.
+    assert [-view.rotation % 360 for view in found[4:]] == pytest.approx(turns)
+
+
+@given(anchors=anchor_sets, azimuth_bins=st.sampled_from([96, 360]), data=st.data())
+def test_every_aligned_rotation_is_reached_from_its_nearest_anchor(anchors, azimuth_bins, data):
+    positions = azimuth_bins // 8
+    flip, position = data.draw(st.integers(0, len(anchors.flips) - 1)), data.draw(st.integers(0, positions - 1))
+    index, bins = from_nearest_anchor(anchors, flip, position, azimuth_bins)
+    assert index // anchors.rotations == flip
+    assert bins % 8 == 0
+    anchor = anchor_positions(anchors.rotations, azimuth_bins)[index % anchors.rotations]
+    assert (anchor + bins // 8 - position) % positions == 0
+    assert abs(bins) <= 8 * np.ceil(positions / anchors.rotations / 2)
+
+
+def test_four_rotations_leave_at_most_48_bins():
+    assert max(abs(from_nearest_anchor(AnchorSet(), 0, position, 360).bins) for position in range(45)) == 48
+
+
+def test_draws_reach_every_flip_and_rotation_and_depend_on_nothing_but_seed_scan_and_epoch():
+    scan = ScanId("00", "000003")
+    drawn = [draw_anchored_view(AnchorSet(), 96, 5, scan, epoch) for epoch in range(300)]
+    assert drawn == [draw_anchored_view(AnchorSet(), 96, 5, scan, epoch) for epoch in range(300)]
+    assert drawn != [draw_anchored_view(AnchorSet(), 96, 6, scan, epoch) for epoch in range(300)]
+    assert drawn != [draw_anchored_view(AnchorSet(), 96, 5, ScanId("00", "000004"), epoch) for epoch in range(300)]
+    assert {*drawn} == {from_nearest_anchor(AnchorSet(), flip, place, 96) for flip in (0, 1) for place in range(12)}
+
+
+def test_more_rotations_than_the_grid_has_are_refused():
+    with pytest.raises(SettingsError, match="only 5 rotations by multiples of 8 bins; choose at most 5"):
+        anchor_view(AnchorSet(rotations=6), 0, 40)
+
+
+@pytest.mark.parametrize("flips", [[], ["y", "none"], ["none", "y", "y"], ["none", "z"]])
+def test_flips_that_make_no_anchor_set_are_refused(flips):
+    with pytest.raises(ValidationError):
+        AnchorSet(flips=flips)

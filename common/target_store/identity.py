@@ -4,13 +4,14 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from common.config import Settings
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
+from common.semantic_kitti import ScanId
 from common.target_store.encoding import ArrayEncoding
-from common.view import ViewPolicy
+from common.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 
 FORMAT_VERSION = 2
 
@@ -37,12 +38,47 @@ class ViewSet(Settings):
     """The views that a store holds of every scan: view 0 is the identity, the others are drawn by the policy.
 
     Attributes:
-        count: number of views of each scan.
+        count: number of views of each scan; with anchors it is theirs, and may be left at 1.
         policy: how views 1, 2, ... are drawn.
+        anchors: hold these views of every scan instead of drawn ones.
     """
 
     count: int = Field(1, ge=1)
     policy: ViewPolicy = ViewPolicy()
+    anchors: AnchorSet | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ViewSet":
+        if self.anchors is None:
+            return self
+        if self.count not in (1, self.anchors.count):
+            raise ValueError(f"count: these anchors are {self.anchors.count} views, not {self.count}; leave count out")
+        if self.policy != ViewPolicy():
+            raise ValueError("policy: anchors are not drawn; leave the policy out")
+        object.__setattr__(self, "count", self.anchors.count)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_without_anchors(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stores of drawn views keep the identity, and its hash, that they had before there were anchors.
+        values: dict[str, Any] = serialise(self)
+        if self.anchors is None:
+            del values["anchors"]
+        return values
+
+    def view(self, scan: ScanId, index: int, azimuth_bins: int) -> View:
+        """View number `index` of a scan, on a grid of so many azimuth bins."""
+        if self.anchors is not None:
+            return anchor_view(self.anchors, index, azimuth_bins)
+        return draw_view(self.policy, scan, index)
+
+    def describe(self) -> str:
+        """The views in one line."""
+        if self.anchors is not None:
+            flips, rotations = ", ".join(self.anchors.flips), self.anchors.rotations
+            return f"{self.count} of each scan; anchors: flips {flips} in {rotations} rotations"
+        policy = ", ".join(f"{name} {value}" for name, value in self.policy.model_dump().items())
+        return f"{self.count} of each scan" + (f"; {policy}" if self.count > 1 else "")
 
 
 class GridIdentity(Settings):

@@ -98,6 +98,20 @@ class EncodedTargets:
         return TeacherTargets(grid_voxels, self.logits.decode(), layers, voxel_layers)
 
 
+def encoded_as_is(targets: TeacherTargets, grid_shape: tuple[int, int, int]) -> EncodedTargets:
+    """Targets of one scan in the form in which stored ones are read; `decode` gives them back. No voxel features."""
+    coordinates = {coordinates_name("voxels", grid_shape): linear_tensor(targets.voxels, grid_shape)}
+    for layer in targets.layers.values():
+        coordinates.setdefault(coordinates_name("pillars", layer.shape), linear_tensor(layer.pillars, layer.shape))
+    layers = {name: EncodedLayer(DecodableFeatures(part.features), part.shape) for name, part in targets.layers.items()}
+    return EncodedTargets(grid_shape, coordinates, DecodableFeatures(targets.logits), layers, {})
+
+
+def linear_tensor(bins: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """As `to_linear`, as the int32 tensor that `EncodedTargets` holds."""
+    return torch.from_numpy(to_linear(bins, shape).view(np.int32))
+
+
 def scan_file_bytes(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> bytes:

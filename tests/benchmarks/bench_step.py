@@ -30,7 +30,7 @@ from common.scan_batch import batch_scans
 from common.view import IDENTITY
 from stage2_train_student.experiment import TargetSource, choose_scans, new_state, open_targets, student_data
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.train import losses, targets_of, train_step
+from stage2_train_student.step import losses, targets_of, train_step
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -118,7 +118,7 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     weights = torch.from_numpy(label_map.class_weights()).to(device)
 
     def step() -> None:
-        train_step(state, data.load_batch(scans.train[:1], 0), source.online, weights, device)
+        train_step(state, [data.load_batch(scans.train[:1], 0)], settings, 1, source.online, weights, device)
 
     numbers = {f"step_{'cached' if targets == 'cache' else targets}_s": seconds_per_call(step, repeats)}
     if source.store is not None:

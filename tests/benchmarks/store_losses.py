@@ -14,7 +14,7 @@ from stage1_dump_teacher.published_weights import LoadedTeacher
 from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.train import losses, targets_of
+from stage2_train_student.step import losses, targets_of
 from tests.golden.golden_files import REPOSITORY
 
 

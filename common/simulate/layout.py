@@ -1,0 +1,149 @@
+"""Lays out a whole street: blocks, side streets, both sides of each, traffic, and the sensor's way along it."""
+
+import numpy as np
+
+from common.simulate import assemblies as a
+from common.simulate.builder import Builder, Side, put, put_thing
+from common.simulate.plots import fill_plots, furnish_kerb, park_along
+from common.simulate.shapes import Part, shapes_of
+from common.simulate.street import KERB, Street
+
+REACH = 95.0
+"""How far a street goes on before, behind and beside the drive, metres; farther than a sensor sees."""
+
+TURN_RADIUS = 7.0
+PATH_STEP = 0.1
+
+
+def make_street(length: float, generator: np.random.Generator) -> Street:
+    """A random street along x with side streets along y, for a drive of `length` metres from the origin.
+
+    Args:
+        length: of the drive, metres.
+        generator: of everything random about the street.
+    """
+    builder = Builder(generator)
+    half = generator.uniform(2.9, 4.6)
+    crossings = _crossings(length, generator)
+    halves = [float(generator.uniform(2.6, 4.0)) for _ in crossings]
+    begin, end = -REACH, length + REACH
+    blocks: list[Part] = []
+
+    _markings(builder, Side((0, 0), 0, True), begin, end, generator.random() < 0.5)
+    edges = [begin, *[x for at, w in zip(crossings, halves, strict=True) for x in (at - w, at + w)], end]
+    spans = list(zip(edges[0::2], edges[1::2], strict=True))
+    depth = generator.uniform(20, 26)
+    for left in (False, True):
+        side = Side((0, 0), 0, left)
+        lane = float(generator.choice((0.0, 2.2), p=(0.65, 0.35)))
+        verge = float(generator.choice((0.0, generator.uniform(1.2, 2.5))))
+        verge_raw = int(generator.choice((a.TERRAIN, a.OTHER_GROUND), p=(0.8, 0.2)))
+        width = generator.uniform(1.8, 4.0)
+        kerb = half + lane
+        if lane:
+            builder.patches += [side.patch(*span, half, kerb, a.PARKING) for span in spans]
+        for span in spans:
+            base = side.box(*span, kerb, kerb + REACH, -0.5, KERB, a.SIDEWALK, 0.36)
+            blocks.append(base)
+            inner = kerb + verge + width
+            builder.patches += [
+                side.patch(*span, kerb, kerb + REACH, a.SIDEWALK),
+                side.patch(*span, kerb, kerb + verge, verge_raw),
+                side.patch(span[0] + 1.8, span[1] - 1.8, inner, kerb + REACH, a.TERRAIN),
+            ]
+            inside = (span[0] + 1.8, span[1] - 1.8)
+            furnish_kerb(builder, side, inside, kerb, width, verge)
+            full = generator.uniform(0.1, 0.5)
+            if lane:
+                park_along(builder, side, inside, half + 1.1, 0.0, full)
+            fill_plots(builder, side, inside, inner, inner + depth)
+            _backdrop(builder, side, inside, inner + depth)
+        _side_streets(builder, side, crossings, halves, spans, kerb + verge + width + depth)
+        _traffic(builder, side, begin, end, half)
+    path = _path(length, half, crossings, generator)
+    return Street(shapes_of(blocks + builder.parts), len(blocks), builder.patches, path)
+
+
+def _backdrop(builder: Builder, side: Side, span: tuple[float, float], out: float) -> None:
+    """Fences, trees and bushes behind the plots."""
+    generator = builder.generator
+    for along in np.arange(span[0], span[1] - 8, 8.0):
+        if generator.random() < 0.6:
+            top = KERB + generator.uniform(1.2, 2.0)
+            builder.parts.append(side.box(along, along + 8, out, out + 0.1, 0, top, a.FENCE, 0.3))
+    for along in np.arange(span[0] + 2, span[1] - 2, 3.5):
+        if generator.random() < 0.6:
+            put(builder, side, a.bush(generator, generator.uniform(2, 4)), along, out + generator.uniform(1, 4))
+        if generator.random() < 0.3:
+            put(builder, side, a.tree(generator), along, out + generator.uniform(2, 6))
+
+
+def _crossings(length: float, generator: np.random.Generator) -> list[float]:
+    """Where side streets cross, metres along the street."""
+    crossings, at = [], -REACH + generator.uniform(40, 80)
+    while at < length + REACH - 25:
+        crossings.append(float(at))
+        at += generator.uniform(55, 110)
+    return crossings
+
+
+def _markings(builder: Builder, side: Side, begin: float, end: float, dashed: bool) -> None:
+    """The middle line, where there is one."""
+    if dashed:
+        for along in np.arange(begin, end, 9.0):
+            builder.patches.append(side.patch(along, along + 3.5, -0.07, 0.07, a.LANE_MARKING))
+
+
+def _side_streets(
+    builder: Builder,
+    main: Side,
+    crossings: list[float],
+    halves: list[float],
+    spans: list[tuple[float, float]],
+    start: float,
+) -> None:
+    """Parked cars and plots along the side streets, beyond the plots of the main street."""
+    for place, (at, half) in enumerate(zip(crossings, halves, strict=True)):
+        span = (start, start + REACH - 35) if main.left else (-start - REACH + 35, -start)
+        for left, block in ((True, spans[place]), (False, spans[place + 1])):
+            side = Side((at, 0), 1, left)
+            room = (block[1] - block[0]) / 2 - 1.8
+            fill_plots(builder, side, span, half + 1.8, half + min(20.0, room))
+            near = (start - 22, start + 30) if main.left else (-start - 30, -start + 22)
+            park_along(builder, side, near, half + 0.9, KERB, 0.2)
+
+
+def _traffic(builder: Builder, side: Side, begin: float, end: float, half: float) -> None:
+    """Vehicles and riders that move along the main street; they begin anywhere and never change lane."""
+    generator = builder.generator
+    speed = float(generator.uniform(6, 9))
+    along = begin + generator.uniform(0, 30)
+    kinds = ((a.car, a.CAR), (a.truck, a.TRUCK), (a.bus, a.BUS), (a.bus, a.ON_RAILS), (a.van, a.OTHER_VEHICLE),
+             (a.motorcyclist, a.MOTORCYCLIST))  # fmt: skip
+    # Oncoming traffic is gone after a while: it begins farther out along the drive.
+    while along < end + (end - begin if side.left else 0):
+        assembly, raw = kinds[generator.choice(len(kinds), p=(0.64, 0.08, 0.05, 0.03, 0.04, 0.16))]
+        put_thing(builder, side, assembly, raw, along, 0.5 * half, z=0.0, speed=speed)
+        along += generator.uniform(35, 130)
+    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 110)):
+        rides = generator.uniform(3, 6) if generator.random() < 0.8 else 0.0
+        put_thing(builder, side, a.bicyclist, a.BICYCLIST, along, half - 0.45, z=0.0, speed=rides)
+
+
+def _path(length: float, half: float, crossings: list[float], generator: np.random.Generator) -> np.ndarray:
+    """The sensor's way: along the right lane, and at one crossing perhaps to the left or right."""
+    steps = np.arange(0, length + 2, PATH_STEP)
+    lane = -half / 2
+    weave = 0.25 * np.sin(steps / generator.uniform(9, 15) + generator.uniform(0, 6))
+    path = np.stack((steps, lane + weave), axis=1)
+    choices = [at for at in crossings if max(15, length - 60) < at < length - 20]
+    if not choices or generator.random() < 0.5:
+        return path
+    at, turn = float(generator.choice(choices)), float(generator.choice((-1, 1)))
+    before = path[steps <= at - TURN_RADIUS]
+    angles = np.arange(0, np.pi / 2, PATH_STEP / TURN_RADIUS)
+    corner, level = before[-1]
+    bend = np.stack((corner + TURN_RADIUS * np.sin(angles), level + turn * TURN_RADIUS * (1 - np.cos(angles))), axis=1)
+    rest = np.arange(PATH_STEP, REACH - 30, PATH_STEP)
+    after = np.stack((np.full(len(rest), bend[-1, 0]), bend[-1, 1] + turn * rest), axis=1)
+    return np.concatenate((before, bend, after))

@@ -1,0 +1,215 @@
+"""What lies beside a road: pavements with their furniture, parked cars, and plots with houses, parks and yards."""
+
+import numpy as np
+
+from common.simulate import assemblies as a
+from common.simulate.builder import Builder, Side, put, put_thing
+from common.simulate.shapes import ELLIPSOID, Part
+from common.simulate.street import KERB
+
+Interval = tuple[float, float]
+
+
+def furnish_kerb(builder: Builder, side: Side, span: Interval, kerb: float, width: float, verge: float) -> None:
+    """Lamps, signs, trees, bins and people on a pavement from `kerb` to `kerb + verge + width` metres out."""
+    generator = builder.generator
+    begin, end = span
+    along = begin + generator.uniform(2, 20)
+    while along < end:
+        put(builder, side, a.lamp(generator), along, kerb + 0.4)
+        along += generator.uniform(22, 36)
+    for along in np.arange(begin + generator.uniform(1, 15), end, generator.uniform(20, 50)):
+        put(builder, side, a.sign(generator), along, kerb + 0.35)
+    if verge or generator.random() < 0.25:
+        along = begin + generator.uniform(3, 10)
+        while along < end - 2:
+            # Crowns hang over the road: vehicles pass below.
+            put(builder, side, a.tree(generator, 3.0), along, kerb + 0.5 * max(verge, 1.2))
+            along += generator.uniform(8, 18)
+    if verge:
+        for along in generator.uniform(begin, end, int((end - begin) * generator.uniform(0, 0.12))):
+            put(builder, side, a.bush(generator, 0.8), along, kerb + verge / 2)
+    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 45)):
+        put(builder, side, a.litter_bin(generator), along, kerb + verge + width - 0.4)
+    if end - begin > 20 and generator.random() < 0.2:
+        put(builder, side, a.shelter(generator), generator.uniform(begin + 3, end - 3), kerb + verge + width - 0.9,
+            turn=-np.pi / 2)  # fmt: skip
+    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 60)):
+        walks = generator.random() < 0.6
+        out = kerb + verge + generator.uniform(0.3, width - 0.3)
+        turn = 0.0 if generator.random() < 0.5 else np.pi
+        put_thing(builder, side, a.person, a.PERSON, along, out, turn=turn,
+                  speed=generator.uniform(0.9, 1.6) if walks else 0)  # fmt: skip
+    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 90)):
+        _two_wheels(builder, side, along, kerb + verge + width - 0.35, generator.uniform(-0.2, 0.2))
+
+
+def park_along(builder: Builder, side: Side, span: Interval, middle: float, z: float, full: float) -> None:
+    """Vehicles parked in a row, `middle` metres out; `full` is the share of places taken."""
+    generator = builder.generator
+    along = span[0] + 3.0
+    while along < span[1] - 3.5:
+        if generator.random() < full:
+            along += _park_one(builder, side, along, middle + generator.uniform(-0.1, 0.1), z, 0.0)
+        else:
+            along += 5.5
+
+
+def fill_plots(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """Plots from one end of `span` to the other, `inner` to `outer` metres out."""
+    generator = builder.generator
+    begin, end = span
+    while end - begin > 6:
+        size = min(generator.uniform(11, 26), end - begin)
+        if end - begin - size < 6:
+            size = end - begin
+        chosen = generator.choice(len(_PLOTS), p=_SHARES)
+        _PLOTS[chosen](builder, side, (begin, begin + size), inner, outer)
+        begin += size
+
+
+def _house(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """A house in its garden, with a boundary to the pavement and a drive."""
+    generator = builder.generator
+    begin, end = span
+    front = inner + generator.uniform(4, 9)
+    left, right = begin + generator.uniform(0.5, 3), end - generator.uniform(3, 5)
+    if right - left > 4:
+        _building(builder, side, (left, right), front, min(front + generator.uniform(7, 11), outer))
+    drive = end - 2.8
+    builder.patches.append(side.patch(drive, end - 0.2, inner, front + 6, a.PARKING))
+    if generator.random() < 0.6:
+        put_thing(builder, side, a.car, a.CAR, drive + 1.3, inner + generator.uniform(2.6, 5), turn=np.pi / 2)
+    _boundary(builder, side, (begin, drive), inner)
+    _garden(builder, side, (begin, drive), inner, front, 0.2)
+    if generator.random() < 0.7:
+        builder.parts.append(_wall(generator, side, end - 0.1, end, inner, outer))
+
+
+def _row(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """Buildings wall to wall, close to the pavement."""
+    front = inner + builder.generator.uniform(0, 2.5)
+    builder.patches.append(side.patch(*span, inner, front, a.SIDEWALK))
+    _building(builder, side, span, front, min(front + 11, outer))
+
+
+def _park(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """Grass with small rises, trees and bushes."""
+    generator = builder.generator
+    _garden(builder, side, span, inner, outer, 0.15)
+    for along in generator.uniform(*span, int(generator.integers(1, 4))):
+        x, y = side.place(along, generator.uniform(inner + 4, outer))
+        half = generator.uniform((2.0, 2.0, 0.25), (4.0, 4.0, 0.7))
+        builder.parts.append(Part(ELLIPSOID, (x, y, KERB), tuple(half), a.TERRAIN, 0.4))
+    for along in generator.uniform(*span, int(generator.integers(0, 3))):
+        put(builder, side, a.litter_bin(generator), along, inner + generator.uniform(0.6, 2), turn=np.pi / 2)
+    if generator.random() < 0.5:
+        _boundary(builder, side, span, inner)
+
+
+def _car_park(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """Parked vehicles side by side."""
+    generator = builder.generator
+    deep = min(inner + 12, outer)
+    builder.patches.append(side.patch(*span, inner, deep, a.PARKING))
+    for out in (inner + 3.0, inner + 9.0):
+        for along in np.arange(span[0] + 1.5, span[1] - 1.4, 2.8):
+            if out < deep - 2.6 and generator.random() < 0.4:
+                turn = np.pi / 2 * generator.choice((-1, 1)) + generator.normal(0, 0.03)
+                put_thing(builder, side, a.car, a.CAR, along, out, turn=turn)
+    _boundary(builder, side, span, deep + 0.3)
+
+
+def _square(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
+    """A paved yard (other-ground) with people, cycles, and something that stands about."""
+    generator = builder.generator
+    builder.patches.append(side.patch(*span, inner, inner + 9, a.OTHER_GROUND))
+    for along in generator.uniform(span[0] + 1, span[1] - 1, generator.poisson(1.5)):
+        put_thing(builder, side, a.person, a.PERSON, along, inner + generator.uniform(1, 6),
+                  turn=generator.uniform(0, 2 * np.pi))  # fmt: skip
+    for along in np.arange(span[0] + 1, min(span[0] + 6, span[1] - 1), 0.9):
+        _two_wheels(builder, side, along, inner + 2.2, np.pi / 2)
+    choice = generator.random()
+    middle = (span[0] + span[1]) / 2
+    if choice < 0.35:
+        put_thing(builder, side, a.van, a.OTHER_VEHICLE, middle + 2, inner + 6.5)
+    elif choice < 0.78:
+        put_thing(builder, side, a.truck, a.TRUCK, middle + 1, inner + 6.5)
+    _building(builder, side, span, inner + 9, min(inner + 18, outer))
+
+
+_PLOTS = (_house, _row, _park, _car_park, _square)
+_SHARES = (0.44, 0.14, 0.36, 0.02, 0.04)
+
+
+def _building(builder: Builder, side: Side, span: Interval, front: float, back: float) -> None:
+    """A building with bays, balconies and a base that stand out from its front."""
+    generator = builder.generator
+    shine = generator.uniform(0.3, 0.6)
+    top = generator.uniform(4.5, 12)
+    builder.parts.append(side.box(*span, front, back, 0, top, a.BUILDING, shine))
+    builder.parts.append(side.box(*span, front - 0.08, back, 0, KERB + 0.5, a.BUILDING, 0.8 * shine))
+    for middle in generator.uniform(span[0] + 1, span[1] - 1, int(generator.integers(0, 4))):
+        bottom = float(generator.choice((0.0, 2.6)))
+        builder.parts.append(
+            side.box(middle - 0.9, middle + 0.9, front - generator.uniform(0.3, 0.9), front, bottom, bottom + 2.4,
+                     a.BUILDING, shine)
+        )  # fmt: skip
+
+
+def _boundary(builder: Builder, side: Side, span: Interval, out: float) -> None:
+    """Between pavement and plot: a hedge, a wall, a wire fence, a row of bushes, or nothing."""
+    generator = builder.generator
+    choice, top = generator.random(), KERB + generator.uniform(0.9, 1.8)
+    if choice < 0.37:
+        box = side.box(*span, out, out + generator.uniform(0.5, 1.0), KERB, top, a.VEGETATION, 0.35, a.HEDGE_LEAVES)
+        builder.parts.append(box)
+    elif choice < 0.55:
+        builder.parts.append(side.box(*span, out, out + 0.15, 0, top - 0.3, a.FENCE, generator.uniform(0.25, 0.4)))
+    elif choice < 0.78:
+        builder.parts.append(side.box(*span, out, out + 0.05, KERB, top, a.FENCE, 0.3, a.MESH))
+        for along in np.arange(span[0], span[1], 2.5):
+            builder.parts.append(side.box(along, along + 0.08, out, out + 0.08, KERB, top + 0.1, a.FENCE, 0.3))
+    elif choice < 0.96:
+        for along in np.arange(span[0] + 0.5, span[1], 1.1):
+            put(builder, side, a.bush(generator, generator.uniform(1.0, 2.0)), along, out + 0.9)
+
+
+def _wall(generator: np.random.Generator, side: Side, begin: float, end: float, inner: float, outer: float) -> Part:
+    """A fence between two plots, solid or of wire."""
+    depth = float(generator.choice((0.0, a.MESH)))
+    return side.box(begin, end, inner, outer, 0, KERB + generator.uniform(0.9, 1.9), a.FENCE, 0.3, depth)
+
+
+def _garden(builder: Builder, side: Side, span: Interval, inner: float, outer: float, crowded: float) -> None:
+    """Trees and bushes, `crowded` of them on a square metre."""
+    generator = builder.generator
+    area = max(span[1] - span[0] - 1, 0) * max(outer - inner - 1.6, 0)
+    for _ in range(generator.poisson(crowded * area)):
+        along, out = generator.uniform((span[0] + 0.5, inner + 0.8), (span[1] - 0.5, outer - 0.8))
+        assembly = a.tree(generator) if generator.random() < 0.25 else a.bush(generator, generator.uniform(0.7, 3.2))
+        put(builder, side, assembly, along, out)
+
+
+def _park_one(builder: Builder, side: Side, along: float, out: float, z: float, turn: float) -> float:
+    """Park one vehicle; returns how much of the row it takes, metres."""
+    generator = builder.generator
+    choice = generator.random()
+    turn += generator.normal(0, 0.02)
+    if choice < 0.03:
+        put_thing(builder, side, a.truck, a.TRUCK, along + 2.5, out, turn=turn, z=z)
+        return 11.0
+    if choice < 0.06:
+        put_thing(builder, side, a.van, a.OTHER_VEHICLE, along + 1, out, turn=turn, z=z)
+        return 8.0
+    if choice < 0.1:
+        put_thing(builder, side, a.motorcycle, a.MOTORCYCLE, along, out, turn=turn + 1.2, z=z)
+        return 3.5
+    put_thing(builder, side, a.car, a.CAR, along, out, turn=turn, z=z)
+    return 5.6
+
+
+def _two_wheels(builder: Builder, side: Side, along: float, out: float, turn: float) -> None:
+    bicycle = builder.generator.random() < 0.65
+    assembly, raw = (a.bicycle, a.BICYCLE) if bicycle else (a.motorcycle, a.MOTORCYCLE)
+    put_thing(builder, side, assembly, raw, along, out, turn=turn)

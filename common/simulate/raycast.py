@@ -1,0 +1,249 @@
+"""Exact intersections of the beams of a spinning sensor with the solids of a street.
+
+A solid moved, turned and scaled to the unit box, cylinder or sphere keeps the parameter t of a ray, so one small
+formula per kind serves all sizes (the slab test of Kay and Kajiya, SIGGRAPH 1986, and the roots of a quadratic). Only
+beams inside the solid's angles as seen from the sensor are tried.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.simulate.shapes import BOX, CYLINDER, ELLIPSOID, Shapes
+
+NOTHING, GROUND = -2, -1
+"""What `Hits.shape` holds where a ray meets no solid: no return at all, or the plane z = 0."""
+
+DIFFUSE_COSINE = 0.7
+"""Cosine of the incidence where leaves and meshes are hit: their surfaces point everywhere."""
+
+
+@dataclass(frozen=True)
+class Beams:
+    """Directions of one turn in the sensor's frame, a grid of B elevations and C azimuths.
+
+    Attributes:
+        elevations: float64 [B], radians, falling.
+        azimuths: float64 [C], radians, evenly spaced over one turn and rising.
+    """
+
+    elevations: np.ndarray
+    azimuths: np.ndarray
+
+    def directions(self, beam: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """Unit directions of some rays, float64 [K, 3]."""
+        elevation, azimuth = self.elevations[beam], self.azimuths[column]
+        level = np.cos(elevation)
+        return np.stack((level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)), axis=1)
+
+
+@dataclass(frozen=True)
+class Hits:
+    """First hit of each ray.
+
+    Attributes:
+        ranges: float32 [B, C], metres, infinite where nothing is met.
+        shape: int32 [B, C], row of the solid, or GROUND, or NOTHING.
+    """
+
+    ranges: np.ndarray
+    shape: np.ndarray
+
+
+def cast(
+    beams: Beams,
+    origin: np.ndarray,
+    rotation: np.ndarray,
+    shapes: Shapes,
+    maximum_range: float,
+    generator: np.random.Generator,
+) -> Hits:
+    """Find the first hit of every ray.
+
+    Args:
+        beams: directions in the sensor's frame.
+        origin: position of the sensor in the world, float64 [3], metres.
+        rotation: from the sensor's frame to the world's, float64 [3, 3].
+        shapes: the solids; the plane z = 0 is always there.
+        maximum_range: metres.
+        generator: draws how deep a ray gets into leaves and meshes.
+    """
+    cos_elevation, sin_elevation = _pair(beams.elevations)
+    cos_azimuth, sin_azimuth = _pair(beams.azimuths)
+    down = rotation[2].astype(np.float32)
+    fall = cos_elevation[:, None] * (down[0] * cos_azimuth + down[1] * sin_azimuth) + (down[2] * sin_elevation)[:, None]
+    with np.errstate(divide="ignore"):
+        ranges = np.where(fall < 0, np.float32(-origin[2]) / fall, np.float32(np.inf))
+    ranges[ranges > maximum_range] = np.inf
+    hit = np.where(np.isfinite(ranges), GROUND, NOTHING).astype(np.int32)
+
+    rows, distances, beam_spans, column_spans = _spans(beams, origin, rotation, shapes, maximum_range)
+    count = len(beams.azimuths)
+    for row, distance, (top, bottom), (first, last) in zip(rows, distances, beam_spans, column_spans, strict=True):
+        pieces = _pieces(first, last, count)
+        # Nearest first: a solid wholly behind others is passed over.
+        if all(ranges[top:bottom, left:right].max() <= distance for left, right in pieces):
+            continue
+        half = shapes.half[row]
+        turn = _turn(shapes.yaw[row]) / half[:, None]
+        start = (turn @ (origin - shapes.centre[row])).astype(np.float32)
+        matrix = (turn @ rotation).astype(np.float32)
+        level, climb = cos_elevation[top:bottom, None], sin_elevation[top:bottom, None]
+        for left, right in pieces:
+            across, along = cos_azimuth[left:right], sin_azimuth[left:right]
+            step = [level * (m[0] * across + m[1] * along) + m[2] * climb for m in matrix]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                near, far = _ENTER[shapes.kind[row]](start, step)
+            depth = shapes.depth[row]
+            if depth:
+                near = np.maximum(near, 0) + depth * generator.standard_exponential(near.shape, np.float32)
+            best = ranges[top:bottom, left:right]
+            first_hit = (near <= far) & (near > 0) & (near < best) & (near <= maximum_range)
+            np.copyto(best, near, where=first_hit)
+            np.copyto(hit[top:bottom, left:right], row, where=first_hit)
+    return Hits(ranges, hit)
+
+
+def incidence(points: np.ndarray, directions: np.ndarray, shape: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """Cosine between each ray and the surface it hit, float64 [K] in 0..1.
+
+    Args:
+        points: float64 [K, 3], where the surface was hit, world frame.
+        directions: float64 [K, 3], unit directions of the rays, world frame.
+        shape: int [K], row of the solid hit, or GROUND.
+        shapes: the solids.
+    """
+    cosine = np.abs(directions[:, 2])
+    solid = np.flatnonzero(shape >= 0)
+    row = shape[solid]
+    yaw, half, kind = shapes.yaw[row], shapes.half[row], shapes.kind[row]
+    unit = _turned(points[solid] - shapes.centre[row], yaw) / half
+    ray = _turned(directions[solid], yaw)
+
+    normal = unit / half
+    flat = (kind == CYLINDER) & (np.abs(unit[:, 2]) > 0.999)
+    normal[kind == CYLINDER, 2] = 0
+    face = np.abs(unit).argmax(axis=1)
+    box = kind == BOX
+    normal[box | flat] = 0
+    normal[box, face[box]] = 1
+    normal[flat, 2] = 1
+    length = np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
+    found = np.abs((normal * ray).sum(axis=1)) / length
+    cosine[solid] = np.where(shapes.depth[row] > 0, DIFFUSE_COSINE, np.minimum(found, 1))
+    return cosine
+
+
+def _pair(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _turn(yaw: float) -> np.ndarray:
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    return np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+
+
+def _turned(vectors: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Vectors [K, 3] in the axes of solids turned by yaw [K]."""
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    x, y, z = vectors.T
+    return np.stack((cosine * x + sine * y, cosine * y - sine * x, z), axis=1)
+
+
+def _slab(start: np.float32, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    inverse = 1 / step
+    middle, reach = -start * inverse, np.abs(inverse)
+    return middle - reach, middle + reach
+
+
+def _round(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays enter and leave the unit circle or sphere; NaN where they pass it."""
+    a = _sum([s * s for s in step])
+    b = _sum([o * s for o, s in zip(start, step, strict=True)])
+    # Distance of the ray from the centre, squared: b * b - a * c would cancel for small solids far away.
+    middle = -b / a
+    aside = [o + middle * s for o, s in zip(start, step, strict=True)]
+    root = np.sqrt((1 - _sum([q * q for q in aside])) / a)
+    return middle - root, middle + root
+
+
+def _sum(terms: list[np.ndarray]) -> np.ndarray:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _enter_box(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    near, far = _slab(start[0], step[0])
+    for axis in (1, 2):
+        low, high = _slab(start[axis], step[axis])
+        near, far = np.maximum(near, low), np.minimum(far, high)
+    return near, far
+
+
+def _enter_cylinder(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    near, far = _round(start[:2], step[:2])
+    low, high = _slab(start[2], step[2])
+    return np.maximum(near, low), np.minimum(far, high)
+
+
+_ENTER = {BOX: _enter_box, CYLINDER: _enter_cylinder, ELLIPSOID: _round}
+
+
+def _pieces(first: int, last: int, count: int) -> list[tuple[int, int]]:
+    """Columns first..last, which may begin below 0 or end beyond the last one, as slices."""
+    if last - first >= count - 1:
+        return [(0, count)]
+    first, last = first % count, last % count
+    return [(first, last + 1)] if first <= last else [(first, count), (0, last + 1)]
+
+
+def _spans(
+    beams: Beams, origin: np.ndarray, rotation: np.ndarray, shapes: Shapes, maximum_range: float
+) -> tuple[list[int], list[float], list[list[int]], list[list[int]]]:
+    """Solids that may be seen, nearest first; for each its distance, beams (top, bottom) and columns (first, last)."""
+    offset = shapes.centre - origin
+    local = np.abs(_turned(offset, shapes.yaw))
+    distance = np.linalg.norm(np.maximum(local - shapes.half, 0)[:, :2], axis=1)
+    rows = np.flatnonzero(distance < maximum_range)
+    offset, distance, half, yaw = offset[rows], distance[rows], shapes.half[rows], shapes.yaw[rows]
+
+    signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, 8).T
+    corners = half[:, None, :] * signs
+    cosine, sine = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    x, y, z = corners[..., 0], corners[..., 1], corners[..., 2]
+    world = np.stack((cosine * x - sine * y, sine * x + cosine * y, z), axis=2) + offset[:, None, :]
+    seen = world @ rotation
+    centre = offset @ rotation
+
+    # The sensor leans: a point at height z comes nearer to its axis by at most z times the sine of the lean.
+    lean = np.sqrt(max(0.0, 1 - rotation[2, 2] ** 2))
+    nearest = distance * rotation[2, 2] - lean * np.abs(world[..., 2]).max(axis=1)
+    farthest = np.linalg.norm(seen[..., :2], axis=2).max(axis=1)
+    over = nearest <= 1e-6
+    nearest = np.maximum(nearest, 1e-6)
+    low, high = seen[..., 2].min(axis=1), seen[..., 2].max(axis=1)
+    highest = np.arctan2(high, np.where(high > 0, nearest, farthest))
+    lowest = np.arctan2(low, np.where(low < 0, nearest, farthest))
+    rising = beams.elevations[::-1]
+    top = len(rising) - np.searchsorted(rising, highest + 1e-4, side="right")
+    bottom = len(rising) - np.searchsorted(rising, lowest - 1e-4, side="left")
+
+    azimuth = np.arctan2(centre[:, 1], centre[:, 0])
+    aside = np.arctan2(seen[..., 1], seen[..., 0]) - azimuth[:, None]
+    aside = (aside + np.pi) % (2 * np.pi) - np.pi
+    count = len(beams.azimuths)
+    step = 2 * np.pi / count
+    first = np.floor((azimuth + aside.min(axis=1) - beams.azimuths[0]) / step).astype(int)
+    last = np.ceil((azimuth + aside.max(axis=1) - beams.azimuths[0]) / step).astype(int)
+    first[over], last[over] = 0, count
+
+    kept = np.flatnonzero(top < bottom)
+    kept = kept[np.argsort(distance[kept], kind="stable")]
+    return (
+        rows[kept].tolist(),
+        distance[kept].tolist(),
+        np.stack((top, bottom), axis=1)[kept].tolist(),
+        np.stack((first, last), axis=1)[kept].tolist(),
+    )

@@ -1,0 +1,166 @@
+"""A spinning multi-beam LiDAR: its settings, its beams, and what it reports of the street around it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from common.config import Settings
+from common.simulate.assemblies import ROAD
+from common.simulate.raycast import GROUND, Beams, cast, incidence
+from common.simulate.shapes import Shapes
+from common.simulate.street import Street, ground_labels, ground_remission
+
+OUTLIER = 1
+"""Raw label of a return that comes from no surface."""
+
+OWN_VEHICLE = (2.0, 0.7, 0.65)
+"""Half length, half width and depth below the sensor of the roof that hides the lowest beams ahead and behind, metres;
+read off the gaps of real SemanticKITTI scans."""
+
+
+class SensorSettings(Settings):
+    """A sensor; the defaults are a Velodyne HDL-64E as it is mounted in KITTI.
+
+    Attributes:
+        beams: number of beams, shared out evenly over the blocks.
+        columns: azimuths per turn; 2100 are 0.17 degrees apart.
+        field_of_view: highest and lowest beam of each block, degrees, from the highest block to the lowest.
+        height: of the sensor above the road, metres.
+        minimum_range: nearer surfaces return nothing, metres.
+        maximum_range: farther surfaces return nothing, metres.
+        range_noise: standard deviation along the beam, metres.
+        drop_out: share of returns lost at random.
+        outliers: share of returns replaced by one from a random range, with raw label 1.
+        incidence: how far remission falls with the cosine of the incidence: 0 not at all, 1 like a diffuse surface.
+        weakest_return: a return is lost where remission times cosine, times (maximum_range / range)^2, is below this.
+        remission_noise: relative standard deviation of the remission.
+        own_vehicle: whether the vehicle's own roof hides the lowest beams ahead and behind.
+    """
+
+    beams: int = Field(64, ge=1)
+    columns: int = Field(2100, ge=8)
+    field_of_view: list[tuple[float, float]] = Field([(2.0, -8.33), (-8.87, -24.8)], min_length=1)
+    height: float = Field(1.73, gt=0)
+    minimum_range: float = Field(1.0, ge=0)
+    maximum_range: float = Field(80.0, gt=0)
+    range_noise: float = Field(0.015, ge=0)
+    drop_out: float = Field(0.01, ge=0, le=1)
+    outliers: float = Field(0.0003, ge=0, le=1)
+    incidence: float = Field(0.3, ge=0, le=1)
+    weakest_return: float = Field(0.04, ge=0)
+    remission_noise: float = Field(0.2, ge=0)
+    own_vehicle: bool = True
+
+    @model_validator(mode="after")
+    def _beams_fall(self) -> "SensorSettings":
+        if self.beams % len(self.field_of_view):
+            raise ValueError(f"beams: {self.beams} cannot be shared out evenly over {len(self.field_of_view)} blocks")
+        angles = beam_degrees(self)
+        if np.any(np.diff(angles) >= 0) or np.abs(angles).max() >= 90:
+            raise ValueError("field_of_view: beams must fall from above -90..90 degrees, block after block")
+        if self.minimum_range >= self.maximum_range:
+            raise ValueError("minimum_range: must be below maximum_range")
+        return self
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the sensor reports in one turn.
+
+    Attributes:
+        points: float32 [N, 4], x, y, z in metres in the sensor's frame, remission in 0..1 in steps of 0.01.
+        raw_labels: uint32 [N], semantic id in the low 16 bits, instance in the high 16.
+        beam: uint8 or uint16 [N], which beam saw the point, 0 the highest.
+    """
+
+    points: np.ndarray
+    raw_labels: np.ndarray
+    beam: np.ndarray
+
+
+def beam_degrees(settings: SensorSettings) -> np.ndarray:
+    """Elevation of each beam, float64 [B], degrees, falling."""
+    each = settings.beams // len(settings.field_of_view)
+    return np.concatenate([np.linspace(top, bottom, each) for top, bottom in settings.field_of_view])
+
+
+def beams_of(settings: SensorSettings) -> Beams:
+    """Directions of one turn: beam by beam from above, each from straight ahead to the left and around."""
+    azimuths = (np.arange(settings.columns) + 0.5) * (2 * np.pi / settings.columns)
+    return Beams(np.radians(beam_degrees(settings)), azimuths)
+
+
+def measure(
+    settings: SensorSettings,
+    street: Street,
+    shapes: Shapes,
+    origin: np.ndarray,
+    rotation: np.ndarray,
+    generator: np.random.Generator,
+) -> Scan:
+    """One turn of the sensor at one place; the vehicle stands still meanwhile.
+
+    Args:
+        settings: the sensor.
+        street: gives the ground its classes.
+        shapes: the street's solids at that time, the `street.blocks` raised blocks first.
+        origin: position of the sensor in the world, float64 [3], metres.
+        rotation: from the sensor's frame to the world's, float64 [3, 3].
+        generator: of everything random in this turn.
+    """
+    beams = beams_of(settings)
+    hits = cast(beams, origin, rotation, shapes, settings.maximum_range, generator)
+    returned = np.isfinite(hits.ranges) & (hits.ranges >= settings.minimum_range)
+    if settings.own_vehicle:
+        returned &= ~_behind_own_roof(beams)
+    beam, column = np.nonzero(returned)
+    ranges, shape = hits.ranges[beam, column].astype(np.float64), hits.shape[beam, column]
+    local = beams.directions(beam, column)
+    directions = local @ rotation.T
+    points = origin + ranges[:, None] * directions
+
+    raw, remission = _surface(street, shapes, shape, points)
+    cosine = incidence(points, directions, shape, shapes)
+    noise = 1 + settings.remission_noise * generator.standard_normal(len(ranges))
+    remission = np.clip(remission * noise, 0, 0.99)
+    strength = remission * cosine * (settings.maximum_range / ranges) ** 2
+    kept = (strength >= settings.weakest_return) & (generator.random(len(ranges)) >= settings.drop_out)
+    remission = remission * (1 - settings.incidence * (1 - cosine))
+    ranges = ranges + settings.range_noise * generator.standard_normal(len(ranges))
+    stray = generator.random(len(ranges)) < settings.outliers
+    before = np.maximum(ranges[stray] - settings.minimum_range, 0)
+    ranges[stray] = settings.minimum_range + before * generator.random(len(before))
+    raw[stray] = OUTLIER
+
+    xyz = ranges[:, None] * local
+    points = np.column_stack((xyz, np.round(remission, 2))).astype(np.float32)[kept]
+    return Scan(points, raw[kept], beam[kept].astype(np.uint16))
+
+
+def _surface(street: Street, shapes: Shapes, shape: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Raw labels uint32 [K] and perpendicular remissions float64 [K] of the surfaces hit."""
+    solid = np.maximum(shape, 0)
+    raw = shapes.raw[solid] if len(shapes) else np.zeros(len(shape), np.uint32)
+    remission = shapes.remission[solid].astype(np.float64) if len(shapes) else np.zeros(len(shape))
+    on_ground = shape == GROUND
+    block = np.flatnonzero((shape >= 0) & (shape < street.blocks))
+    tops = shapes.centre[shape[block], 2] + shapes.half[shape[block], 2]
+    # Within 5 mm of its upper edge a kerb counts as the pavement above it.
+    on_top = block[points[block, 2] > tops - 0.005]
+    on_ground[on_top] = True
+    pavement = raw[on_top]
+    raw[on_ground] = ground_labels(street.patches, points[on_ground, :2])
+    # Rounding can put the very edge of a block beyond its patches, onto the road.
+    raw[on_top] = np.where(raw[on_top] == ROAD, pavement, raw[on_top])
+    remission[on_ground] = ground_remission(raw[on_ground])
+    return raw, remission
+
+
+def _behind_own_roof(beams: Beams) -> np.ndarray:
+    """Which rays the vehicle's own roof hides, bool [B, C]."""
+    half_length, half_width, below = OWN_VEHICLE
+    with np.errstate(divide="ignore"):
+        reach = np.minimum(half_length / np.abs(np.cos(beams.azimuths)), half_width / np.abs(np.sin(beams.azimuths)))
+        distance = np.where(beams.elevations < 0, below / np.tan(-beams.elevations), np.inf)
+    return distance[:, None] < reach[None, :]

@@ -1,0 +1,111 @@
+"""The solids a simulated street is made of: boxes, upright cylinders and ellipsoids."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+BOX, CYLINDER, ELLIPSOID = 0, 1, 2
+
+
+class Part(NamedTuple):
+    """One solid of an assembly.
+
+    Attributes:
+        kind: BOX, CYLINDER (upright, elliptic) or ELLIPSOID.
+        centre: x, y, z in metres.
+        half: half extents along the part's own axes, metres.
+        raw: raw SemanticKITTI label, the instance in the high 16 bits.
+        remission: of a perpendicular hit, 0..1.
+        depth: mean depth a beam travels inside before something reflects it, metres; 0 is a closed surface.
+        yaw: turn about the vertical, radians.
+        velocity: metres per second along x and y.
+    """
+
+    kind: int
+    centre: tuple[float, float, float]
+    half: tuple[float, float, float]
+    raw: int
+    remission: float
+    depth: float = 0.0
+    yaw: float = 0.0
+    velocity: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """M solids as arrays, see `Part`.
+
+    Attributes:
+        kind: uint8 [M].
+        centre: float64 [M, 3].
+        half: float64 [M, 3].
+        raw: uint32 [M].
+        remission: float32 [M].
+        depth: float32 [M].
+        yaw: float64 [M].
+        velocity: float64 [M, 2].
+    """
+
+    kind: np.ndarray
+    centre: np.ndarray
+    half: np.ndarray
+    raw: np.ndarray
+    remission: np.ndarray
+    depth: np.ndarray
+    yaw: np.ndarray
+    velocity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def take(self, rows: np.ndarray) -> "Shapes":
+        """Some of the solids, by row numbers or a mask."""
+        return Shapes(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def shapes_of(parts: Iterable[Part]) -> Shapes:
+    """Parts as arrays."""
+    parts = list(parts)
+    return Shapes(
+        kind=np.array([part.kind for part in parts], np.uint8),
+        centre=np.array([part.centre for part in parts], np.float64).reshape(-1, 3),
+        half=np.array([part.half for part in parts], np.float64).reshape(-1, 3),
+        raw=np.array([part.raw for part in parts], np.uint32),
+        remission=np.array([part.remission for part in parts], np.float32),
+        depth=np.array([part.depth for part in parts], np.float32),
+        yaw=np.array([part.yaw for part in parts], np.float64),
+        velocity=np.array([part.velocity for part in parts], np.float64).reshape(-1, 2),
+    )
+
+
+def placed(
+    parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int = 0, speed: float = 0.0
+) -> list[Part]:
+    """An assembly, made around the origin with its front along x, put into the world.
+
+    Args:
+        parts: the assembly.
+        x: where its origin goes, metres.
+        y: the same.
+        z: height of the ground below it, metres.
+        yaw: where its front points, radians.
+        instance: instance id of all parts, 0 for none.
+        speed: along its front, metres per second.
+    """
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    velocity = (speed * cosine, speed * sine)
+    return [
+        part._replace(
+            centre=(
+                x + cosine * part.centre[0] - sine * part.centre[1],
+                y + sine * part.centre[0] + cosine * part.centre[1],
+                z + part.centre[2],
+            ),
+            yaw=part.yaw + yaw,
+            raw=part.raw | instance << 16,
+            velocity=velocity,
+        )
+        for part in parts
+    ]

@@ -1,0 +1,102 @@
+"""A made-up street as data, and what covers its ground."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from common.simulate.assemblies import (
+    LANE_MARKING,
+    OTHER_GROUND,
+    PARKING,
+    ROAD,
+    SIDEWALK,
+    TERRAIN,
+    VEGETATION,
+)
+from common.simulate.shapes import Shapes
+
+KERB = 0.12
+"""Height of pavements and plots above the road, metres."""
+
+GROUND_REMISSION = {ROAD: 0.29, PARKING: 0.34, SIDEWALK: 0.36, OTHER_GROUND: 0.38, LANE_MARKING: 0.6, TERRAIN: 0.4,
+                    VEGETATION: 0.36}  # fmt: skip
+
+
+class Patch(NamedTuple):
+    """A rectangle of ground along the axes of the world, metres, and its raw label."""
+
+    west: float
+    east: float
+    south: float
+    north: float
+    raw: int
+
+
+@dataclass(frozen=True)
+class Street:
+    """One street with its side streets.
+
+    Attributes:
+        shapes: the solids; the first `blocks` are the raised blocks between the streets.
+        blocks: number of raised blocks.
+        patches: what covers the ground, later ones on top; elsewhere it is road.
+        path: float64 [P, 2], where the sensor drives, a point each 0.1 m.
+    """
+
+    shapes: Shapes
+    blocks: int
+    patches: list[Patch]
+    path: np.ndarray
+
+
+def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
+    """Raw label of the ground at some places, uint32 [K].
+
+    Args:
+        patches: see `Street`.
+        points: float64 [K, 2], x and y in the world, metres.
+    """
+    labels = np.full(len(points), ROAD, np.uint32)
+    if not len(points):
+        return labels
+    # Sorted by x, a patch concerns one run of points.
+    order = np.argsort(points[:, 0], kind="stable")
+    x, y = points[order, 0], points[order, 1]
+    south, north = y.min(), y.max()
+    painted = np.full(len(points), ROAD, np.uint32)
+    begins = np.searchsorted(x, [patch.west for patch in patches])
+    ends = np.searchsorted(x, [patch.east for patch in patches])
+    for patch, begin, end in zip(patches, begins.tolist(), ends.tolist(), strict=True):
+        if begin < end and patch.south < north and patch.north > south:
+            run = y[begin:end]
+            painted[begin:end][(run >= patch.south) & (run < patch.north)] = patch.raw
+    labels[order] = painted
+    return labels
+
+
+def ground_remission(raw: np.ndarray) -> np.ndarray:
+    """Remission of the ground seen from straight above, by raw label [K], float64 [K]."""
+    table = np.full(max(int(raw.max(initial=0)), *GROUND_REMISSION) + 1, 0.3)
+    table[list(GROUND_REMISSION)] = list(GROUND_REMISSION.values())
+    return table[raw]
+
+
+def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float = 3.5) -> Shapes:
+    """The solids of a street at some time, without the moving things that would touch the sensor's vehicle.
+
+    Args:
+        street: the street at time 0.
+        seconds: since then.
+        place: float64 [2], where the sensor's vehicle is, metres.
+        clearance: moving things nearer than this are left out, metres.
+    """
+    shapes = street.shapes
+    centre = shapes.centre.copy()
+    centre[:, :2] += seconds * shapes.velocity
+    moving = (shapes.velocity != 0).any(axis=1)
+    near = moving & (np.linalg.norm(centre[:, :2] - place, axis=1) - shapes.half[:, :2].max(axis=1) < clearance)
+    touching = np.unique(shapes.raw[near])
+    moved = Shapes(shapes.kind, centre, shapes.half, shapes.raw, shapes.remission, shapes.depth, shapes.yaw,
+                   shapes.velocity)  # fmt: skip
+    return moved.take(~(moving & np.isin(shapes.raw, touching)))

@@ -1,0 +1,101 @@
+"""The command `consistency`: targets on augmented clouds against the live teacher."""
+
+from pathlib import Path
+
+import click
+
+from common.config import load_settings
+from common.devices import select_device
+from common.errors import SettingsError
+from common.label_map import load_label_map
+from common.polar_grid import check_distillable
+from common.view import AnchorSet
+from stage1_dump_teacher.settings import DumpSettings
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder that holds sequences/.")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["transport", "anchors", "replay"]),
+    default="transport",
+    show_default=True,
+    help="transport: targets of the scan as it is, moved to each augmentation; anchors: targets of the nearest of an "
+    "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding.",
+)
+@click.option("--scans", "count", type=click.IntRange(min=1), default=1, show_default=True, help="Scans to measure on.")
+@click.option(
+    "--augmentation",
+    "augmentations",
+    multiple=True,
+    metavar="KIND:VALUE",
+    help="rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR; repeatable (transport). Default: ten of "
+    "them.",
+)
+@click.option(
+    "--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Views of each scan (anchors, replay)."
+)
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the comparison.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("configs/teachers/cylinder3d.yaml"),
+    show_default=True,
+    help="As for dump: splits, grid, layers, encoding, views.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+def consistency(
+    data: Path,
+    teacher: Path,
+    policy: str,
+    count: int,
+    augmentations: tuple[str, ...],
+    draws: int,
+    picture: Path | None,
+    config: Path,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure how well cached targets fit augmented clouds, against the live teacher.
+
+    \b
+    Examples:
+      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --picture transport.png
+      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --policy anchors --draws 90 \\
+        --set views.anchors.rotations=4
+    """
+    if augmentations and policy != "transport":
+        raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
+    settings = load_settings(DumpSettings, config, overrides)
+    # Imported here so that the other commands start where spconv does not.
+    from stage1_dump_teacher import consistency as measures
+    from stage1_dump_teacher.consistency_report import draw, markdown_tables
+
+    grid, label_map = settings.grid.grid(), load_label_map(settings.dataset)
+    check_distillable(grid.shape)
+    live = measures.live_teacher(teacher, settings, label_map, select_device(device))
+    clouds = measures.spread_clouds(data, settings, label_map, count)
+    if policy == "transport":
+        wanted = [
+            measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
+        ]
+        found = measures.measure_transport(clouds, wanted, live, grid)
+    elif policy == "anchors":
+        anchors = settings.views.anchors or AnchorSet()
+        found = measures.measure_anchors(clouds, anchors, draws, live, grid)
+    else:
+        found = measures.measure_replay(clouds, settings.views.policy, draws, settings.encoding, live, grid)
+    rows = measures.rows_of(found)
+    if policy == "anchors":
+        rows.sort(key=lambda row: (row.augmentation, row.way))
+    click.echo("\n".join(markdown_tables(rows, all_together=policy == "anchors")))
+    if picture is not None:
+        draw(rows, picture)
+        click.echo(f"\npicture  {picture}")

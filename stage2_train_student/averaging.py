@@ -1,0 +1,34 @@
+"""Exponential moving average of the student's weights (Polyak averaging)."""
+
+import copy
+
+import torch
+
+from stage2_train_student.polarnet import PolarNet
+
+
+def averaged_copy(student: PolarNet) -> PolarNet:
+    """A student that starts as a copy and is changed by `update_average` only."""
+    return copy.deepcopy(student).requires_grad_(False).eval()
+
+
+def decay_at(step: int, decay: float) -> float:
+    """Decay after `step` steps: smaller at first, so that the random start is soon forgotten.
+
+    min(decay, (1 + step) / (10 + step)), as in TensorFlow's `ExponentialMovingAverage`.
+    """
+    return min(decay, (1.0 + step) / (10.0 + step))
+
+
+@torch.no_grad()
+def update_average(average: PolarNet, student: PolarNet, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * student, in place.
+
+    Running statistics of batch norm are averaged too, since they belong to the weights; counters are copied.
+    """
+    new = student.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(new[name], 1.0 - decay)
+        else:
+            value.copy_(new[name])

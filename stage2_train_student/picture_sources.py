@@ -1,0 +1,132 @@
+"""What a picture of a scan is made from: the scan, a student, and a teacher that runs now or ran for a target store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.dataset import read_scan, voxelise_view
+from common.errors import SettingsError, StoreError
+from common.label_map import LabelMap
+from common.polar_grid import PolarGrid
+from common.scan_batch import ScanBatch, batch_scans
+from common.semantic_kitti import ScanId
+from common.target_store import TargetStore
+from common.teacher_targets import PillarFeatures, TeacherTargets
+from common.view import IDENTITY
+from stage2_train_student.distillation import pillar_label_weights
+from stage2_train_student.raster import pillar_map
+from stage2_train_student.render import ScanPicture
+from stage2_train_student.test_time import VoxelLogits, most_likely_class
+
+ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
+"""A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""
+
+
+def live_teacher(checkpoint: Path, layer: str, label_map: LabelMap, device: torch.device) -> ScanTargets:
+    """A published-layout Cylinder3D checkpoint that runs on each scan.
+
+    Raises:
+        CheckpointError: it does not load completely.
+        SettingsError: it has no such layer, or other classes than the dataset.
+    """
+    # Stage one is imported here only, so that pictures from a cache are drawn where spconv is not installed.
+    from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS
+    from stage1_dump_teacher.online import online_teacher
+
+    if layer not in FEATURE_LAYERS:
+        raise SettingsError(f"the teacher has no layer '{layer}' to draw; choose one of {', '.join(FEATURE_LAYERS)}")
+    teacher = online_teacher(checkpoint, device, [layer])
+    classes = teacher.model.widths.classes
+    if classes != len(label_map.classes):
+        raise SettingsError(
+            f"{checkpoint}: this teacher has {classes} classes, dataset '{label_map.name}' has "
+            f"{len(label_map.classes)}; choose the dataset it was trained on"
+        )
+    return lambda scan, points, batch: teacher.targets(batch)
+
+
+def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
+    """Targets of each scan as it is on disk (view 0) from a target store.
+
+    Raises:
+        StoreError: there is no store, or it does not fit the grid, the classes or the layer.
+    """
+    store = TargetStore.open(cache)
+    store.check_fits(grid, label_map, [layer])
+
+    def targets(scan: ScanId, points: np.ndarray, batch: ScanBatch) -> TeacherTargets:
+        found, view = store.read(scan, 0, points, [layer])
+        if view != IDENTITY or not torch.equal(found.voxels, batch.voxels.cpu()):
+            raise StoreError(
+                f"{store.location}: view 0 of scan {scan} is not the scan as it is on disk, so it cannot be drawn "
+                "over it. Give the teacher's checkpoint instead (--teacher)."
+            )
+        return found
+
+    return targets
+
+
+def scan_picture(
+    root: Path,
+    scan: ScanId,
+    grid: PolarGrid,
+    label_map: LabelMap,
+    device: torch.device,
+    student: VoxelLogits | None,
+    teacher: ScanTargets | None,
+    layer: str,
+) -> ScanPicture:
+    """Gather what there is to draw about a scan.
+
+    Args:
+        root: folder that holds `sequences/`.
+        scan: which scan.
+        grid: of student and teacher.
+        label_map: classes.
+        device: of both.
+        student: its voxel logits, or None.
+        teacher: its targets, or None.
+        layer: teacher layer whose feature norms are drawn.
+
+    Raises:
+        DataError: the scan cannot be read.
+    """
+    source = read_scan(root, scan, label_map)
+    voxelised = voxelise_view(source, IDENTITY, grid, label_map)
+    batch = batch_scans([voxelised], grid.shape).to(device)
+
+    def of_points(logits: torch.Tensor) -> np.ndarray:
+        labels: np.ndarray = most_likely_class(logits).cpu().numpy().astype(np.uint8)[voxelised.point_voxel]
+        return labels
+
+    with torch.inference_mode():
+        targets = None if teacher is None else teacher(scan, source.points, batch)
+        student_labels = None if student is None else of_points(student(batch))
+    return ScanPicture(
+        title=f"scan {scan}",
+        points=source.points,
+        truth=source.labels,
+        student=student_labels,
+        teacher=None if targets is None else of_points(targets.logits),
+        label_weights=None if source.labels is None else label_weight_map(batch, label_map),
+        feature_norms=None if targets is None else feature_norm_map(targets.layers[layer]),
+        layer=layer,
+    )
+
+
+def label_weight_map(batch: ScanBatch, label_map: LabelMap) -> np.ndarray:
+    """Weight of each pillar in the label-weight term, float32 [R, P]; NaN where no voxel is labelled."""
+    class_weights = torch.from_numpy(label_map.class_weights()).to(batch.voxels.device)
+    weights = pillar_label_weights(batch, class_weights).cpu().numpy()
+    radial, azimuth, _ = batch.grid_shape
+    image = pillar_map(batch.pillars[:, 1:].cpu().numpy(), weights, (radial, azimuth))
+    image[image == 0] = np.nan
+    return image
+
+
+def feature_norm_map(layer: PillarFeatures) -> np.ndarray:
+    """Euclidean length of each pillar's features, float32 [R', P']; NaN where there is no pillar."""
+    norms = layer.features.float().norm(dim=1).cpu().numpy()
+    return pillar_map(layer.pillars[:, 1:].cpu().numpy(), norms, layer.shape)

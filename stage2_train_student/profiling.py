@@ -1,0 +1,143 @@
+"""Where the time of a training step goes."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from common.config import load_settings
+from common.devices import select_device
+from common.label_map import load_label_map
+from common.segmentation_loss import segmentation_terms
+from common.semantic_kitti import ScanId
+from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
+from stage2_train_student.experiment import OnlineTargets, choose_scans, new_state, open_targets, student_data
+from stage2_train_student.precision import autocast, in_float32
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.step import targets_of
+from stage2_train_student.student_data import StudentBatch, StudentData, epoch_order
+from stage2_train_student.training_state import TrainingState
+
+Result = TypeVar("Result")
+
+
+class StepClock:
+    """Adds up the seconds of named parts of a step, the GPU's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+
+    def __call__(self, part: str, call: Callable[[], Result]) -> Result:
+        """Result of a call whose time is counted under `part`."""
+        start = time.perf_counter()
+        result = call()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return result
+
+
+def profile_steps(
+    state: TrainingState,
+    settings: ExperimentSettings,
+    data: StudentData,
+    batches: Iterable[list[ScanId]],
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+) -> dict[str, float]:
+    """Median seconds of each part of a step; the first batch warms up and is not counted.
+
+    Nothing is loaded ahead and on a GPU every part is waited for, so that a part's time is its own: a real step
+    overlaps them and is shorter than their sum.
+    """
+    state.student.train()
+    state.distillation.train()
+    measured = []
+    for scans in batches:
+        clock = StepClock(device)
+        loaded = clock("load", lambda scans=scans: data.load_batch(scans, 0))  # type: ignore[misc]
+        one_step(clock, state, settings, loaded, online, class_weights, device)
+        measured.append(clock.seconds)
+    counted = measured[1:] or measured
+    return {part: median(seconds[part] for seconds in counted) for part in counted[0]}
+
+
+def one_step(
+    clock: StepClock,
+    state: TrainingState,
+    settings: ExperimentSettings,
+    loaded: StudentBatch,
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+) -> None:
+    """The parts of `step.train_step` for one batch, one after another."""
+    batch = clock("copy to the device", lambda: loaded.batch.to(device))
+    targets = clock("targets", lambda: targets_of(loaded, batch, online, device))
+    with autocast(settings.precision, device):
+        outputs = clock("forward", lambda: in_float32(state.student(batch)))
+    terms = clock(
+        "loss: cross entropy, lovasz",
+        lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights),
+    )
+    total = terms["cross_entropy"] + terms["lovasz"]
+    if targets is not None:
+        for term in state.distillation.terms:
+            alone = copy.copy(state.distillation)
+            alone.terms = [term]
+            with autocast(settings.precision, device):
+                value: Any = clock(f"loss: {term}", lambda alone=alone: alone(outputs, targets, batch))  # type: ignore[misc]
+            total = total + state.distillation.weights[term] * value[term]
+    state.optimiser.zero_grad(set_to_none=True)
+    clock("backward", lambda: state.scaler.scale(total).backward())
+    clock("optimiser", lambda: state.scaler.step(state.optimiser))
+    state.scaler.update()
+
+
+def profile_table(seconds: dict[str, float]) -> str:
+    """The parts, their seconds and shares, as text."""
+    total = sum(seconds.values())
+    lines = [f"{'':32}{'seconds':>9}{'share':>8}"]
+    lines += [f"{part:32}{value:9.4f}{100 * value / total:7.1f}%" for part, value in seconds.items()]
+    return "\n".join([*lines, f"{'sum':32}{total:9.4f}{100:7.1f}%"])
+
+
+@click.command()
+@data_option
+@click.option("--experiment", default="full", show_default=True, help="Name of an experiment, or a path to one.")
+@click.option("--cache", default="cache/semantic_kitti", show_default=True, help="Target store: a folder or a URL.")
+@click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Measured after a first one.")
+@device_option
+@set_option
+def profile(
+    data: Path, experiment: str, cache: str, teacher: Path | None, steps: int, device: str, overrides: tuple[str, ...]
+) -> None:
+    """Print where the time of a training step goes. Nothing is written.
+
+    \b
+    Example:
+      python -m stage2_train_student profile --data dataset --experiment full --set batch_size=1
+    """
+    settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
+    settings = settings.model_copy(update={"validate_on": []})
+    chosen = select_device(device)
+    label_map = load_label_map(settings.dataset)
+    scans = choose_scans(settings, data, label_map).train
+    source = open_targets(settings, label_map, scans, chosen, cache, teacher)
+    torch.manual_seed(settings.seed)
+    state = new_state(settings, label_map, source, chosen)
+    batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
+    weights = torch.from_numpy(label_map.class_weights()).to(chosen)
+    dataset = student_data(settings, data, label_map, source)
+    seconds = profile_steps(state, settings, dataset, batches, source.online, weights, chosen)
+    click.echo(profile_table(seconds))
+    click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")

@@ -1,0 +1,163 @@
+"""One step of training: losses of a batch, their gradients, and what the optimiser makes of them."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from common.errors import TrainingError
+from common.scan_batch import ScanBatch
+from common.segmentation_loss import segmentation_terms
+from common.teacher_targets import TeacherTargets, batch_targets
+from stage2_train_student.averaging import decay_at, update_average
+from stage2_train_student.distillation import Distillation
+from stage2_train_student.experiment import OnlineTargets
+from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.precision import autocast, in_float32
+from stage2_train_student.schedule import learning_rate_factor
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.student_data import StudentBatch
+from stage2_train_student.training_state import TrainingState
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is NaN or infinite; the weights are still those of the step before.
+
+    Attributes:
+        loaded: the batch.
+        terms: its unweighted terms and the weighted total `loss`.
+    """
+
+    def __init__(self, message: str, loaded: StudentBatch, terms: dict[str, float]) -> None:
+        super().__init__(message)
+        self.loaded, self.terms = loaded, terms
+
+
+def train_step(
+    state: TrainingState,
+    batches: Iterable[StudentBatch],
+    settings: ExperimentSettings,
+    steps: int,
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+    scans: int | None = None,
+) -> dict[str, float]:
+    """One step of the optimiser from the batches of one accumulation group; counts it in `state.step`.
+
+    Args:
+        state: changed in place.
+        batches: of the group; read one by one, as they are loaded.
+        settings: the experiment.
+        steps: of the whole run, for the schedule.
+        online: the live teacher, for `targets: online`.
+        class_weights: float [classes].
+        device: to train on.
+        scans: of the whole group; a batch weighs as much as its share of them. None for a group of one batch.
+
+    Returns:
+        every loss term, unweighted, the weighted total `loss`, `gradient_norm` before clipping and `learning_rate`.
+
+    Raises:
+        NonFiniteError: a loss, or without a loss scaler a gradient, is not finite; the weights stay as they were.
+    """
+    state.student.train()
+    state.distillation.train()
+    state.optimiser.zero_grad(set_to_none=True)
+    sums: dict[str, float] = {}
+    for loaded in batches:
+        share = len(loaded.scans) / scans if scans else 1.0
+        terms = accumulate_gradients(state, loaded, settings.precision, share, online, class_weights, device)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + share * value
+        last = (loaded, terms)
+    state.scaler.unscale_(state.optimiser)
+    norm = clip_gradients(state, settings.optimiser.clip_norm)
+    if not (torch.isfinite(norm) or state.scaler.is_enabled()):
+        raise NonFiniteError(described(state, f"the gradient's norm is {norm.item()}", *last), *last)
+    rate = settings.optimiser.learning_rate * learning_rate_factor(state.step, steps, settings.optimiser.schedule)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    if state.average is not None and settings.averaging is not None:
+        update_average(state.average, state.student, decay_at(state.step, settings.averaging))
+    state.step += 1
+    return {**sums, "gradient_norm": float(norm), "learning_rate": rate}
+
+
+def accumulate_gradients(
+    state: TrainingState,
+    loaded: StudentBatch,
+    precision: str,
+    share: float,
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+) -> dict[str, float]:
+    """Add the gradients of `share` times a batch's loss; the batch's terms are returned unweighted.
+
+    Raises:
+        NonFiniteError: the loss is not finite.
+    """
+    batch = loaded.batch.to(device)
+    targets = targets_of(loaded, batch, online, device)
+    loss, parts = losses(state.student, state.distillation, batch, targets, class_weights, precision)
+    terms = {name: float(value.detach()) for name, value in {**parts, "loss": loss}.items()}
+    if not torch.isfinite(loss):
+        raise NonFiniteError(described(state, f"the loss is {loss.item()}", loaded, terms), loaded, terms)
+    state.scaler.scale(share * loss).backward()
+    return terms
+
+
+def described(state: TrainingState, what: str, loaded: StudentBatch, terms: dict[str, float]) -> str:
+    """The message of a `NonFiniteError`."""
+    return (
+        f"step {state.step + 1}: {what} for scans {', '.join(map(str, loaded.scans))} "
+        f"({', '.join(f'{name} {value:.4g}' for name, value in terms.items())}). Lower "
+        "optimiser.learning_rate, or look at these scans; the last saved state is intact."
+    )
+
+
+def clip_gradients(state: TrainingState, largest: float | None) -> torch.Tensor:
+    """Scale all gradients together down to a 2-norm of at most `largest`; None for any.
+
+    Returns:
+        their norm before, a scalar.
+    """
+    parameters = [*state.student.parameters(), *state.distillation.parameters()]
+    return torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
+
+
+def targets_of(
+    loaded: StudentBatch, batch: ScanBatch, online: OnlineTargets | None, device: torch.device
+) -> TeacherTargets | None:
+    """The teacher's targets on the device: decoded there from the cache, or from the live teacher, or none."""
+    if loaded.targets:
+        return batch_targets([targets.to(device).decode() for targets in loaded.targets])
+    return online(batch) if online else None
+
+
+def losses(
+    student: PolarNet,
+    distillation: Distillation,
+    batch: ScanBatch,
+    targets: TeacherTargets | None,
+    class_weights: torch.Tensor,
+    precision: str = "float32",
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Total loss and every unweighted term: L_seg + weights * (logit, vpd, lwd), Jiang et al. 2023.
+
+    Student and adapters run in `precision`, the losses in float32.
+    """
+    device = batch.point_features.device
+    with autocast(precision, device):
+        outputs = in_float32(student(batch))
+    terms = segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights)
+    total = terms["cross_entropy"] + terms["lovasz"]
+    if targets is not None:
+        with autocast(precision, device):
+            distilled = distillation(outputs, targets, batch)
+        total = total + distillation.total(distilled)
+        terms = terms | distilled
+    return total, terms

@@ -1,0 +1,154 @@
+"""The command `consistency`: its measures by hand, and each policy with the reduced teacher."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from common.errors import SettingsError
+from common.teacher_targets import PillarFeatures, TeacherTargets
+from common.view import View
+from stage1_dump_teacher.consistency import Agreement, LayerAgreement, agreement, augmentation_named, mean
+from tests.reduced import CONFIGS, DATASET, STREET_GRID, fail, settings_words
+from tests.small_stores import stage_one
+
+VOXELS = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]])
+
+
+def targets(logits: list[list[float]], pillars: list[list[int]], features: list[list[float]]) -> TeacherTargets:
+    layer = PillarFeatures(torch.tensor(pillars), torch.tensor(features), (4, 4))
+    return TeacherTargets(VOXELS, torch.tensor(logits), {"up0e": layer})
+
+
+def run(data: Path, teacher: Path, *options: object) -> str:
+    words = ["--data", data, "--teacher", teacher, "--config", CONFIGS / "teachers/cylinder3d.yaml", "--device", "cpu"]
+    reduced = settings_words(f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}")
+    result = stage_one("consistency", *words, *reduced, *options)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows(output: str) -> list[list[list[str]]]:
+    """Cells of every table below its head."""
+    tables = [part.strip().splitlines() for part in output.split("\n\n") if part.strip().startswith("|")]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]] for table in tables]
+
+
+# Measures
+
+
+def test_the_measures_by_hand():
+    live = targets(
+        [[9.0, 2.0, 1.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0]],
+        [[0, 0, 0], [0, 0, 1], [0, 2, 2]],
+        [[1.0, 2.0], [3.0, 6.0], [2.0, 0.0]],
+    )
+    other = targets(
+        [[9.0, 2.0, 1.0], [0.0, 2.0, 1.0], [0.0, 3.0, 1.0]],
+        [[0, 0, 0], [0, 0, 1], [0, 3, 3]],
+        [[1.0, 2.0], [3.0, 2.0], [0.0, 1.0]],
+    )
+    found = agreement(other, live, torch.tensor([0, 0, 1, 2, 2]))
+    # Class 0 never counts; only the point in the second voxel disagrees.
+    assert found.argmax == pytest.approx(4 / 5)
+    theirs, ours = ([math.exp(value / 10) for value in row] for row in ([0.0, 1.0, 2.0], [0.0, 2.0, 1.0]))
+    share = [value / sum(theirs) for value in theirs]
+    divergence = sum(p * math.log(p / (q / sum(ours))) for p, q in zip(share, ours, strict=True))
+    assert found.divergence == pytest.approx(divergence / 5, rel=1e-5)
+    layer = found.layers["up0e"]
+    # Shared pillars, centred: live (-1, -2), (1, 2); ours (-1, 0), (1, 0).
+    assert layer.cosine == pytest.approx(2 / math.sqrt(10 * 2))
+    assert layer.relative_l2 == pytest.approx(math.sqrt(16 + 4 + 1) / math.sqrt(1 + 4 + 9 + 36 + 4))
+    assert layer.reached == pytest.approx(2 / 3)
+
+
+def test_equal_targets_agree_fully():
+    one = targets([[0.0, 1.0]] * 3, [[0, 0, 0], [0, 1, 1]], [[1.0], [2.0]])
+    found = agreement(one, one, torch.tensor([0, 1, 2]))
+    assert found == Agreement(1.0, 0.0, {"up0e": LayerAgreement(pytest.approx(1.0), 0.0, 1.0)})
+
+
+def test_the_mean_is_over_every_number():
+    one, other = (Agreement(x, 2 * x, {"up0e": LayerAgreement(x, 3 * x, x / 2)}) for x in (0.2, 0.6))
+    middle = mean([one, other])
+    assert (middle.argmax, middle.divergence) == pytest.approx((0.4, 0.8))
+    layer = middle.layers["up0e"]
+    assert (layer.cosine, layer.relative_l2, layer.reached) == pytest.approx((0.4, 1.2, 0.2))
+
+
+def test_augmentations_by_name():
+    assert augmentation_named("rotate:-90", 360).view == View(rotation=-90)
+    assert augmentation_named("flip:x", 360).view == View(flip_x=True)
+    assert augmentation_named("scale:1.05", 360).view == View(scale=1.05)
+    aligned = augmentation_named("bins:16", 360)
+    assert aligned.bins == 16
+    assert aligned.view.rotation == pytest.approx(16 * 360 / 359)
+    assert augmentation_named("bins:8.5", 360).bins is None
+    assert augmentation_named("bins:4", 360).bins is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "turn:3", "rotate:x", "flip:3", "flip:z", "scale:0", "scale:-1", "bins:", "bins:8 "]
+)
+def test_what_is_no_augmentation_is_refused(name):
+    with pytest.raises(SettingsError, match="is not an augmentation; write rotate:DEGREES"):
+        augmentation_named(name, 360)
+
+
+# The command
+
+
+def test_transport_of_nothing_is_exact_and_the_picture_is_drawn(streets, reduced_teacher, tmp_path):
+    picture = tmp_path / "transport.png"
+    names = ("bins:0", "bins:8", "rotate:7", "flip:y")
+    chosen = [word for name in names for word in ("--augmentation", name)]
+    output = run(streets, reduced_teacher, "--scans", 2, *chosen, "--picture", picture)
+    logits, features = rows(output)
+    expected = [("bins:0", "shift"), ("bins:0", "points"), ("bins:8", "shift"), ("bins:8", "points")]
+    assert [tuple(row[:2]) for row in logits] == [*expected, ("rotate:7", "points"), ("flip:y", "points")]
+    assert logits[0][2:] == ["1.000", "0.0e+00", *["1.000"] * 5]
+    assert features[0][2:] == ["0.000 (1.000)"] * 5
+    assert logits[1][2:4] == ["1.000", "0.0e+00"]
+    for row in logits[2:]:
+        assert 0 < float(row[2]) < 1
+        assert float(row[3]) > 0
+    shift, points = ([float(cell.split()[0]) for cell in row[2:]] for row in features[2:4])
+    assert sum(shift) < sum(points), "a shift leaves no holes"
+    pixels = imread(picture)
+    assert pixels.shape[1] > 1000
+    assert len(set(map(tuple, pixels.reshape(-1, pixels.shape[2]).tolist()))) > 50
+
+
+def test_anchors_agree_fully_where_nothing_is_left_to_rotate(streets, reduced_teacher):
+    output = run(
+        streets, reduced_teacher, "--policy", "anchors", "--draws", 12, *settings_words("views.anchors.rotations=2")
+    )
+    logits, features = rows(output)
+    names = [(row[0], row[1]) for row in logits]
+    assert names[-1] == ("all", "")
+    assert names[:-1] == [(f"{bins} bins from an anchor", f"flip {flip}") for bins in (0, 8) for flip in ("none", "y")]
+    for row in logits[:2]:
+        assert row[2:] == ["1.000", "0.0e+00", *["1.000"] * 5]
+    assert float(logits[2][2]) < float(logits[-1][2]) < 1
+    assert float(features[2][2].split()[0]) > 0
+
+
+def test_replay_is_off_by_the_encoding_only(streets, reduced_teacher):
+    exact = [f"encoding.{part}=float32" for part in ("pillar_features", "logits")]
+    for overrides, cells in ((exact, ["0.000 (1.000)"] * 5), ([], ["0.000 (1.000)"] * 5)):
+        words = settings_words("profile=custom", "voxel_features=false", *exact) if overrides else []
+        logits, features = rows(run(streets, reduced_teacher, "--policy", "replay", "--draws", 2, *words))
+        assert [row[0] for row in logits] == ["the scan as it is", "drawn view 1"]
+        for row, errors in zip(logits, features, strict=True):
+            assert float(row[2]) > 0.99
+            assert float(row[3]) < 1e-6
+            assert errors[2:] == cells
+            if overrides:
+                assert row[3] == "0.0e+00"
+
+
+def test_augmentations_are_for_transport_only(streets, reduced_teacher):
+    words = ("--data", streets, "--teacher", reduced_teacher, "--policy", "anchors", "--augmentation", "flip:y")
+    assert "policy anchors draws its views" in fail(stage_one("consistency", *words))
