@@ -117,9 +117,14 @@ def label_map() -> LabelMap:
 
 
 def golden_scan() -> ScanId:
-    """The scan that the golden folder was made from: its number, in a sequence of its split that is present."""
-    split, frame = golden_json()["split"], golden_json()["scan"]
-    for sequence in label_map().splits[split]:
+    """The scan that the golden folder was made from."""
+    return scan_in_split(golden_json()["scan"])
+
+
+def scan_in_split(frame: str) -> ScanId:
+    """The scan of this number, in a sequence of the golden folder's split that is present."""
+    split = golden_json()["split"]
+    for sequence in label_map().sequences(["val" if split == "valid" else split]):
         if scan_path(scans_folder(), ScanId(sequence, frame)).is_file():
             return ScanId(sequence, frame)
     pytest.fail(f"no sequence of split '{split}' under {scans_folder()} holds scan {frame}", pytrace=False)

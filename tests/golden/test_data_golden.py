@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from common.polar_grid import PolarGrid, VoxelisedScan, voxelise
-from common.semantic_kitti import ScanId, read_points, read_raw_labels, scan_path
-from tests.golden.golden_files import GRIDS, golden_arrays, golden_json, label_map, scans_folder
+from common.semantic_kitti import read_points, read_raw_labels
+from tests.golden.golden_files import GRIDS, golden_arrays, golden_json, label_map, scan_in_split, scans_folder
 
 FEATURE_TOLERANCE = 1e-5
 SIZES = tuple(GRIDS)
@@ -42,14 +42,6 @@ def data_grid(size: str) -> PolarGrid:
     """The grid of one size over the volume that data.json names."""
     volume = golden_json("data")
     return PolarGrid(GRIDS[size], tuple(volume["min_volume_space"]), tuple(volume["max_volume_space"]))
-
-
-def scan_in_split(number: str) -> ScanId:
-    """The scan of this number, in a sequence of the golden split that is present."""
-    for sequence in label_map().sequences([golden_json()["split"]]):
-        if scan_path(scans_folder(), ScanId(sequence, number)).is_file():
-            return ScanId(sequence, number)
-    pytest.fail(f"no sequence of the golden split under {scans_folder()} holds scan {number}", pytrace=False)
 
 
 def sha256(values: np.ndarray) -> str:
