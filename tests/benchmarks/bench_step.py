@@ -173,7 +173,6 @@ def table(numbers: dict[str, float]) -> str:
         "",
         f"cached step / online step            {numbers['step_cached_over_online']:.3f}",
         f"reading targets / cached step        {numbers['targets_share']:.4f}",
-        f"dump / teacher forward               {numbers['dump_s'] / numbers['teacher_s']:.3f}",
     ]
     return "\n".join(lines)
 
