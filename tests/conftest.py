@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from common.config import write_yaml
 from common.label_map import LabelMap, load_label_map
 from tests.dataset_writer import write_dataset
 from tests.golden.golden_files import golden_weights, scans_folder
-from tests.reduced import REAL_GRID, STREET_GRID, dump, succeed
+from tests.reduced import REAL_GRID, STREET_GRID, dump, reduced_experiment, succeed
 from tests.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
 
 # The same examples on every run, and no failure for a machine that is slow for a moment.
@@ -103,3 +104,19 @@ def train_store(tmp_path_factory, store_scans, reduced_teacher) -> Path:
     cache = tmp_path_factory.mktemp("stores") / "train"
     succeed(stage_one(*dump_words(store_scans, reduced_teacher, cache, *TRAIN)))
     return cache
+
+
+@pytest.fixture(scope="module")
+def student_file(tmp_path_factory) -> Path:
+    """The golden reduced student, as a published-layout state dict."""
+    path = tmp_path_factory.mktemp("student") / "published.pt"
+    torch.save(golden_weights("student_reduced", "student."), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    """An experiment file that fits the student on made-up streets."""
+    path = tmp_path_factory.mktemp("experiment") / "streets.yaml"
+    write_yaml(reduced_experiment(STREET_GRID), path)
+    return path

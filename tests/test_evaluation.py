@@ -33,22 +33,6 @@ from tests.reduced import (
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def student_file(tmp_path_factory) -> Path:
-    """The golden reduced student, as a published-layout state dict."""
-    path = tmp_path_factory.mktemp("student") / "published.pt"
-    torch.save(golden_weights("student_reduced", "student."), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Path:
-    """An experiment file that fits the student on made-up streets."""
-    path = tmp_path_factory.mktemp("experiment") / "streets.yaml"
-    write_yaml(reduced_experiment(STREET_GRID), path)
-    return path
-
-
 def test_miou_is_the_count_by_hand_over_all_points(streets, student_file, experiment, semantic_kitti):
     words = ["evaluate", "--data", streets, *student_words(student_file, experiment)]
     output = succeed(command(main, *words, "--split", "val", "--split", "00"))

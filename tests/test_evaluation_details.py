@@ -3,13 +3,11 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from common.config import write_yaml
 from common.dataset import read_scan
 from common.errors import CheckpointError
 from common.polar_grid import PolarGrid, voxelise
@@ -20,27 +18,10 @@ from stage2_train_student.__main__ import main
 from stage2_train_student.evaluate import teacher_logits
 from stage2_train_student.runs import load_student
 from tests.by_hand import by_hand, iou_by_hand, student_words
-from tests.golden.golden_files import golden_weights
 from tests.reduced import STREET_GRID, command, fail, one_thread, reduced_experiment, succeed
 
 CPU = torch.device("cpu")
 RANGES = [(0, 10), (10, 20), (20, 30), (30, 40), (40, 50), (50, None)]
-
-
-@pytest.fixture(scope="module")
-def student_file(tmp_path_factory) -> Path:
-    """The golden reduced student, as a published-layout state dict."""
-    path = tmp_path_factory.mktemp("student") / "published.pt"
-    torch.save(golden_weights("student_reduced", "student."), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Path:
-    """An experiment file that fits the student on made-up streets."""
-    path = tmp_path_factory.mktemp("experiment") / "streets.yaml"
-    write_yaml(reduced_experiment(STREET_GRID), path)
-    return path
 
 
 def test_numbers_by_distance_and_confusion_are_those_of_the_points(streets, student_file, experiment, semantic_kitti):

@@ -244,12 +244,3 @@ def from_linear(linear: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         out[:, column] = rest % size
         rest = torch.div(rest, size, rounding_mode="floor")
     return out
-
-
-def attributes_of(data: bytes) -> dict[str, Any]:
-    """Attributes of a scan file without decoding any array.
-
-    Raises:
-        MemberError: they cannot be read.
-    """
-    return read_members(data).attributes
