@@ -14,6 +14,7 @@ from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_commands import INTERRUPTED, STORE_COMMANDS
 from stage1_dump_teacher.store_copies import COPY_COMMANDS
 from stage1_dump_teacher.store_reports import dump_lines
+from stage1_dump_teacher.train_teacher_command import train_teacher
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,7 +76,7 @@ def dump(
     click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
 
 
-for extra in (*STORE_COMMANDS, *COPY_COMMANDS, consistency, doctor):
+for extra in (*STORE_COMMANDS, *COPY_COMMANDS, consistency, train_teacher, doctor):
     main.add_command(extra)
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""A teacher under training at a moment, and its way to disk and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from common.checkpoint import load_checkpoint, save_checkpoint
+from common.errors import CheckpointError
+from common.files import write_atomically
+from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
+from stage1_dump_teacher.cylinder3d import Cylinder3D
+from stage1_dump_teacher.published_weights import to_published
+from stage1_dump_teacher.teacher_settings import TeacherTrainingSettings
+
+STATE_FILE = "last.pt"
+LAST_TEACHER = "teacher_last.safetensors"
+BEST_TEACHER = "teacher_best.safetensors"
+MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "checkpoint_dtype"}
+"""Settings that a resumed run may change; `epochs` not where a schedule falls."""
+
+
+@dataclass
+class TeacherState:
+    """What changes while a teacher is trained.
+
+    Attributes:
+        teacher: the network.
+        optimiser: Adam over it.
+        epoch: epochs finished.
+        step_in_epoch: steps finished of the epoch under way.
+        step: steps finished in all.
+        best_miou: of all validations so far, in 0..1; -1 before the first.
+    """
+
+    teacher: Cylinder3D
+    optimiser: torch.optim.Adam
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_miou: float = -1.0
+
+    def save(self, folder: Path, settings: TeacherTrainingSettings) -> None:
+        """Write the state whole or not at all, and the teacher alone in the published layout."""
+        content = {
+            "settings": settings.model_dump(mode="json"),
+            "teacher": self.teacher.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": {name: getattr(self, name) for name in ("epoch", "step_in_epoch", "step", "best_miou")},
+            "random_state": random_state(),
+        }
+        save_checkpoint(folder / STATE_FILE, content)
+        save_teacher(folder / LAST_TEACHER, self.teacher, settings)
+
+    def restore(self, folder: Path, settings: TeacherTrainingSettings) -> None:
+        """Continue where `save` left off, random states included.
+
+        Raises:
+            CheckpointError: there is no state, it is damaged, or it belongs to other settings.
+        """
+        path = folder / STATE_FILE
+        content = load_checkpoint(path)
+        constant = settings.schedule.kind == "constant"
+        may_change = MAY_CHANGE if constant else MAY_CHANGE - {"epochs"}
+        try:
+            check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change)
+            load_strictly(path, self.teacher, content["teacher"], "the teacher")
+            self.optimiser.load_state_dict(content["optimiser"])
+            for name, value in content["progress"].items():
+                setattr(self, name, value)
+            set_random_state(content["random_state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a teacher's training state ({error!r}).") from error
+
+
+def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:
+    """Write the weights in the published layout, as safetensors, whole or not at all."""
+    dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
+    weights = to_published(teacher)
+    write_atomically(path, save({n: w.to(dtype) if w.is_floating_point() else w for n, w in weights.items()}))

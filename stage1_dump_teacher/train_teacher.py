@@ -1,0 +1,250 @@
+"""Train a Cylinder3D of any width on a labelled dataset, for those who have no published checkpoint that fits."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.dataset import epoch_order, read_scan, select_scans, voxelise_view
+from common.errors import DataError, TrainingError
+from common.label_map import LabelMap, load_label_map
+from common.metrics import ConfusionMatrix
+from common.overlap import started_ahead
+from common.recorder import Recorder
+from common.scan_batch import ScanBatch, batch_scans
+from common.schedule import learning_rate_factor
+from common.segmentation_loss import segmentation_terms
+from common.semantic_kitti import ScanId, has_labels
+from common.signals import StopRequest
+from common.view import IDENTITY, draw_view
+from stage1_dump_teacher.cylinder3d import Cylinder3D, TeacherWidths
+from stage1_dump_teacher.teacher_settings import TeacherTrainingSettings
+from stage1_dump_teacher.teacher_state import BEST_TEACHER, STATE_FILE, TeacherState, save_teacher
+
+
+def run(
+    settings: TeacherTrainingSettings, data: Path, folder: Path, device: torch.device, resume: bool = False
+) -> TeacherState:
+    """Train a teacher into `folder`.
+
+    Args:
+        settings: the network and its training.
+        data: folder that holds `sequences/`.
+        folder: of the run; gets `teacher_last.safetensors` and, with validation, `teacher_best.safetensors`.
+        device: to train on.
+        resume: continue the run in `folder`.
+
+    Raises:
+        DataError: a scan cannot be used, or has no labels.
+        TrainingError: the folder holds a run already and `resume` is off, or the loss is not finite.
+        CheckpointError: the run in the folder does not fit.
+    """
+    label_map = load_label_map(settings.dataset)
+    train = labelled(data, select_scans(data, label_map, settings.train).scans)
+    validation = validation_scans(settings, data, label_map)
+    torch.manual_seed(settings.seed)
+    state = new_state(settings, label_map, device)
+    start_or_resume(state, settings, folder, resume)
+    weights = torch.from_numpy(label_map.class_weights()).to(device)
+    with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
+        while state.epoch < settings.epochs and not (stop or reached(state, settings)):
+            train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
+            if not state.step_in_epoch and validation and state.epoch % settings.validate_every == 0:
+                validate(state, settings, data, validation, label_map, recorder, folder, device)
+            state.save(folder, settings)
+    return state
+
+
+def train_epoch(
+    state: TeacherState,
+    settings: TeacherTrainingSettings,
+    data: Path,
+    scans: list[ScanId],
+    label_map: LabelMap,
+    class_weights: torch.Tensor,
+    recorder: Recorder,
+    folder: Path,
+    stop: StopRequest,
+    device: torch.device,
+) -> None:
+    """Train from where the state stands to the end of the epoch, the step limit, or a request to stop."""
+    groups = epoch_order(scans, settings.batch_size, settings.seed, state.epoch)
+    steps = len(groups) * settings.epochs
+    ahead = batches(settings, data, groups[state.step_in_epoch :], label_map, state.epoch)
+    with tqdm(total=len(groups), initial=state.step_in_epoch, unit="step", desc=f"epoch {state.epoch + 1}") as bar:
+        clock = time.perf_counter()
+        for names, batch in ahead:
+            terms = train_step(state, settings, batch.to(device), names, steps, class_weights)
+            state.step_in_epoch += 1
+            seconds = time.perf_counter() - clock
+            recorder.record("train", state.step, {**terms, "seconds": seconds}, epoch=state.epoch)
+            bar.set_postfix(loss=f"{terms['loss']:.3f}")
+            bar.update()
+            if stop or reached(state, settings):
+                break
+            if settings.save_every and state.step % settings.save_every == 0:
+                state.save(folder, settings)
+            clock = time.perf_counter()
+    if state.step_in_epoch == len(groups):
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+
+
+def train_step(
+    state: TeacherState,
+    settings: TeacherTrainingSettings,
+    batch: ScanBatch,
+    names: list[ScanId],
+    steps: int,
+    class_weights: torch.Tensor,
+) -> dict[str, float]:
+    """One step of Adam on cross entropy and Lovasz, as Cylinder3D was trained (Zhu et al., CVPR 2021, section 3.5).
+
+    Returns:
+        the terms, their sum `loss`, and the learning rate.
+
+    Raises:
+        TrainingError: the loss is not finite; the weights stay as they were.
+    """
+    rate = settings.learning_rate * learning_rate_factor(state.step, steps, settings.schedule)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.teacher.train()
+    terms = segmentation_terms(state.teacher(batch).logits, batch.voxel_labels, class_weights)
+    loss = torch.stack(list(terms.values())).sum()
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"step {state.step + 1}: the loss is {loss.item()} for scans {', '.join(map(str, names))}. Lower "
+            "learning_rate, or look at these scans; the last saved state is intact."
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimiser.step()
+    state.step += 1
+    return {**{name: float(term) for name, term in terms.items()}, "loss": float(loss), "learning_rate": rate}
+
+
+def batches(
+    settings: TeacherTrainingSettings, data: Path, groups: list[list[ScanId]], label_map: LabelMap, epoch: int
+) -> Iterator[tuple[list[ScanId], ScanBatch]]:
+    """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
+    grid = settings.grid.grid()
+
+    def load(scan: ScanId):  # type: ignore[no-untyped-def]
+        view = IDENTITY if settings.augmentation is None else draw_view(settings.augmentation, scan, 1 + epoch)
+        return voxelise_view(read_scan(data, scan, label_map), view, grid, label_map)
+
+    def load_batch(group: list[ScanId]) -> ScanBatch:
+        return batch_scans([load(scan) for scan in group], grid.shape)
+
+    threads = settings.loading_threads
+    for group, future in started_ahead(load_batch, groups, depth=2 * threads, threads=threads):
+        yield group, future.result()
+
+
+def validate(
+    state: TeacherState,
+    settings: TeacherTrainingSettings,
+    data: Path,
+    scans: list[ScanId],
+    label_map: LabelMap,
+    recorder: Recorder,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """mIoU over all points of the validation scans; keeps the teacher if it is the best so far."""
+    matrix = evaluate(state.teacher, settings, data, scans, label_map, device)
+    miou = matrix.mean_iou()
+    if np.isnan(miou):
+        tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
+        return
+    recorder.record("validation", state.step, {"miou": miou}, epoch=state.epoch)
+    tqdm.write(f"epoch {state.epoch}: mIoU {100 * miou:.2f}")
+    if miou > state.best_miou:
+        state.best_miou = miou
+        save_teacher(folder / BEST_TEACHER, state.teacher, settings)
+
+
+@torch.no_grad()
+def evaluate(
+    teacher: Cylinder3D,
+    settings: TeacherTrainingSettings,
+    data: Path,
+    scans: list[ScanId],
+    label_map: LabelMap,
+    device: torch.device,
+) -> ConfusionMatrix:
+    """Confusion matrix over all points of the scans as they are; "unlabelled" is never an answer."""
+    teacher.eval()
+    grid, classes = settings.grid.grid(), len(label_map.classes)
+    total = ConfusionMatrix.empty(classes)
+    for scan in tqdm(scans, unit="scan", desc="validate", leave=False):
+        source = read_scan(data, scan, label_map)
+        assert source.labels is not None
+        batch = batch_scans([voxelise_view(source, IDENTITY, grid, label_map)], grid.shape).to(device)
+        predicted = teacher(batch).logits[:, 1:].argmax(dim=1) + 1
+        total = total + ConfusionMatrix.of(source.labels, predicted[batch.point_voxel].cpu().numpy(), classes)
+    return total
+
+
+def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: torch.device) -> TeacherState:
+    """Teacher and optimiser before the first step."""
+    widths = settings.widths
+    teacher = Cylinder3D(
+        TeacherWidths(widths.point_channels, widths.voxel_channels, widths.base, len(label_map.classes)),
+        on_cpu=device.type == "cpu",
+    ).to(device)
+    return TeacherState(teacher, torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate))
+
+
+def start_or_resume(state: TeacherState, settings: TeacherTrainingSettings, folder: Path, resume: bool) -> None:
+    """Restore the run in `folder`, or make sure that there is none to overwrite.
+
+    Raises:
+        TrainingError: there is a run and nobody said to resume it.
+        CheckpointError: the run does not fit.
+    """
+    exists = (folder / STATE_FILE).exists()
+    if exists and not resume:
+        raise TrainingError(
+            f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
+        )
+    if exists:
+        state.restore(folder, settings)
+        tqdm.write(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
+    elif resume:
+        tqdm.write(f"nothing to resume in {folder}; starting from the beginning")
+
+
+def labelled(data: Path, scans: list[ScanId]) -> list[ScanId]:
+    """The same scans.
+
+    Raises:
+        DataError: one has no labels.
+    """
+    without = [scan for scan in scans if not has_labels(data, scan)]
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(scans)} scans have no labels, the first is {without[0]}. A teacher is trained on "
+            "labels; choose labelled splits (setting train or validate_on)."
+        )
+    return scans
+
+
+def validation_scans(settings: TeacherTrainingSettings, data: Path, label_map: LabelMap) -> list[ScanId]:
+    """Scans to validate on; none, with a note, when none of the sequences is on this disk."""
+    if not settings.validate_on:
+        return []
+    try:
+        scans = select_scans(data, label_map, settings.validate_on).scans
+    except DataError as error:
+        tqdm.write(f"note: no validation, so no best teacher will be chosen: {error.message}")
+        return []
+    return labelled(data, scans)
+
+
+def reached(state: TeacherState, settings: TeacherTrainingSettings) -> bool:
+    """Whether the step limit is reached."""
+    return settings.steps is not None and state.step >= settings.steps
