@@ -123,7 +123,11 @@ def train_step(
     loss.backward()
     state.optimiser.step()
     state.step += 1
-    return {**{name: float(term) for name, term in terms.items()}, "loss": float(loss), "learning_rate": rate}
+    return {
+        **{name: float(term.detach()) for name, term in terms.items()},
+        "loss": float(loss.detach()),
+        "learning_rate": rate,
+    }
 
 
 def batches(
