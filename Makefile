@@ -3,13 +3,20 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
-	doctor bench clean simulate store-info store-verify store-repair store-convert
+	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
+	proof browser
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
 TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors)
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
+EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains
+SEEDS = 0##                       seeds that sweep trains each experiment with: SEEDS="0 1 2" or SEEDS=0-2
+CHROMIUM ?=##                    browser that tests open a page with [chromium, chromium-browser or google-chrome]
+RUNS = runs/sweep##               where sweep writes, and what compare compares: folders of runs
+PAGE = runs/comparison.html##     what compare writes; the tables beside it get its name
+TEACHER_RUN = runs/teacher##      folder of a teacher's own training
 RUN = runs/$(patsubst %.yaml,%,$(notdir $(EXPERIMENT)))## folder of one training run [runs/ and the experiment's name]
 WEIGHTS =##                       a PolarNet state dict to evaluate or predict with, instead of the student in RUN
 SPLIT =##                         splits or sequences to evaluate or predict: SPLIT="val 00"
@@ -19,7 +26,7 @@ ZIP =##                           predict writes a zip for the benchmark's serve
 SCAN =##                          scans to render: SCAN="08/000000 08/000100"
 PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
 SIMULATED = data/simulated##      where simulate writes: a DATA folder
-JOBS = 1##                        processes that simulate
+JOBS = 1##                        processes that simulate or sweep at a time
 CONFIG =##                        settings of the dump, a YAML file [configs/teachers/cylinder3d.yaml]
 LIVE =##                          scan-views on which store-verify runs the TEACHER again
 TO =##                            where store-convert writes
@@ -62,7 +69,10 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-test: $(INSTALLED) ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
+demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU: five students from one cache
+	$(VENV_PYTHON) -m stage2_train_student demo
+
+test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
 	$(VENV_PYTHON) -m pytest $(TESTS)
 
 test-golden: $(INSTALLED) ## run the tests against the reference outputs in GOLDEN_DIR= with the scans in SCANS_DIR=
@@ -77,12 +87,26 @@ format: $(INSTALLED) ## format the code and fix what can be fixed
 	$(VENV_PYTHON) -m ruff check --fix-only .
 	$(VENV_PYTHON) -m ruff format .
 
+# Chromium is installed only where that can be done without asking for a password.
+browser: ## find the Chromium that tests open a page with (CHROMIUM=), or install it
+	@for name in $(or $(CHROMIUM),chromium chromium-browser google-chrome); do \
+		command -v "$$name" >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "note: no Chromium for one test of the comparison page; install it, or name it with CHROMIUM="; exit 0; fi; \
+	echo "Installing Chromium for the tests ..."; export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null
+
 simulate: need-SIMULATED $(INSTALLED) ## write simulated, labelled scans of made-up streets to SIMULATED
 	$(VENV_PYTHON) -m common.simulate $(call option,--out,SIMULATED) $(call option,--jobs,JOBS) $(settings)
 
 dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
 	$(VENV_PYTHON) -m stage1_dump_teacher dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+
+train-teacher: need-DATA $(INSTALLED) ## train a Cylinder3D on labelled DATA, where no published checkpoint fits
+	$(VENV_PYTHON) -m stage1_dump_teacher train-teacher $(call option,--data,DATA) $(call option,--run,TEACHER_RUN) \
+		$(call option,--config,CONFIG) $(call option,--device,DEVICE) \
+		$(if $(filter-out 0 no false,$(RESUME)),--resume) $(settings)
 
 store-info: $(INSTALLED) ## say what is in CACHE, and with DATA what is missing
 	@$(VENV_PYTHON) -m stage1_dump_teacher info $(call option,--cache,CACHE) $(call option,--data,DATA) \
@@ -104,6 +128,16 @@ train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the st
 	$(VENV_PYTHON) -m stage2_train_student train $(call option,--data,DATA) $(call option,--experiment,EXPERIMENT) \
 		$(call option,--cache,CACHE) $(call option,--teacher,TEACHER) $(call option,--run,RUN) \
 		$(call option,--device,DEVICE) $(if $(filter-out 0 no false,$(RESUME)),--resume) $(settings)
+
+sweep: need-DATA need-EXPERIMENTS $(INSTALLED) ## train EXPERIMENTS with SEEDS from one CACHE into RUNS; goes on where it stopped
+	$(VENV_PYTHON) -m stage2_train_student sweep $(call option,--data,DATA) $(call option,--experiments,EXPERIMENTS) \
+		$(call option,--seeds,SEEDS) $(call option,--cache,CACHE) $(call option,--teacher,TEACHER) \
+		$(call option,--out,RUNS) $(call option,--jobs,JOBS) $(call option,--device,DEVICE) $(settings)
+
+compare: need-RUNS $(INSTALLED) ## one page that compares RUNS; with DATA, pictures of SCAN by each student and the TEACHER
+	$(VENV_PYTHON) -m stage2_train_student compare $(foreach folder,$(RUNS),$(call quote,$(folder))) \
+		$(call option,--out,PAGE) $(call option,--data,DATA) $(if $(strip $(DATA)),$(call option,--teacher,TEACHER)) \
+		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--device,DEVICE)
 
 evaluate: need-DATA $(INSTALLED) ## IoU of each class and mIoU of the student in RUN (or WEIGHTS)
 	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(student) $(splits) \
@@ -127,8 +161,11 @@ doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where th
 		$(call option,--cache,CACHE)
 
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
-	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/[a-z]*.py)))); do \
+	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))); do \
 		echo "== $$name"; $(VENV_PYTHON) -m tests.benchmarks.$$name || exit 1; done
+
+proof: $(INSTALLED) ## baseline, every term and every policy of views with three seeds on simulated streets (about an hour)
+	$(VENV_PYTHON) -m tests.benchmarks.proof
 
 clean: ## remove .venv and what tools left behind; CACHE and runs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,165 @@
+"""The whole idea in one command, at a size for two cores: the project's own commands, one after another.
+
+Every step is a process of its own and is printed before it runs, so that a reader can type it again. Steps whose
+results are there already take seconds.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from common.errors import TrainingError
+from common.files import write_atomically
+from stage2_train_student.evaluation_file import EVALUATION_FILE, read_evaluation, read_report
+from stage2_train_student.finished_run import FINISHED_FILE
+
+CONFIGS = Path("configs/demo")
+TEACHER = CONFIGS / "teacher.safetensors"
+EXPERIMENTS = ("baseline", "vpd", "lwd", "logit", "full")
+TEACHER_EVALUATION = "teacher.json"
+SUMMARY = "summary.json"
+PAGE = "comparison.html"
+
+
+class DemoFolders(NamedTuple):
+    """Where the demo puts what it makes.
+
+    Attributes:
+        data: simulated scans.
+        cache: the teacher's targets.
+        runs: students, evaluations, the page.
+    """
+
+    data: Path = Path("data/demo")
+    cache: Path = Path("cache/demo")
+    runs: Path = Path("runs/demo")
+
+
+class Step(NamedTuple):
+    """One command of the demo.
+
+    Attributes:
+        title: what it does.
+        words: what follows `python -m`.
+    """
+
+    title: str
+    words: list[str]
+
+
+@click.command()
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes that work at a time.")
+def demo(jobs: int) -> None:
+    """Simulate streets, dump a small teacher's targets once, train five students from them, compare them on a page.
+
+    Needs no dataset, checkpoint or GPU. Takes some minutes on two cores; a second time seconds.
+    """
+    started = time.monotonic()
+    folders = DemoFolders()
+    for number, step in enumerate(steps(folders, jobs), start=1):
+        run_step(number, step)
+    numbers = summary(folders.runs, time.monotonic() - started)
+    write_atomically(folders.runs / SUMMARY, (json.dumps(numbers, indent=1) + "\n").encode())
+    click.echo("\n".join(closing_lines(numbers, folders)))
+
+
+def steps(folders: DemoFolders, jobs: int) -> Iterator[Step]:
+    """The commands; those that come late look at what the earlier ones left."""
+    data, cache, runs = folders
+    yield Step(
+        "simulate streets that a LiDAR drives through",
+        words("common.simulate", out=data, config=CONFIGS / "streets.yaml", jobs=jobs),
+    )
+    yield Step(
+        "stage one: run the teacher once over the training scans",
+        words("stage1_dump_teacher", "dump", data=data, teacher=TEACHER, cache=cache, config=CONFIGS / "dump.yaml"),
+    )
+    experiments = " ".join(str(CONFIGS / f"{name}.yaml") for name in EXPERIMENTS)
+    yield Step(
+        "stage two: train five students from the same cache",
+        words("stage2_train_student", "sweep", data=data, cache=cache, experiments=experiments, out=runs, jobs=jobs),
+    )
+    theirs = runs / TEACHER_EVALUATION
+    if not theirs.is_file():
+        first = CONFIGS / "baseline.yaml"
+        yield Step(
+            "mIoU of the teacher on a street that nobody trained on",
+            words("stage2_train_student", "evaluate", data=data, teacher=TEACHER, experiment=first, json=theirs),
+        )
+    for name in EXPERIMENTS:
+        if not newer(student_folder(runs, name) / EVALUATION_FILE, student_folder(runs, name) / FINISHED_FILE):
+            run = student_folder(runs, name)
+            yield Step(
+                f"mIoU of the student of '{name}' there, and how often it says what the teacher says",
+                words("stage2_train_student", "evaluate", data=data, run=run, agreement=TEACHER),
+            )
+    page = {"out": runs / PAGE, "data": data, "teacher": TEACHER, "teacher-evaluation": theirs}
+    yield Step("the page", words("stage2_train_student", "compare", runs, **page))
+
+
+def words(*names: Any, **options: Any) -> list[str]:
+    """Words of a command: names, then `--option value` pairs."""
+    return [str(word) for word in (*names, *(part for name, value in options.items() for part in (f"--{name}", value)))]
+
+
+def run_step(number: int, step: Step) -> None:
+    """Print and run a command.
+
+    Raises:
+        TrainingError: it failed; what it said stands above.
+    """
+    click.secho(f"\n{number}. {step.title}", bold=True)
+    click.echo(f"$ python -m {shlex.join(step.words)}")
+    code = subprocess.run([sys.executable, "-m", *step.words], check=False).returncode
+    if code:
+        raise TrainingError(
+            f"the demo stopped at step {number} (exit status {code}, see above). Once that is mended, the same command "
+            "goes on from there."
+        )
+
+
+def student_folder(runs: Path, experiment: str) -> Path:
+    """Folder of the one run of an experiment."""
+    return runs / experiment / "seed0"
+
+
+def newer(path: Path, other: Path) -> bool:
+    """Whether a file is there and was written after another."""
+    return path.is_file() and path.stat().st_mtime >= other.stat().st_mtime
+
+
+def summary(runs: Path, seconds: float) -> dict[str, Any]:
+    """What the demo found, mIoU in points of 100."""
+    found = {name: read_evaluation(student_folder(runs, name)) for name in EXPERIMENTS}
+    miou = {name: 100 * numbers["miou"] for name, numbers in found.items() if numbers is not None}
+    return {
+        "baseline_miou": miou["baseline"],
+        "full_miou": miou["full"],
+        "gain_miou": miou["full"] - miou["baseline"],
+        "demo_s": seconds,
+        "teacher_miou": 100 * read_report(runs / TEACHER_EVALUATION)["miou"],
+        "miou": miou,
+    }
+
+
+def closing_lines(numbers: dict[str, Any], folders: DemoFolders) -> Sequence[str]:
+    """What the demo says at its end."""
+    return [
+        "",
+        f"mIoU on a street that nobody trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
+        f"{numbers['full_miou']:.1f} ({numbers['gain_miou']:+.1f} points), teacher {numbers['teacher_miou']:.1f}. "
+        f"{numbers['demo_s']:.0f} s.",
+        f"  page      {folders.runs / PAGE}   open it in a browser",
+        f"  numbers   {folders.runs / SUMMARY}, {(folders.runs / PAGE).with_suffix('.md')}, .csv",
+        f"  students  {', '.join(str(student_folder(folders.runs, name)) for name in EXPERIMENTS)}",
+        f"  targets   {folders.cache}   (make store-info CACHE={folders.cache})",
+        f"  scans     {folders.data}",
+        "next: the same with your data: make dump-teacher train-student DATA=... TEACHER=...",
+    ]

@@ -1,0 +1,187 @@
+"""The proof: does distillation from the cache beat the baseline, by how much, at what cost, and which views serve best?
+
+    make proof                 (python -m tests.benchmarks.proof; about an hour on two cores, resumable)
+
+Simulated streets, a teacher that was trained on the training streets only, students of every experiment in
+`configs/proof` with three seeds each, scored on a street that neither has seen. A run is scored by its last student:
+the validation street chooses nothing. Writes `tests/benchmarks/results/proof.json` and `docs/proof.png`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.files import write_atomically
+from stage2_train_student.comparison.experiments import Experiment, group_runs
+from stage2_train_student.comparison.results import Result, results
+from stage2_train_student.comparison.training_runs import find_runs, read_run
+from stage2_train_student.demo import TEACHER, Step, newer, run_step, words
+from stage2_train_student.evaluation_file import EVALUATION_FILE, read_report
+from stage2_train_student.finished_run import FINISHED_FILE
+
+CONFIGS = Path("configs/proof")
+STREETS = Path("configs/demo/streets.yaml")
+DATA = Path("data/demo")
+CACHES = {"replay": Path("cache/proof"), "anchors": Path("cache/proof_anchors")}
+RUNS = Path("runs/proof")
+RESULTS = Path("tests/benchmarks/results/proof.json")
+PICTURE = Path("docs/proof.png")
+
+TERMS = ("baseline", "vpd", "lwd", "logit", "full")
+POLICIES = {"replay": "full", "anchors": "full_anchors", "online": "full_online"}
+"""Experiment by the way in which its targets fit the augmented cloud; `online` is the reference."""
+
+
+@click.command()
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at a time.")
+@click.option("--seeds", default="0-2", show_default=True, help="Of the students.")
+def main(jobs: int, seeds: str) -> None:
+    """Dump, train, evaluate what is missing, then print the tables and write them down."""
+    for number, step in enumerate(dumps(jobs), start=1):
+        run_step(number, step)
+    for number, step in enumerate(sweeps(jobs, seeds), start=4):
+        run_step(number, step)
+    for number, step in enumerate(evaluations(), start=7):
+        run_step(number, step)
+    found = {result.experiment.name: result for result in measured()}
+    numbers = proof(found)
+    write_atomically(RESULTS, (json.dumps(numbers, indent=1) + "\n").encode())
+    draw(numbers, PICTURE)
+    click.echo("\n" + "\n".join(tables(numbers)))
+    click.echo(f"\nwritten to {RESULTS} and {PICTURE}; all runs: {RUNS / 'comparison.html'}")
+
+
+def dumps(jobs: int) -> list[Step]:
+    """Scans, and a cache for each policy of views."""
+    simulate = words("common.simulate", out=DATA, config=STREETS, jobs=jobs)
+    return [Step("simulate", simulate)] + [
+        Step(
+            f"stage one for {name}",
+            words(
+                *("stage1_dump_teacher", "dump"),
+                **{"data": DATA, "teacher": TEACHER, "cache": cache, "config": CONFIGS / f"dump_{name}.yaml"},
+            ),
+        )
+        for name, cache in CACHES.items()
+    ]
+
+
+def sweeps(jobs: int, seeds: str) -> list[Step]:
+    """All runs."""
+
+    def sweep(title: str, names: tuple[str, ...], **options: Any) -> Step:
+        files = " ".join(str(CONFIGS / f"{name}.yaml") for name in names)
+        command = words("stage2_train_student", "sweep", data=DATA, experiments=files, seeds=seeds, out=RUNS, jobs=jobs)
+        return Step(title, command + words(**options))
+
+    return [
+        sweep("baseline, each term, all terms", TERMS, cache=CACHES["replay"]),
+        sweep("all terms, targets shifted from anchors", (POLICIES["anchors"],), cache=CACHES["anchors"]),
+        sweep("all terms, the teacher in the loop", (POLICIES["online"],), teacher=TEACHER),
+    ]
+
+
+def evaluations() -> list[Step]:
+    """mIoU of the teacher and of every run that has not been scored since it finished, and the page."""
+    theirs = RUNS / "teacher.json"
+    missing = []
+    if not theirs.is_file():
+        first = CONFIGS / "baseline.yaml"
+        command = words("stage2_train_student", "evaluate", data=DATA, teacher=TEACHER, experiment=first, json=theirs)
+        missing.append(Step("mIoU of the teacher", command))
+    for folder in find_runs([RUNS]):
+        if not newer(folder / EVALUATION_FILE, folder / FINISHED_FILE):
+            command = words("stage2_train_student", "evaluate", data=DATA, run=folder, agreement=TEACHER)
+            missing.append(Step(f"mIoU of {folder}", command))
+    page = {"out": RUNS / "comparison.html", "data": DATA, "teacher": TEACHER, "teacher-evaluation": theirs}
+    return [*missing, Step("the page", words("stage2_train_student", "compare", RUNS, baseline="baseline", **page))]
+
+
+def measured() -> list[Result]:
+    """Scores of all experiments of the proof."""
+    experiments: list[Experiment] = group_runs([read_run(folder) for folder in find_runs([RUNS])])
+    baseline = next(experiment for experiment in experiments if experiment.name == "baseline")
+    from common.label_map import load_label_map
+
+    label_map = load_label_map(baseline.settings.dataset)
+    return results(experiments, baseline, "evaluation", label_map)
+
+
+def row(result: Result) -> dict[str, Any]:
+    """One line of the table; mIoU in points of 100."""
+    values = [100 * value for value in result.miou.values]
+    gain = result.gain
+    return {
+        "miou": 100 * (result.miou.mean or 0.0),
+        "spread": None if result.miou.spread is None else 100 * result.miou.spread,
+        "gain": None if gain is None else 100 * gain.value,
+        "standard_error": None if gain is None or gain.error is None else 100 * gain.error,
+        "agreement": result.agreement.mean,
+        "seconds_per_step": result.seconds_per_step.mean,
+        "training_seconds": result.training_seconds.mean,
+        "by_seed": values,
+    }
+
+
+def proof(found: Mapping[str, Result]) -> dict[str, Any]:
+    """The numbers of the proof."""
+    full, online = found["full"], found[POLICIES["online"]]
+    gain = full.gain
+    assert gain is not None, "the baseline has no score"
+    assert full.training_seconds.mean is not None
+    assert online.training_seconds.mean is not None
+    error = gain.error or 0.0
+    return {
+        "gain_miou": 100 * gain.value,
+        "gain_over_two_se": gain.value / (2 * error) if error else None,
+        "seeds": len(full.miou.values),
+        "cost_ratio": full.training_seconds.mean / online.training_seconds.mean,
+        "teacher_miou": 100 * read_report(RUNS / "teacher.json")["miou"],
+        "terms": {name: row(found[name]) for name in TERMS},
+        "views": {policy: row(found[name]) for policy, name in POLICIES.items()},
+    }
+
+
+def tables(numbers: Mapping[str, Any]) -> list[str]:
+    """The proof as Markdown."""
+
+    def line(name: str, values: Mapping[str, Any]) -> str:
+        gain = "" if values["gain"] is None else f"{values['gain']:+.1f} +- {values['standard_error']:.1f}"
+        seconds = values["training_seconds"]
+        return f"| {name} | {values['miou']:.1f} +- {values['spread']:.1f} | {gain} | {seconds:.0f} |"
+
+    head = "| {} | mIoU in %, +- standard deviation over {} seeds | to the baseline, +- standard error | training, s |"
+    lines = [head.format("student", numbers["seeds"]), "| --- | --- | --- | --- |"]
+    lines += [line(name, values) for name, values in numbers["terms"].items()]
+    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |", "", head.format("views", numbers["seeds"])]
+    lines += ["| --- | --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
+    ratio = numbers["cost_ratio"]
+    return [*lines, "", f"The next experiment from the cache takes {ratio:.2f} of its time with the teacher in the loop."]
+
+
+def draw(numbers: Mapping[str, Any], path: Path) -> None:
+    """mIoU of every experiment and seed, beside the teacher's."""
+    from matplotlib.figure import Figure
+
+    views = {f"full, {policy}": values for policy, values in numbers["views"].items() if policy != "replay"}
+    bars = {**numbers["terms"], **views}
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#8a8f98"] + ["#3b7dd8"] * 3 + ["#d9822b"] + ["#e7b98a"] * len(views)
+    axes.bar(list(bars), [values["miou"] for values in bars.values()], color=colours, width=0.65)
+    for position, values in enumerate(bars.values()):
+        axes.plot([position] * len(values["by_seed"]), values["by_seed"], "k.", markersize=4)
+    axes.axhline(numbers["teacher_miou"], color="#444444", linestyle="--", linewidth=1)
+    axes.annotate("teacher", (len(bars) - 0.6, numbers["teacher_miou"]), va="bottom", ha="right", fontsize=9)
+    axes.set_ylabel("mIoU in %")
+    axes.set_title("Students on a street that nobody trained on; a dot is a seed", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
