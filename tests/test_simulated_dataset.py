@@ -9,6 +9,7 @@ from common.errors import SettingsError
 from common.polar_grid import PolarGrid, voxelise
 from common.semantic_kitti import ScanId, has_labels, list_scans, read_points, read_raw_labels, scan_path
 from common.simulate.__main__ import main
+from common.simulate.assemblies import CAR, MOVING
 from common.simulate.dataset import SimulationSettings, sensor_pose, simulate_scan, street_of
 from common.simulate.sensor import SensorSettings
 
@@ -51,6 +52,25 @@ def test_all_classes_occur_and_instances_belong_to_one_thing(semantic_kitti):
             has_instance = np.isin(scan.raw_labels & 0xFFFF, [10, 11, 13, 15, 16, 18, 20, 30, 31, 32, *range(252, 260)])
             np.testing.assert_array_equal(has_instance, scan.raw_labels >> 16 > 0)
     assert found == set(range(20))
+
+
+def rare_things(busy: float) -> int:
+    """How many persons, riders, cycles and vehicles other than cars stand and move on four streets."""
+    settings = small_settings(busy=busy)
+    settings = settings.model_copy(update={"scans": {f"{number:02d}": 20 for number in range(4)}})
+    found = 0
+    for sequence in settings.scans:
+        raw = np.unique(street_of(settings, sequence).shapes.raw)
+        things = raw[raw >> 16 > 0] & 0xFFFF
+        found += int((~np.isin(things, [CAR, MOVING[CAR]])).sum())
+    return found
+
+
+def test_a_busy_street_has_more_rare_things_and_a_quiet_one_none():
+    assert rare_things(0) == 0
+    usual = rare_things(1)
+    assert 8 < usual < 80
+    assert rare_things(6) > 3 * usual
 
 
 def test_a_full_scan_is_like_a_real_one(semantic_kitti):

@@ -163,8 +163,8 @@ def tree(generator: Generator, clear_from: float = 1.2) -> list[Part]:
     """Trunk and a crown of several ellipsoids; the trunk is bare for at least about `clear_from` metres."""
     clear, thick, spread = (
         clear_from + generator.uniform(0, 1.4),
-        generator.uniform(0.08, 0.22),
-        generator.uniform(1.2, 2.8),
+        generator.uniform(0.06, 0.18),
+        generator.uniform(1.4, 3.0),
     )
     parts = [Part(CYLINDER, (0, 0, (clear + 1) / 2), (thick, thick, (clear + 1) / 2), TRUNK, 0.31)]
     for _ in range(int(generator.integers(4, 8))):

@@ -19,15 +19,26 @@ class Builder:
 
     Attributes:
         generator: of everything random about the street.
+        busy: how many times as many rare things as usual, see `SimulationSettings`.
         parts: solids so far.
         patches: ground so far.
         instances: how many instance ids are given out.
     """
 
     generator: np.random.Generator
+    busy: float = 1.0
     parts: list[Part] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
     instances: int = 0
+
+    def rarely(self, probability: float) -> bool:
+        """Whether a rare thing happens that has this probability on a street that is not busy."""
+        return bool(self.generator.random() < self.busy * probability)
+
+    def scattered(self, span: tuple[float, float], spacing: float) -> np.ndarray:
+        """Random places of rare things, on average `spacing` metres apart on a street that is not busy, float64 [K]."""
+        expected = self.busy * max(span[1] - span[0], 0.0) / spacing
+        return self.generator.uniform(*span, self.generator.poisson(expected))
 
     def new_instance(self) -> int:
         """The next instance id.

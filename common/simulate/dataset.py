@@ -48,6 +48,8 @@ class SimulationSettings(Settings):
             10, validates on 08 and tests on 11-21.
         spacing: way between two scans, metres.
         unlabelled: sequences without label files, as the benchmark's test sequences are.
+        busy: how many times as many persons, riders, cycles, trucks, buses, trams and trailers as usual. Usual is about
+            as rare as in SemanticKITTI, where some of these classes hardly occur; more make a small dataset worth more.
         lean: standard deviation of the vehicle's pitch and roll, degrees.
         sensor: the sensor.
     """
@@ -56,6 +58,7 @@ class SimulationSettings(Settings):
     scans: Sequences = {f"{name:02d}": 20 for name in range(12)}
     spacing: float = Field(4.0, gt=0)
     unlabelled: list[str] = []
+    busy: float = Field(1.0, ge=0, le=20)
     lean: float = Field(0.4, ge=0, le=3)
     sensor: SensorSettings = SensorSettings()
 
@@ -69,13 +72,13 @@ class SimulationSettings(Settings):
 
 
 def street_of(settings: SimulationSettings, sequence: str) -> Street:
-    """The street of a sequence; it depends on the seed, the sequence and the length of the drive only."""
-    return _street(settings.seed, int(sequence), settings.scans[sequence] * settings.spacing)
+    """The street of a sequence; it depends on the seed, the sequence, the length of the drive and `busy` only."""
+    return _street(settings.seed, int(sequence), settings.scans[sequence] * settings.spacing, settings.busy)
 
 
 @lru_cache(maxsize=1)
-def _street(seed: int, sequence: int, length: float) -> Street:
-    return make_street(length, np.random.default_rng((seed, sequence, STREET)))
+def _street(seed: int, sequence: int, length: float, busy: float) -> Street:
+    return make_street(length, np.random.default_rng((seed, sequence, STREET)), busy)
 
 
 def sensor_pose(settings: SimulationSettings, street: Street, scan: ScanId) -> np.ndarray:

@@ -11,19 +11,25 @@ from common.simulate.street import KERB, Street
 REACH = 95.0
 """How far a street goes on before, behind and beside the drive, metres; farther than a sensor sees."""
 
+LANES = ((0.0, a.ROAD), (2.2, a.ROAD), (2.2, a.PARKING))
+"""Width in metres and label of the strip that vehicles park on: none, part of the road, or marked for parking."""
+
+LANE_SHARES = (0.6, 0.28, 0.12)
+
 TURN_RADIUS = 7.0
 PATH_STEP = 0.1
 
 
-def make_street(length: float, generator: np.random.Generator) -> Street:
+def make_street(length: float, generator: np.random.Generator, busy: float = 1.0) -> Street:
     """A random street along x with side streets along y, for a drive of `length` metres from the origin.
 
     Args:
         length: of the drive, metres.
         generator: of everything random about the street.
+        busy: how many times as many rare things as usual.
     """
-    builder = Builder(generator)
-    half = generator.uniform(2.9, 4.6)
+    builder = Builder(generator, busy)
+    half = generator.uniform(2.8, 4.4)
     crossings = _crossings(length, generator)
     halves = [float(generator.uniform(2.6, 4.0)) for _ in crossings]
     begin, end = -REACH, length + REACH
@@ -35,13 +41,13 @@ def make_street(length: float, generator: np.random.Generator) -> Street:
     depth = generator.uniform(20, 26)
     for left in (False, True):
         side = Side((0, 0), 0, left)
-        lane = float(generator.choice((0.0, 2.2), p=(0.65, 0.35)))
-        verge = float(generator.choice((0.0, generator.uniform(1.2, 2.5))))
-        verge_raw = int(generator.choice((a.TERRAIN, a.OTHER_GROUND), p=(0.8, 0.2)))
-        width = generator.uniform(1.8, 4.0)
+        lane, lane_raw = LANES[generator.choice(len(LANES), p=LANE_SHARES)]
+        verge = float(generator.choice((0.0, generator.uniform(1.2, 3.0))))
+        verge_raw = int(generator.choice((a.TERRAIN, a.OTHER_GROUND), p=(0.93, 0.07)))
+        width = generator.uniform(1.6, 3.6)
         kerb = half + lane
         if lane:
-            builder.patches += [side.patch(*span, half, kerb, a.PARKING) for span in spans]
+            builder.patches += [side.patch(*span, half, kerb, lane_raw) for span in spans]
         for span in spans:
             base = side.box(*span, kerb, kerb + REACH, -0.5, KERB, a.SIDEWALK, 0.36)
             blocks.append(base)
@@ -118,14 +124,16 @@ def _traffic(builder: Builder, side: Side, begin: float, end: float, half: float
     generator = builder.generator
     speed = float(generator.uniform(6, 9))
     along = begin + generator.uniform(0, 30)
-    kinds = ((a.car, a.CAR), (a.truck, a.TRUCK), (a.bus, a.BUS), (a.bus, a.ON_RAILS), (a.van, a.OTHER_VEHICLE),
-             (a.motorcyclist, a.MOTORCYCLIST))  # fmt: skip
+    rare = ((a.truck, a.TRUCK), (a.bus, a.BUS), (a.bus, a.ON_RAILS), (a.van, a.OTHER_VEHICLE),
+            (a.motorcyclist, a.MOTORCYCLIST))  # fmt: skip
     # Oncoming traffic is gone after a while: it begins farther out along the drive.
     while along < end + (end - begin if side.left else 0):
-        assembly, raw = kinds[generator.choice(len(kinds), p=(0.64, 0.08, 0.05, 0.03, 0.04, 0.16))]
+        assembly, raw = a.car, a.CAR
+        if builder.rarely(0.07):
+            assembly, raw = rare[generator.choice(len(rare), p=(0.3, 0.15, 0.1, 0.15, 0.3))]
         put_thing(builder, side, assembly, raw, along, 0.5 * half, z=0.0, speed=speed)
         along += generator.uniform(35, 130)
-    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 110)):
+    for along in builder.scattered((begin, end), 1200):
         rides = generator.uniform(3, 6) if generator.random() < 0.8 else 0.0
         put_thing(builder, side, a.bicyclist, a.BICYCLIST, along, half - 0.45, z=0.0, speed=rides)
 

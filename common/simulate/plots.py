@@ -17,15 +17,15 @@ def furnish_kerb(builder: Builder, side: Side, span: Interval, kerb: float, widt
     along = begin + generator.uniform(2, 20)
     while along < end:
         put(builder, side, a.lamp(generator), along, kerb + 0.4)
-        along += generator.uniform(22, 36)
-    for along in np.arange(begin + generator.uniform(1, 15), end, generator.uniform(20, 50)):
+        along += generator.uniform(30, 60)
+    for along in np.arange(begin + generator.uniform(1, 25), end, generator.uniform(30, 90)):
         put(builder, side, a.sign(generator), along, kerb + 0.35)
     if verge or generator.random() < 0.25:
         along = begin + generator.uniform(3, 10)
         while along < end - 2:
             # Crowns hang over the road: vehicles pass below.
             put(builder, side, a.tree(generator, 3.0), along, kerb + 0.5 * max(verge, 1.2))
-            along += generator.uniform(8, 18)
+            along += generator.uniform(10, 26)
     if verge:
         for along in generator.uniform(begin, end, int((end - begin) * generator.uniform(0, 0.12))):
             put(builder, side, a.bush(generator, 0.8), along, kerb + verge / 2)
@@ -34,13 +34,13 @@ def furnish_kerb(builder: Builder, side: Side, span: Interval, kerb: float, widt
     if end - begin > 20 and generator.random() < 0.2:
         put(builder, side, a.shelter(generator), generator.uniform(begin + 3, end - 3), kerb + verge + width - 0.9,
             turn=-np.pi / 2)  # fmt: skip
-    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 60)):
+    for along in builder.scattered(span, 450):
         walks = generator.random() < 0.6
         out = kerb + verge + generator.uniform(0.3, width - 0.3)
         turn = 0.0 if generator.random() < 0.5 else np.pi
         put_thing(builder, side, a.person, a.PERSON, along, out, turn=turn,
                   speed=generator.uniform(0.9, 1.6) if walks else 0)  # fmt: skip
-    for along in generator.uniform(begin, end, generator.poisson((end - begin) / 90)):
+    for along in builder.scattered(span, 400):
         _two_wheels(builder, side, along, kerb + verge + width - 0.35, generator.uniform(-0.2, 0.2))
 
 
@@ -72,7 +72,7 @@ def _house(builder: Builder, side: Side, span: Interval, inner: float, outer: fl
     """A house in its garden, with a boundary to the pavement and a drive."""
     generator = builder.generator
     begin, end = span
-    front = inner + generator.uniform(4, 9)
+    front = inner + generator.uniform(4, 12)
     left, right = begin + generator.uniform(0.5, 3), end - generator.uniform(3, 5)
     if right - left > 4:
         _building(builder, side, (left, right), front, min(front + generator.uniform(7, 11), outer))
@@ -81,14 +81,14 @@ def _house(builder: Builder, side: Side, span: Interval, inner: float, outer: fl
     if generator.random() < 0.6:
         put_thing(builder, side, a.car, a.CAR, drive + 1.3, inner + generator.uniform(2.6, 5), turn=np.pi / 2)
     _boundary(builder, side, (begin, drive), inner)
-    _garden(builder, side, (begin, drive), inner, front, 0.2)
-    if generator.random() < 0.7:
+    _garden(builder, side, (begin, drive), inner, front, 0.16)
+    if generator.random() < 0.8:
         builder.parts.append(_wall(generator, side, end - 0.1, end, inner, outer))
 
 
 def _row(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
     """Buildings wall to wall, close to the pavement."""
-    front = inner + builder.generator.uniform(0, 2.5)
+    front = inner + builder.generator.uniform(0, 5)
     builder.patches.append(side.patch(*span, inner, front, a.SIDEWALK))
     _building(builder, side, span, front, min(front + 11, outer))
 
@@ -96,14 +96,14 @@ def _row(builder: Builder, side: Side, span: Interval, inner: float, outer: floa
 def _park(builder: Builder, side: Side, span: Interval, inner: float, outer: float) -> None:
     """Grass with small rises, trees and bushes."""
     generator = builder.generator
-    _garden(builder, side, span, inner, outer, 0.15)
+    _garden(builder, side, span, inner, outer, 0.11)
     for along in generator.uniform(*span, int(generator.integers(1, 4))):
         x, y = side.place(along, generator.uniform(inner + 4, outer))
         half = generator.uniform((2.0, 2.0, 0.25), (4.0, 4.0, 0.7))
         builder.parts.append(Part(ELLIPSOID, (x, y, KERB), tuple(half), a.TERRAIN, 0.4))
     for along in generator.uniform(*span, int(generator.integers(0, 3))):
         put(builder, side, a.litter_bin(generator), along, inner + generator.uniform(0.6, 2), turn=np.pi / 2)
-    if generator.random() < 0.5:
+    if generator.random() < 0.6:
         _boundary(builder, side, span, inner)
 
 
@@ -124,22 +124,21 @@ def _square(builder: Builder, side: Side, span: Interval, inner: float, outer: f
     """A paved yard (other-ground) with people, cycles, and something that stands about."""
     generator = builder.generator
     builder.patches.append(side.patch(*span, inner, inner + 9, a.OTHER_GROUND))
-    for along in generator.uniform(span[0] + 1, span[1] - 1, generator.poisson(1.5)):
+    for along in builder.scattered((span[0] + 1, span[1] - 1), 60):
         put_thing(builder, side, a.person, a.PERSON, along, inner + generator.uniform(1, 6),
                   turn=generator.uniform(0, 2 * np.pi))  # fmt: skip
-    for along in np.arange(span[0] + 1, min(span[0] + 6, span[1] - 1), 0.9):
-        _two_wheels(builder, side, along, inner + 2.2, np.pi / 2)
-    choice = generator.random()
+    if builder.rarely(0.25):
+        for along in np.arange(span[0] + 1, min(span[0] + 6, span[1] - 1), 0.9):
+            _two_wheels(builder, side, along, inner + 2.2, np.pi / 2)
     middle = (span[0] + span[1]) / 2
-    if choice < 0.35:
-        put_thing(builder, side, a.van, a.OTHER_VEHICLE, middle + 2, inner + 6.5)
-    elif choice < 0.78:
-        put_thing(builder, side, a.truck, a.TRUCK, middle + 1, inner + 6.5)
+    if builder.rarely(0.2):
+        assembly, raw = ((a.van, a.OTHER_VEHICLE), (a.truck, a.TRUCK))[generator.integers(2)]
+        put_thing(builder, side, assembly, raw, middle + 1.5, inner + 6.5)
     _building(builder, side, span, inner + 9, min(inner + 18, outer))
 
 
 _PLOTS = (_house, _row, _park, _car_park, _square)
-_SHARES = (0.44, 0.14, 0.36, 0.02, 0.04)
+_SHARES = (0.43, 0.22, 0.32, 0.01, 0.02)
 
 
 def _building(builder: Builder, side: Side, span: Interval, front: float, back: float) -> None:
@@ -160,17 +159,17 @@ def _building(builder: Builder, side: Side, span: Interval, front: float, back: 
 def _boundary(builder: Builder, side: Side, span: Interval, out: float) -> None:
     """Between pavement and plot: a hedge, a wall, a wire fence, a row of bushes, or nothing."""
     generator = builder.generator
-    choice, top = generator.random(), KERB + generator.uniform(0.9, 1.8)
-    if choice < 0.37:
+    choice, top = generator.random(), KERB + generator.uniform(0.6, 1.7)
+    if choice < 0.32:
         box = side.box(*span, out, out + generator.uniform(0.5, 1.0), KERB, top, a.VEGETATION, 0.35, a.HEDGE_LEAVES)
         builder.parts.append(box)
-    elif choice < 0.55:
+    elif choice < 0.56:
         builder.parts.append(side.box(*span, out, out + 0.15, 0, top - 0.3, a.FENCE, generator.uniform(0.25, 0.4)))
-    elif choice < 0.78:
+    elif choice < 0.8:
         builder.parts.append(side.box(*span, out, out + 0.05, KERB, top, a.FENCE, 0.3, a.MESH))
         for along in np.arange(span[0], span[1], 2.5):
             builder.parts.append(side.box(along, along + 0.08, out, out + 0.08, KERB, top + 0.1, a.FENCE, 0.3))
-    elif choice < 0.96:
+    elif choice < 0.97:
         for along in np.arange(span[0] + 0.5, span[1], 1.1):
             put(builder, side, a.bush(generator, generator.uniform(1.0, 2.0)), along, out + 0.9)
 
@@ -187,22 +186,21 @@ def _garden(builder: Builder, side: Side, span: Interval, inner: float, outer: f
     area = max(span[1] - span[0] - 1, 0) * max(outer - inner - 1.6, 0)
     for _ in range(generator.poisson(crowded * area)):
         along, out = generator.uniform((span[0] + 0.5, inner + 0.8), (span[1] - 0.5, outer - 0.8))
-        assembly = a.tree(generator) if generator.random() < 0.25 else a.bush(generator, generator.uniform(0.7, 3.2))
+        assembly = a.tree(generator) if generator.random() < 0.2 else a.bush(generator, generator.uniform(0.7, 3.6))
         put(builder, side, assembly, along, out)
 
 
 def _park_one(builder: Builder, side: Side, along: float, out: float, z: float, turn: float) -> float:
     """Park one vehicle; returns how much of the row it takes, metres."""
     generator = builder.generator
-    choice = generator.random()
     turn += generator.normal(0, 0.02)
-    if choice < 0.03:
+    if builder.rarely(0.01):
         put_thing(builder, side, a.truck, a.TRUCK, along + 2.5, out, turn=turn, z=z)
         return 11.0
-    if choice < 0.06:
+    if builder.rarely(0.015):
         put_thing(builder, side, a.van, a.OTHER_VEHICLE, along + 1, out, turn=turn, z=z)
         return 8.0
-    if choice < 0.1:
+    if builder.rarely(0.015):
         put_thing(builder, side, a.motorcycle, a.MOTORCYCLE, along, out, turn=turn + 1.2, z=z)
         return 3.5
     put_thing(builder, side, a.car, a.CAR, along, out, turn=turn, z=z)

@@ -14,9 +14,9 @@ from common.simulate.street import Street, ground_labels, ground_remission
 OUTLIER = 1
 """Raw label of a return that comes from no surface."""
 
-OWN_VEHICLE = (2.0, 0.7, 0.65)
-"""Half length, half width and depth below the sensor of the roof that hides the lowest beams ahead and behind, metres;
-read off the gaps of real SemanticKITTI scans."""
+OWN_VEHICLE = (1.65, 2.0, 0.8, 0.65)
+"""How far ahead, behind and aside of the sensor its vehicle's roof reaches, and how far below, metres: it hides the
+lowest beams ahead and behind. Read off the gaps of real SemanticKITTI scans."""
 
 
 class SensorSettings(Settings):
@@ -25,7 +25,8 @@ class SensorSettings(Settings):
     Attributes:
         beams: number of beams, shared out evenly over the blocks.
         columns: azimuths per turn; 2100 are 0.17 degrees apart.
-        field_of_view: highest and lowest beam of each block, degrees, from the highest block to the lowest.
+        field_of_view: highest and lowest beam of each block, degrees, from the highest block to the lowest; the
+            default is what KITTI's scans show, a little less than the maker's data sheet says.
         height: of the sensor above the road, metres.
         minimum_range: nearer surfaces return nothing, metres.
         maximum_range: farther surfaces return nothing, metres.
@@ -40,7 +41,7 @@ class SensorSettings(Settings):
 
     beams: int = Field(64, ge=1)
     columns: int = Field(2100, ge=8)
-    field_of_view: list[tuple[float, float]] = Field([(2.0, -8.33), (-8.87, -24.8)], min_length=1)
+    field_of_view: list[tuple[float, float]] = Field([(2.6, -7.8), (-8.4, -23.7)], min_length=1)
     height: float = Field(1.73, gt=0)
     minimum_range: float = Field(1.0, ge=0)
     maximum_range: float = Field(80.0, gt=0)
@@ -159,8 +160,9 @@ def _surface(street: Street, shapes: Shapes, shape: np.ndarray, points: np.ndarr
 
 def _behind_own_roof(beams: Beams) -> np.ndarray:
     """Which rays the vehicle's own roof hides, bool [B, C]."""
-    half_length, half_width, below = OWN_VEHICLE
+    ahead, behind, aside, below = OWN_VEHICLE
+    cosine, sine = np.cos(beams.azimuths), np.sin(beams.azimuths)
     with np.errstate(divide="ignore"):
-        reach = np.minimum(half_length / np.abs(np.cos(beams.azimuths)), half_width / np.abs(np.sin(beams.azimuths)))
+        reach = np.minimum(np.where(cosine > 0, ahead, behind) / np.abs(cosine), aside / np.abs(sine))
         distance = np.where(beams.elevations < 0, below / np.tan(-beams.elevations), np.inf)
     return distance[:, None] < reach[None, :]

@@ -1,6 +1,6 @@
 """How long a simulated full-size scan takes on one core, and how its statistics compare with the real scans'.
 
-    python -m tests.benchmarks.bench_simulate [--scans 12] [--seed 0] [--json] [--picture simulated.png]
+    python -m tests.benchmarks.bench_simulate [--scans 12] [--seed 0] [--json] [--picture docs/simulator.png]
 
 Real statistics are means over the scans in SCANS_DIR (class shares: over all of SemanticKITTI, from its label map);
 simulated ones are means over scans of different streets. Voxels and pillars are those of the 480x360x32 grid.
@@ -25,27 +25,51 @@ from common.polar_grid import PolarGrid, voxelise
 from common.scan_batch import pillars_of
 from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences, read_points, read_raw_labels
 from common.simulate.dataset import SimulationSettings, simulate_scan, street_of
+from tests.benchmarks.simulate_picture import Compared, draw
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 LABEL_MAP = REPOSITORY / "configs/datasets/semantic_kitti.yaml"
 RANGES = (0, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 80)
-ELEVATIONS = tuple(range(-26, 6, 2))
+COUNTS = (1, 2, 3, 5, 9, 17, 33, 65)
+"""Where the bins of points per voxel and per pillar begin; the last one is open."""
+
+RINGS = 64
 
 
-def statistics_of(points: np.ndarray) -> dict[str, Any]:
-    """Numbers of points, voxels and pillars, and shares of the points by range and by elevation."""
-    voxels = voxelise(points, PolarGrid.named("polarnet")).voxels
+def statistics_of(points: np.ndarray, ring: np.ndarray) -> dict[str, Any]:
+    """Numbers of points, voxels and pillars, and shares of them by range, ring and number of points."""
+    scan = voxelise(points, PolarGrid.named("polarnet"))
+    pillars, pillar_of_voxel = pillars_of(scan.voxels)
+    in_voxel = np.bincount(scan.point_voxel)
+    in_pillar = np.bincount(pillar_of_voxel, in_voxel).astype(int)
     ranges = np.linalg.norm(points[:, :3], axis=1)
-    elevations = np.degrees(np.arcsin(points[:, 2] / ranges))
     return {
         "points": len(points),
-        "voxels": len(voxels),
-        "pillars": len(pillars_of(voxels)[0]),
-        "points_per_voxel": len(points) / len(voxels),
+        "voxels": len(scan.voxels),
+        "pillars": len(pillars),
+        "points_per_voxel": len(points) / len(scan.voxels),
+        "points_per_pillar": len(points) / len(pillars),
         "remission": float(np.median(points[:, 3])),
         "range_shares": np.histogram(ranges, RANGES)[0] / len(points),
-        "elevation_shares": np.histogram(elevations, ELEVATIONS)[0] / len(points),
+        "ring_points": np.bincount(ring, minlength=RINGS)[:RINGS],
+        "voxel_shares": _histogram(in_voxel),
+        "pillar_shares": _histogram(in_pillar),
     }
+
+
+def _histogram(counts: np.ndarray) -> np.ndarray:
+    return np.histogram(counts, (*COUNTS, np.inf))[0] / len(counts)
+
+
+def rings_of(points: np.ndarray) -> np.ndarray:
+    """Which beam saw each point of a real scan, int [N]: beams follow each other, each once around from straight ahead.
+
+    The few points before a beam's first whole turn count with the first one.
+    """
+    azimuth = np.arctan2(points[:, 1], points[:, 0])
+    begins = np.flatnonzero((azimuth[:-1] < 0) & (azimuth[1:] >= 0) & (points[1:, 0] > 0)) + 1
+    begins = begins[np.diff(begins, prepend=-100) >= 100]
+    return np.searchsorted(begins, np.arange(len(points)), side="right") - (begins[0] < 100)
 
 
 def mean_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,7 +88,7 @@ def simulated(settings: SimulationSettings, label_map: LabelMap) -> tuple[dict[s
         scan = simulate_scan(settings, ScanId(sequence, f"{7 * number % count:06d}"))
         seconds.append(time.process_time() - start)
         classes = label_map.to_training(scan.raw_labels)
-        rows.append(statistics_of(scan.points))
+        rows.append(statistics_of(scan.points, scan.beam))
         shares += np.bincount(classes, minlength=len(shares)) / len(classes) / len(settings.scans)
         clouds.append(np.column_stack((scan.points, classes)))
     table = mean_of(rows) | {"class_shares": shares.tolist()}
@@ -77,84 +101,43 @@ def real(label_map: LabelMap) -> tuple[dict[str, Any], list[np.ndarray]]:
     rows, clouds = [], []
     for scan in list_scans(root, present_sequences(root)):
         points = read_points(root, scan)
-        rows.append(statistics_of(points))
+        rows.append(statistics_of(points, rings_of(points)))
         if has_labels(root, scan):
             classes = label_map.to_training(read_raw_labels(root, scan, len(points)))
             clouds.append(np.column_stack((points, classes)))
     return mean_of(rows) | {"class_shares": label_map.class_shares().tolist()}, clouds
 
 
-def table_lines(real_table: dict[str, Any], simulated_table: dict[str, Any], names: list[str]) -> list[str]:
-    """Both side by side."""
-    lines = [f"{'':24}{'real':>10}{'simulated':>12}"]
-    for key in ("points", "voxels", "pillars", "points_per_voxel", "remission"):
-        digits = 2 if real_table[key] < 100 else 0
-        lines.append(f"{key:24}{real_table[key]:10.{digits}f}{simulated_table[key]:12.{digits}f}")
-    labelled = {
-        "range_shares": [f"range {low}-{high} m" for low, high in pairwise(RANGES)],
-        "elevation_shares": [f"beams {low}..{high} deg" for low, high in pairwise(ELEVATIONS)],
-        "class_shares": names,
+def labels_of(label_map: LabelMap) -> dict[str, list[str]]:
+    """Names of the bins of each histogram."""
+    counts = [f"{low}-{high - 1}" if high - low > 1 else f"{low}" for low, high in pairwise(COUNTS)]
+    return {
+        "range_shares": [f"{low}-{high} m" for low, high in pairwise(RANGES)],
+        "voxel_shares": [*counts, f"{COUNTS[-1]}+"],
+        "pillar_shares": [*counts, f"{COUNTS[-1]}+"],
+        "class_shares": label_map.names,
     }
-    for key, labels in labelled.items():
+
+
+def table_lines(compared: Compared) -> list[str]:
+    """Both side by side; rings in groups of eight, from the highest beam down."""
+    real_table, simulated_table = compared.real, compared.simulated
+    lines = [f"{'':28}{'real':>10}{'simulated':>12}"]
+    for key in ("points", "voxels", "pillars", "points_per_voxel", "points_per_pillar", "remission"):
+        digits = 2 if real_table[key] < 100 else 0
+        lines.append(f"{key.replace('_', ' '):28}{real_table[key]:10.{digits}f}{simulated_table[key]:12.{digits}f}")
+    for first in range(0, RINGS, 8):
+        one, other = (np.mean(table["ring_points"][first : first + 8]) for table in (real_table, simulated_table))
+        lines.append(f"{f'points per ring, {first}-{first + 7}':28}{one:10.0f}{other:12.0f}")
+    titles = {
+        "range_shares": "points at ",
+        "voxel_shares": "voxels of points: ",
+        "pillar_shares": "pillars of points: ",
+    }
+    for key, labels in compared.labels.items():
         for label, one, other in zip(labels, real_table[key], simulated_table[key], strict=True):
-            lines.append(f"{label:24}{100 * one:9.2f}%{100 * other:11.2f}%")
+            lines.append(f"{titles.get(key, '') + label:28}{100 * one:9.3f}%{100 * other:11.3f}%")
     return lines
-
-
-def draw(
-    path: Path,
-    tables: tuple[dict[str, Any], dict[str, Any]],
-    clouds: tuple[list[np.ndarray], list[np.ndarray]],
-    label_map: LabelMap,
-) -> None:
-    """One picture: a real and three simulated scans from above and as range images, and the statistics as bars."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = np.array([info.colour for info in label_map.classes]) / 255
-    colours[0] = 0.5
-    shown = [*clouds[0][:1], *clouds[1][:3]]
-    titles = ["real"] * len(clouds[0][:1]) + ["simulated"] * len(clouds[1][:3])
-    figure = plt.figure(figsize=(5 * len(shown), 14))
-    layout = figure.add_gridspec(3 + len(shown), len(shown), height_ratios=[5, *[1] * len(shown), 2.2, 2.2])
-    for column, (cloud, title) in enumerate(zip(shown, titles, strict=True)):
-        axis = figure.add_subplot(layout[0, column], facecolor="black", xlim=(-40, 40), ylim=(-40, 40), aspect="equal")
-        cloud = cloud[np.argsort(cloud[:, 2])]
-        axis.scatter(cloud[:, 0], cloud[:, 1], s=0.2, c=colours[cloud[:, 4].astype(int)], linewidths=0)
-        axis.set(title=title, xticks=[], yticks=[])
-        axis = figure.add_subplot(layout[1 + column, :], xticks=[], yticks=[], ylabel=title)
-        axis.imshow(_range_image(cloud, colours), aspect="auto")
-    row = 1 + len(shown)
-    places = [(layout[row, :2], "range_shares", [f"{low} m" for low in RANGES[:-1]]),
-              (layout[row, 2:], "elevation_shares", [f"{low}°" for low in ELEVATIONS[:-1]]),
-              (layout[row + 1, :], "class_shares", label_map.names)]  # fmt: skip
-    for place, key, labels in places:
-        axis = figure.add_subplot(place)
-        x = np.arange(len(labels))
-        for shift, table, name in ((-0.2, tables[0], "real"), (0.2, tables[1], "simulated")):
-            axis.bar(x + shift, 100 * np.array(table[key]), 0.4, label=name)
-        axis.set_xticks(x, labels, rotation=25, ha="right")
-        axis.set_ylabel("% of points")
-        axis.legend()
-        if key == "class_shares":
-            axis.set_yscale("log")
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-
-
-def _range_image(cloud: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Classes by elevation and azimuth, nearest points on top, [64, 1000, 3]."""
-    ranges = np.linalg.norm(cloud[:, :3], axis=1)
-    cloud = cloud[np.argsort(-ranges)]
-    elevation = np.degrees(np.arctan2(cloud[:, 2], np.linalg.norm(cloud[:, :2], axis=1)))
-    azimuth = np.arctan2(cloud[:, 1], cloud[:, 0])
-    image = np.zeros((64, 1000, 3))
-    row = np.clip((3 - elevation) / 28 * 64, 0, 63).astype(int)
-    column = np.clip((np.pi - azimuth) / (2 * np.pi) * 1000, 0, 999).astype(int)
-    image[row, column] = colours[cloud[:, 4].astype(int)]
-    return image
 
 
 @click.command()
@@ -168,16 +151,18 @@ def main(scans: int, seed: int, as_json: bool, picture: Path | None) -> None:
     settings = SimulationSettings(seed=seed, scans={f"{number:02d}": 20 for number in range(scans)})
     simulated_table, simulated_clouds = simulated(settings, label_map)
     real_table, real_clouds = real(label_map)
+    compared = Compared(real_table, simulated_table, labels_of(label_map))
     if as_json:
         click.echo(json.dumps({"real": real_table, "simulated": simulated_table}))
     else:
-        click.echo("\n".join(table_lines(real_table, simulated_table, label_map.names)))
+        click.echo("\n".join(table_lines(compared)))
         click.echo(
             f"processor seconds per scan, one core: median {simulated_table['seconds_median']:.2f}, "
             f"worst {simulated_table['seconds_worst']:.2f} of {scans}"
         )
     if picture is not None:
-        draw(picture, (real_table, simulated_table), (real_clouds, simulated_clouds), label_map)
+        draw(picture, compared, real_clouds[:1], simulated_clouds[:3], label_map)
+        click.echo(f"picture: {picture}", err=True)
 
 
 if __name__ == "__main__":
