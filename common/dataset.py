@@ -1,6 +1,6 @@
 """Which scans a run works on, and a scan with its labels on a grid."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -91,3 +91,10 @@ def read_scan(root: Path, scan: ScanId, label_map: LabelMap) -> LabelledScan:
 def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:
     """The scan as seen in a view, on the grid."""
     return voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+
+
+def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:
+    """The scans of an epoch in random order, in batches; the last one may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(scans))
+    shuffled = [scans[row] for row in order]
+    return [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+PUBLISHED_WIDTH = 64
+"""Channels of the published U-Net's first block; all others are multiples of it."""
+
 STUDENT_LAYERS = {"x2": 128, "x4": 512, "x_up5": 256, "x_up3": 64, "x_up2": 64}
-"""Channels of the layers that a teacher can be compared with, by their name in the published code."""
+"""Channels of the layers that a teacher can be compared with, at the published width, by their published names."""
 
 DROPPED_BLOCK = 7
 
@@ -147,21 +150,27 @@ class PillarClassifier(nn.Module):
         return functional.linear(pillars, self.conv.weight.flatten(1), self.conv.bias)
 
 
-class BirdsEyeUNet(nn.Module):
-    """U-Net over the pillar map: encoder 64, 128, 256, 512, 512 and decoder 256, 128, 64, 64 channels."""
+def student_layers(width: int) -> dict[str, int]:
+    """Channels of the layers of `STUDENT_LAYERS` in a U-Net whose first block has `width` channels."""
+    return {name: channels // PUBLISHED_WIDTH * width for name, channels in STUDENT_LAYERS.items()}
 
-    def __init__(self, channels_in: int, channels_out: int, dropblock: float) -> None:
+
+class BirdsEyeUNet(nn.Module):
+    """U-Net over the pillar map: encoder w, 2w, 4w, 8w, 8w and decoder 4w, 2w, w, w channels for a width w of 64."""
+
+    def __init__(self, channels_in: int, channels_out: int, dropblock: float, width: int = PUBLISHED_WIDTH) -> None:
         super().__init__()
-        self.inc = InputBlock(channels_in, 64)
-        self.down1 = DownBlock(64, 128)
-        self.down2 = DownBlock(128, 256)
-        self.down3 = DownBlock(256, 512)
-        self.down4 = DownBlock(512, 512)
-        self.up1 = UpBlock(1024, 256, dropblock)
-        self.up2 = UpBlock(512, 128, dropblock)
-        self.up3 = UpBlock(256, 64, dropblock)
-        self.up4 = UpBlock(128, 64, dropblock)
-        self.outc = PillarClassifier(64, channels_out)
+        w = width
+        self.inc = InputBlock(channels_in, w)
+        self.down1 = DownBlock(w, 2 * w)
+        self.down2 = DownBlock(2 * w, 4 * w)
+        self.down3 = DownBlock(4 * w, 8 * w)
+        self.down4 = DownBlock(8 * w, 8 * w)
+        self.up1 = UpBlock(16 * w, 4 * w, dropblock)
+        self.up2 = UpBlock(8 * w, 2 * w, dropblock)
+        self.up3 = UpBlock(4 * w, w, dropblock)
+        self.up4 = UpBlock(2 * w, w, dropblock)
+        self.outc = PillarClassifier(w, channels_out)
 
     def forward(self, pillar_map: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pillar map [B, C, R, P] to the layers of `STUDENT_LAYERS`; the classifier `outc` is left to the caller."""

@@ -69,6 +69,7 @@ class Distillation(nn.Module):
         support: voxels of the logit term, `occupied` or `dense`.
         logit_scale: factor on both logits before the softmax.
         logit_threshold: voxels whose divergence is not above it do not count; None counts all.
+        student_channels: channels of each student layer, by name.
 
     Raises:
         SettingsError: a term or support is unknown, or the teacher's targets lack a layer that a term needs.
@@ -84,6 +85,7 @@ class Distillation(nn.Module):
         support: str = "occupied",
         logit_scale: float = LOGIT_SCALE,
         logit_threshold: float | None = LOGIT_THRESHOLD,
+        student_channels: Mapping[str, int] = STUDENT_LAYERS,
     ) -> None:
         super().__init__()
         refuse_unknown(weights, DEFAULT_WEIGHTS, "distillation term")
@@ -101,7 +103,7 @@ class Distillation(nn.Module):
                 f"{', '.join(teacher_channels) or 'none'}); dump these layers, or set the weight of the term to 0"
             )
         self.adapters = nn.ModuleDict(
-            {teacher: Adapter(teacher_channels[teacher], STUDENT_LAYERS[student]) for teacher, student in pairs.items()}
+            {name: Adapter(teacher_channels[name], student_channels[student]) for name, student in pairs.items()}
         )
         self.weights = {term: float(weights[term]) for term in self.terms}
         self.support, self.logit_scale, self.logit_threshold = support, logit_scale, logit_threshold

@@ -140,6 +140,7 @@ def new_student(settings: ExperimentSettings, label_map: LabelMap) -> PolarNet:
         compressed_channels=settings.student.compressed_channels,
         max_points_per_pillar=settings.student.max_points_per_pillar,
         dropblock=settings.student.dropblock,
+        width=settings.student.width,
     )
 
 
@@ -161,6 +162,7 @@ def new_state(
         terms.support,
         terms.logit_scale,
         terms.logit_threshold,
+        student.layers,
     ).to(device)
     parameters = [*student.parameters(), *distillation.parameters()]
     optimiser = torch.optim.Adam(

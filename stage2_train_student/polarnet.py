@@ -17,7 +17,7 @@ from common.errors import SettingsError
 from common.polar_grid import POINT_FEATURES
 from common.scan_batch import ScanBatch
 from common.scatter import segment_max
-from stage2_train_student.birds_eye_unet import BirdsEyeModel, BirdsEyeUNet
+from stage2_train_student.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
 from stage2_train_student.point_pooling import pooled_linear
 
 SMALLEST_MAP = 16
@@ -51,6 +51,7 @@ class PolarNet(nn.Module):
         max_points_per_pillar: points of one pillar that count in training, chosen at random.
         dropblock: drop probability of DropBlock after each up block, 0 = off.
         dropout: drop probability before the classifier; acts only when DropBlock is off.
+        width: channels of the U-Net's first block.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class PolarNet(nn.Module):
         max_points_per_pillar: int = 256,
         dropblock: float = 0.5,
         dropout: float = 0.5,
+        width: int = PUBLISHED_WIDTH,
     ) -> None:
         super().__init__()
         self.height_bins = height_bins
@@ -76,7 +78,8 @@ class PolarNet(nn.Module):
             nn.Linear(256, point_channels),
         )
         self.fea_compression = nn.Sequential(nn.Linear(point_channels, compressed_channels), nn.ReLU(inplace=True))
-        self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock))
+        self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock, width))
+        self.layers = student_layers(width)
 
     def forward(self, batch: ScanBatch) -> StudentOutputs:
         """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.

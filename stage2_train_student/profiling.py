@@ -12,6 +12,7 @@ import click
 import torch
 
 from common.config import load_settings
+from common.dataset import epoch_order
 from common.devices import select_device
 from common.label_map import load_label_map
 from common.segmentation_loss import segmentation_terms
@@ -21,7 +22,7 @@ from stage2_train_student.experiment import OnlineTargets, choose_scans, new_sta
 from stage2_train_student.precision import autocast, in_float32
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import targets_of
-from stage2_train_student.student_data import StudentBatch, StudentData, epoch_order
+from stage2_train_student.student_data import StudentBatch, StudentData
 from stage2_train_student.training_state import TrainingState
 
 Result = TypeVar("Result")

@@ -8,11 +8,12 @@ from common.checkpoint import load_state_dict_file
 from common.config import load_settings
 from common.errors import CheckpointError
 from common.label_map import LabelMap, load_label_map
+from common.recorder import SETTINGS_FILE
+from common.resuming import load_strictly
 from stage2_train_student.experiment import new_student
 from stage2_train_student.polarnet import PolarNet
-from stage2_train_student.recorder import SETTINGS_FILE
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT, load_strictly
+from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
 
 
 def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[PolarNet, LabelMap]:

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 
 from common.config import Settings
 from common.dataset import GridSettings
+from common.schedule import ScheduleSettings
 from common.view import ViewPolicy
+from stage2_train_student.birds_eye_unet import PUBLISHED_WIDTH
 from stage2_train_student.distillation import LOGIT_SCALE, LOGIT_THRESHOLD, LWD_PAIR, VPD_PAIRS
 
 
@@ -19,12 +21,14 @@ class StudentSettings(Settings):
         compressed_channels: channels of the pillar map.
         max_points_per_pillar: points of one pillar that count in training.
         dropblock: drop probability of DropBlock, 0 = off.
+        width: channels of the U-Net's first block; all others are multiples of it.
     """
 
     point_channels: int = Field(512, ge=1)
     compressed_channels: int = Field(32, ge=1)
     max_points_per_pillar: int = Field(256, ge=1)
     dropblock: float = Field(0.5, ge=0, lt=1)
+    width: int = Field(PUBLISHED_WIDTH, ge=1)
 
 
 class DistillationSettings(Settings):
@@ -68,29 +72,6 @@ class AugmentationSettings(Settings):
 
     count: int | None = Field(None, ge=1)
     policy: ViewPolicy = ViewPolicy()
-
-
-class ScheduleSettings(Settings):
-    """How the learning rate changes over the run, see `schedule.learning_rate_factor`.
-
-    Attributes:
-        kind: `constant`; `cosine`, down to `final`; `one_cycle`, up over the warm-up and down to `final` again, both
-            along a half cosine.
-        warm_up: steps over which the learning rate rises; 0 for none.
-        first: learning rate of the first step of a warm-up, as a factor on `optimiser.learning_rate`.
-        final: learning rate at the end of the last epoch, likewise; a constant schedule has no use for it.
-    """
-
-    kind: Literal["constant", "cosine", "one_cycle"] = "constant"
-    warm_up: int = Field(0, ge=0)
-    first: float = Field(0.04, ge=0, le=1)
-    final: float = Field(0.0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ScheduleSettings":
-        if self.kind == "one_cycle" and not self.warm_up:
-            raise ValueError("one_cycle rises before it falls; give warm_up, the number of steps that it rises")
-        return self
 
 
 class OptimiserSettings(Settings):

@@ -7,6 +7,7 @@ import torch
 
 from common.errors import TrainingError
 from common.scan_batch import ScanBatch
+from common.schedule import learning_rate_factor
 from common.segmentation_loss import segmentation_terms
 from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.averaging import decay_at, update_average
@@ -14,7 +15,6 @@ from stage2_train_student.distillation import Distillation
 from stage2_train_student.experiment import OnlineTargets
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import autocast, in_float32
-from stage2_train_student.schedule import learning_rate_factor
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentBatch
 from stage2_train_student.training_state import TrainingState

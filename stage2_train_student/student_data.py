@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.dataset import read_scan, voxelise_view
+from common.dataset import epoch_order, read_scan, voxelise_view
 from common.errors import StoreError
 from common.label_map import LabelMap
 from common.overlap import started_ahead
@@ -135,10 +135,3 @@ def choose_view(count: int, seed: int, scan: ScanId, epoch: int) -> int:
     if count == 1:
         return 0
     return int(np.random.default_rng([seed, zlib.crc32(str(scan).encode()), epoch]).integers(count))
-
-
-def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:
-    """The scans of an epoch in random order, in batches; the last one may be smaller."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(scans))
-    shuffled = [scans[row] for row in order]
-    return [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]

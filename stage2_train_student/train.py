@@ -9,8 +9,10 @@ import torch
 from tqdm import tqdm
 
 from common.checkpoint import save_checkpoint
+from common.dataset import epoch_order
 from common.errors import TrainingError
 from common.label_map import load_label_map
+from common.recorder import Recorder
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store.local_copy import CopySettings
@@ -23,10 +25,9 @@ from stage2_train_student.experiment import (
     start_or_resume,
     student_data,
 )
-from stage2_train_student.recorder import Recorder
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, train_step
-from stage2_train_student.student_data import StudentBatch, StudentData, epoch_order
+from stage2_train_student.student_data import StudentBatch, StudentData
 from stage2_train_student.training_state import BEST_STUDENT, TrainingState, published_student
 
 NON_FINITE_BATCH = "non_finite_batch"

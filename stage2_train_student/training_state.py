@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from common.checkpoint import check_same_names, check_same_shapes, load_checkpoint, save_checkpoint
+from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import CheckpointError
+from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.settings import ExperimentSettings
@@ -84,7 +85,7 @@ class TrainingState:
         path = folder / STATE_FILE
         content = load_checkpoint(path)
         try:
-            check_same_experiment(path, content["settings"], settings)
+            check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change(settings))
             check_same_targets(path, content["targets_hash"], self.targets_hash)
             load_strictly(path, self.student, content["student"], "the student")
             load_strictly(path, self.distillation, content["distillation"], "the distillation adapters")
@@ -99,22 +100,9 @@ class TrainingState:
             raise CheckpointError(f"{path}: not a training state of this program ({error!r}).") from error
 
 
-def check_same_experiment(path: Path, stored: dict[str, Any], settings: ExperimentSettings) -> None:
-    """Refuse to continue another experiment.
-
-    Raises:
-        CheckpointError: lists each setting that differs.
-    """
-    current = settings.model_dump(mode="json")
-    fixed = set(current) - MAY_CHANGE
-    if settings.optimiser.schedule.kind != "constant":
-        fixed.add("epochs")
-    names = [name for name in current if name in fixed and stored.get(name) != current[name]]
-    if names:
-        lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
-        raise CheckpointError(
-            f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
-        )
+def may_change(settings: ExperimentSettings) -> set[str]:
+    """Settings that a resumed run may change."""
+    return MAY_CHANGE if settings.optimiser.schedule.kind == "constant" else MAY_CHANGE - {"epochs"}
 
 
 def check_same_targets(path: Path, stored: str | None, current: str | None) -> None:
@@ -130,31 +118,6 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
         )
 
 
-def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Load weights that match in every name and shape.
-
-    Raises:
-        CheckpointError: names what does not match.
-    """
-    expected = module.state_dict()
-    check_same_names(str(path), weights, expected, what)
-    check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
-    module.load_state_dict(weights, strict=True)
-
-
 def published_student(student: PolarNet) -> dict[str, torch.Tensor]:
     """The student's weights as published PolarNet checkpoints hold them: a plain, contiguous state dict on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
-
-
-def random_state() -> dict[str, Any]:
-    """State of PyTorch's generators; NumPy's are made anew from the seed for every use and have none."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

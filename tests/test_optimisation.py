@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from common.recorder import read_metrics
 from common.scatter import segment_max
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
@@ -14,7 +15,6 @@ from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.averaging import averaged_copy, decay_at, update_average
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.polarnet import PolarNet, without_running_statistics
-from stage2_train_student.recorder import read_metrics
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, losses, targets_of, train_step
 from stage2_train_student.student_data import StudentBatch

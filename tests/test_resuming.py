@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from common.checkpoint import load_checkpoint
-from common.dataset import select_scans
+from common.dataset import epoch_order, select_scans
 from common.errors import TrainingError
 from common.label_map import load_label_map
+from common.recorder import read_metrics
 from common.semantic_kitti import ScanId
 from common.target_store import StoreIdentity, TargetStore
 from stage2_train_student import step as step_module
 from stage2_train_student import train as train_module
 from stage2_train_student.experiment import TargetSource, new_state, student_data
-from stage2_train_student.recorder import read_metrics
 from stage2_train_student.step import train_step
-from stage2_train_student.student_data import choose_view, epoch_order
+from stage2_train_student.student_data import choose_view
 from tests.reduced import (
     FULL_LAYERS,
     STREET_GRID,

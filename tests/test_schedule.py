@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from stage2_train_student.schedule import learning_rate_factor
-from stage2_train_student.settings import ScheduleSettings
+from common.schedule import ScheduleSettings, learning_rate_factor
 
 
 def factors(steps: int, **settings) -> list[float]:

@@ -9,16 +9,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.dataset import select_scans
+from common.dataset import epoch_order, select_scans
 from common.label_map import load_label_map
+from common.recorder import read_metrics
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage1_dump_teacher.online import online_teacher
 from stage2_train_student.experiment import TargetSource, new_state, student_data
-from stage2_train_student.recorder import read_metrics
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import losses, targets_of
-from stage2_train_student.student_data import StudentData, choose_view, epoch_order
+from stage2_train_student.student_data import StudentData, choose_view
 from tests.golden.golden_files import scans_folder
 from tests.reduced import (
     REAL_GRID,

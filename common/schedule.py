@@ -1,8 +1,34 @@
 """How the learning rate changes over a run: a function of the step alone, so resuming needs no state for it."""
 
 import math
+from typing import Literal
 
-from stage2_train_student.settings import ScheduleSettings
+from pydantic import Field, model_validator
+
+from common.config import Settings
+
+
+class ScheduleSettings(Settings):
+    """How the learning rate changes over the run, see `schedule.learning_rate_factor`.
+
+    Attributes:
+        kind: `constant`; `cosine`, down to `final`; `one_cycle`, up over the warm-up and down to `final` again, both
+            along a half cosine.
+        warm_up: steps over which the learning rate rises; 0 for none.
+        first: learning rate of the first step of a warm-up, as a factor on `optimiser.learning_rate`.
+        final: learning rate at the end of the last epoch, likewise; a constant schedule has no use for it.
+    """
+
+    kind: Literal["constant", "cosine", "one_cycle"] = "constant"
+    warm_up: int = Field(0, ge=0)
+    first: float = Field(0.04, ge=0, le=1)
+    final: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ScheduleSettings":
+        if self.kind == "one_cycle" and not self.warm_up:
+            raise ValueError("one_cycle rises before it falls; give warm_up, the number of steps that it rises")
+        return self
 
 
 def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> float:

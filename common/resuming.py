@@ -1,0 +1,54 @@
+"""What every training run needs to go on where it stopped: strict weights, the same settings, random states."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.checkpoint import check_same_names, check_same_shapes
+from common.errors import CheckpointError
+
+
+def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, Any], may_change: set[str]) -> None:
+    """Refuse to continue a run with settings that make it another one.
+
+    Args:
+        path: of the state, for the message.
+        stored: settings of the run, as they go into JSON.
+        current: settings now, likewise.
+        may_change: names that a resumed run may change.
+
+    Raises:
+        CheckpointError: lists each setting that differs.
+    """
+    names = [name for name in current if name not in may_change and stored.get(name) != current[name]]
+    if names:
+        lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
+        raise CheckpointError(
+            f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
+        )
+
+
+def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
+    """Load weights that match in every name and shape.
+
+    Raises:
+        CheckpointError: names what does not match.
+    """
+    expected = module.state_dict()
+    check_same_names(str(path), weights, expected, what)
+    check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
+    module.load_state_dict(weights, strict=True)
+
+
+def random_state() -> dict[str, Any]:
+    """State of PyTorch's generators; NumPy's are made anew from the seed for every use and have none."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
