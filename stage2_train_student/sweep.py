@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from signal import SIGTERM
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from tqdm import tqdm
 
@@ -183,7 +183,7 @@ def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, thre
     with (
         StopRequest() as stop,
         ended_at_last() as children,
-        tqdm(total=len(runs), initial=len(outcomes), unit="run", desc="sweep") as bar,
+        progress_bar(len(runs), len(outcomes)) as bar,
     ):
         while children or (waiting and not stop):
             while waiting and len(children) < jobs and not stop:
@@ -201,9 +201,16 @@ def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, thre
                 children.remove(child)
                 outcomes.append(outcome_of(child))
                 bar.update()
-            bar.set_postfix_str("; ".join(progress(child.run) for child in children))
+            bar.set_postfix_str("; ".join(progress(child.run) for child in children), refresh=False)
+            bar.update(0)
             time.sleep(POLL_SECONDS)
     return outcomes
+
+
+def progress_bar(runs: int, finished: int) -> "tqdm[NoReturn]":
+    """A bar over runs, redrawn each second; in a log less often."""
+    interval = 1 if sys.stderr.isatty() else LOG_SECONDS
+    return tqdm(total=runs, initial=finished, unit="run", desc="sweep", smoothing=0, mininterval=interval, miniters=0)
 
 
 def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stage2_train_student import sweep as sweep_module
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.finished_run import read_finished
 from tests.reduced import (
+    DATASET,
     STREET_GRID,
     command,
     experiment_file,
@@ -148,6 +150,27 @@ def test_runs_that_fail_are_named_with_their_logs_and_the_others_go_on(streets, 
     assert "broken/seed0: exit status 1:" in message
     assert str(log) in message
     assert re.search(r"sequence.* 05", log.read_text())
+
+
+@pytest.mark.parametrize("patience", ["", "trap '' TERM; "])
+def test_no_run_outlives_its_sweep(tmp_path, monkeypatch, patience):
+    """Whether it ends when told to, or would not."""
+    monkeypatch.setattr(sweep_module, "SECONDS_TO_STOP", 0.3)
+    [run] = sweep_module.plan_runs([str(experiment_file("baseline"))], [0], tmp_path, [f"dataset={DATASET}"])
+    process = subprocess.Popen(
+        ["sh", "-c", f"{patience}echo ready; while :; do sleep 0.01; done"], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+
+    def sweep_that_ends_at_once():
+        with sweep_module.ended_at_last() as children:
+            children.append(sweep_module.Child(run, process))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep_that_ends_at_once()
+    process.stdout.close()
+    assert process.returncode == (-signal.SIGKILL if patience else -signal.SIGTERM)
 
 
 def test_a_run_that_goes_on_is_finished_only_at_its_new_end(streets, street_cache, runs):
