@@ -12,6 +12,7 @@ from stage2_train_student.command_options import data_option, device_option, exp
 from stage2_train_student.evaluation_commands import EVALUATION_COMMANDS
 from stage2_train_student.profiling import profile
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.sweep_command import sweep
 from stage2_train_student.train import run as run_training
 from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
 
@@ -87,6 +88,7 @@ def train(
 for extra in EVALUATION_COMMANDS:
     main.add_command(extra)
 main.add_command(profile)
+main.add_command(sweep)
 
 
 if __name__ == "__main__":

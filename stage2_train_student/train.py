@@ -25,6 +25,7 @@ from stage2_train_student.experiment import (
     start_or_resume,
     student_data,
 )
+from stage2_train_student.finished_run import forget_finished, write_finished
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, train_step
 from stage2_train_student.student_data import StudentBatch, StudentData
@@ -63,6 +64,7 @@ def run(
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, device)
     start_or_resume(state, settings, folder, resume)
+    forget_finished(folder)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
     with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
         while state.epoch < settings.epochs and not (stop or reached(state, settings) or no_better(state, settings)):
@@ -74,6 +76,8 @@ def run(
         tqdm.write(
             f"stopped: {state.validations_since_best} validations without a better mIoU (setting early_stopping)"
         )
+    if state.epoch >= settings.epochs or reached(state, settings) or no_better(state, settings):
+        write_finished(folder, settings, state)
     return state
 
 
