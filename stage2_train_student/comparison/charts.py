@@ -83,12 +83,11 @@ class DotChart(NamedTuple):
     teacher: float | None
 
 
-def line_chart(title: str, curves: list[tuple[int, Curve]]) -> LineChart:
-    """Place curves, each with the index of its experiment, on common axes."""
-    steps = np.concatenate([curve.steps for _, curve in curves])
+def line_chart(title: str, curves: list[tuple[int, Curve]], last_step: int) -> LineChart:
+    """Place curves, each with the index of its experiment, on common axes that end at `last_step`."""
     values = np.concatenate([part for _, curve in curves for part in (curve.low, curve.high)])
     logarithmic = bool(values.min() > 0 and values.max() / values.min() >= LOGARITHMIC_FROM)
-    x_low, x_high = padded(float(min(steps.min(), 1)), float(steps.max()), 0.0)
+    x_low, x_high = 0.0, float(last_step)
     scaled = np.log10(values) if logarithmic else values
     y_low, y_high = padded(float(scaled.min()), float(scaled.max()), 0.05)
 

@@ -47,12 +47,11 @@ def recorded_terms(experiments: Iterable[Experiment]) -> list[str]:
     return [name for name in (*FIRST_TERMS, *middle, *LAST_TERMS) if name in names]
 
 
-def term_curve(experiment: Experiment, term: str) -> Curve | None:
-    """One term over the steps, smoothed; None where the experiment has no such term."""
+def term_curve(experiment: Experiment, term: str, width: int) -> Curve | None:
+    """One term over the steps, each point the mean of `width` steps; None where the experiment has no such term."""
     series = [pairs for run in experiment.runs if len(pairs := values_of(run.steps, term))]
     if not series:
         return None
-    width = block_width(max(int(pairs[-1, 0]) for pairs in series))
     return mean_curve(experiment.name, [block_means(pairs, width) for pairs in series])
 
 

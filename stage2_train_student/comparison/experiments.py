@@ -145,7 +145,9 @@ def differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
     with_targets = {value for value in hashes if value != "none"}
     if len(with_targets) > 1:
         rows["(made the targets)"] = hashes
-    return {name: values for name, values in rows.items() if len(set(values)) > 1}
+    above = {name[:place] for name in rows for place, letter in enumerate(name) if letter == "."}
+    # `augmentation: null` beside `augmentation.count: 4`: the settings below say it all.
+    return {name: values for name, values in rows.items() if len(set(values)) > 1 and name not in above}
 
 
 def flattened(values: dict[str, Any], above: str = "") -> dict[str, str]:

@@ -114,9 +114,7 @@ def page(comparison: Comparison) -> str:
         names=names,
         validation=validation_chart(found),
         terms=term_charts(found),
-        block=block_width(
-            max((run.steps[-1]["step"] for one in experiments for run in one.runs if run.steps), default=1)
-        ),
+        block=block_width(last_step(found)),
         settings=settings_table(names, comparison.settings),
         runs=runs_table(found),
         size={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
@@ -183,18 +181,26 @@ def validation_chart(found: list[Result]) -> LineChart | None:
     """mIoU of the validations."""
     curves = [(index, validation_curve(result.experiment)) for index, result in enumerate(found)]
     drawn = [(index, curve) for index, curve in curves if curve is not None and len(curve.steps)]
-    return line_chart("validation mIoU, %", drawn) if drawn else None
+    return line_chart("validation mIoU, %", drawn, last_step(found)) if drawn else None
 
 
 def term_charts(found: list[Result]) -> list[LineChart]:
     """One chart for each number that steps record."""
-    charts = []
+    charts, last = [], last_step(found)
     for term in recorded_terms(result.experiment for result in found):
-        curves = [(index, term_curve(result.experiment, term)) for index, result in enumerate(found)]
+        curves = [
+            (index, term_curve(result.experiment, term, block_width(last_step(found))))
+            for index, result in enumerate(found)
+        ]
         drawn = [(index, curve) for index, curve in curves if curve is not None and len(curve.steps)]
         if drawn:
-            charts.append(line_chart(term.replace("_", " "), drawn))
+            charts.append(line_chart(term.replace("_", " "), drawn, last))
     return charts
+
+
+def last_step(found: list[Result]) -> int:
+    """Of the longest run."""
+    return max((run.steps[-1]["step"] for one in found for run in one.experiment.runs if run.steps), default=1)
 
 
 def runs_table(found: list[Result]) -> Table:

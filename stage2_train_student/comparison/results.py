@@ -213,25 +213,26 @@ def verdict(found: list[Result]) -> Verdict | None:
     best = max(compared, key=lambda result: result.gain.value if result.gain else -math.inf)
     gain = best.gain
     assert gain is not None
-    name, points = best.experiment.name, f"{abs(100 * gain.value):.1f} points"
-    of_several = f", the best of {len(compared)}," if len(compared) > 1 else ""
+    name, points = best.experiment.name, f"{abs(100 * gain.value):.1f} points of mIoU"
+    who = f"{name}, the best of {len(compared)}," if len(compared) > 1 else name
+    way = "above" if gain.value >= 0 else "below"
     if gain.error is None:
-        way = "above" if gain.value >= 0 else "below"
-        sentence = (
-            f"{name}{of_several} is {points} {way} the baseline, but with one seed on either side nobody can say how "
-            "much of that is chance."
-        )
-        return Verdict(sentence, best, "unclear")
+        chance = "but without several seeds on both sides nobody can say how much of that is chance"
+        return Verdict(f"Not known: {who} is {points} {way} the baseline, {chance}.", best, "unclear")
     if not gain.clear:
-        sentence = (
-            f"No clear difference: {name}{of_several} is {points} {'above' if gain.value >= 0 else 'below'} the "
-            f"baseline, within twice the standard error of {100 * gain.error:.1f}."
-        )
-        return Verdict(sentence, best, "unclear")
+        chance = f"which is within twice the standard error of {100 * gain.error:.1f}"
+        return Verdict(f"No clear difference: {who} is {points} {way} the baseline, {chance}.", best, "unclear")
+    error = f"more than twice the standard error of {100 * gain.error:.1f}"
     if gain.value > 0:
         return Verdict(
-            f"{name}{of_several} beats the baseline by {points}, more than twice the standard error.", best, "better"
+            f"Yes: {who} is {points} above the baseline, {error}{at_what_cost(best, found)}.", best, "better"
         )
-    return Verdict(
-        f"{name}{of_several} is {points} below the baseline, more than twice the standard error.", best, "worse"
-    )
+    return Verdict(f"No: {who} is {points} below the baseline, {error}.", best, "worse")
+
+
+def at_what_cost(result: Result, found: list[Result]) -> str:
+    """The time of a step as a multiple of the baseline's, in words; empty where it is not known."""
+    baseline = next((other.seconds_per_step.mean for other in found if other.is_baseline), None)
+    if not baseline or not result.seconds_per_step.mean:
+        return ""
+    return f", at {result.seconds_per_step.mean / baseline:.2f} times the time of a step"

@@ -47,6 +47,7 @@ class Table(NamedTuple):
 
 def summary_table(results: list[Result]) -> Table:
     """One row for each experiment; columns that nobody has a value for are left out."""
+    largest = max((abs(result.gain.value) for result in results if result.gain), default=0.0) or 1.0
     columns: list[tuple[Column, Callable[[int, Result], Cell]]] = [
         (
             Column("experiment"),
@@ -59,7 +60,7 @@ def summary_table(results: list[Result]) -> Table:
         ),
         (
             Column("to the baseline", "difference of the means in points ± its standard error"),
-            lambda _, result: gain_cell(result.gain, result.is_baseline),
+            lambda _, result: gain_cell(result.gain, result.is_baseline, largest),
         ),
         (
             Column("agreement, %", "points where the student says what the teacher says"),
@@ -91,12 +92,13 @@ def class_table(results: list[Result]) -> Table:
 def class_row(name: str, cells: list[tuple[Sample, Difference | None]], gains: list[float]) -> list[Cell]:
     """Cells of a class; `gains` sets the scale of the colours."""
     largest = max((abs(gain) for gain in gains), default=0.0) or 1.0
-    highest = max((sample.mean for sample, _ in cells if sample.mean is not None), default=None)
+    means = [sample.mean for sample, _ in cells if sample.mean is not None]
+    highest = max(means, default=None)
     row = [Cell(name, name)]
     for sample, gain in cells:
         tone = "" if gain is None or gain.value == 0 else "better" if gain.value > 0 else "worse"
         strength = abs(gain.value) / largest if gain is not None else 0.0
-        best = len(cells) > 1 and sample.mean is not None and sample.mean == highest
+        best = len(cells) > 1 and sample.mean == highest and means.count(sample.mean or 0.0) == 1
         row.append(percent_cell(sample)._replace(tone=tone, strength=round(strength, 2), best=best))
     return row
 
@@ -141,13 +143,13 @@ def percent_cell(sample: Sample) -> Cell:
     return Cell(f"{100 * sample.mean:.1f}{spread}", sample.mean)
 
 
-def gain_cell(gain: Difference | None, is_baseline: bool) -> Cell:
-    """Difference and standard error in points; coloured where the difference is clear."""
+def gain_cell(gain: Difference | None, is_baseline: bool, largest: float) -> Cell:
+    """Difference and standard error in points; coloured where the difference is clear, `largest` the strongest."""
     if gain is None:
         return Cell("baseline" if is_baseline else NOTHING)
     error = "" if gain.error is None else f" {PLUS_MINUS} {100 * gain.error:.1f}"
     tone = ("better" if gain.value > 0 else "worse") if gain.clear else ""
-    return Cell(f"{100 * gain.value:+.1f}{error}", gain.value, tone, 0.6)
+    return Cell(f"{100 * gain.value:+.1f}{error}", gain.value, tone, round(abs(gain.value) / largest, 2))
 
 
 def time_cell(sample: Sample) -> Cell:
