@@ -186,7 +186,7 @@ def test_one_seed_a_small_difference_and_a_loss_are_said_to_be_so(tmp_path):
 
 
 def test_what_a_reader_must_know_is_noted(tmp_path):
-    write_run(tmp_path / "baseline", validations=5)
+    write_run(tmp_path / "baseline", gigabytes=None)
     folder = write_run(tmp_path / "full", name="full", environment=MACHINE | {"threads": 8})
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join(lines[:30]) + '\n{"kind": "tra')

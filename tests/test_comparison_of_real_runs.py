@@ -116,6 +116,13 @@ def test_pictures_show_what_the_students_predict(evaluated, streets, reduced_tea
     assert f"{100 * share:.1f} % right" in page
 
 
+def test_a_scan_without_labels_is_drawn_without_errors(evaluated, streets, tmp_path):
+    out = tmp_path / "comparison.html"
+    words = ["--data", streets, "--scan", "11/000000", "--device", "cpu"]
+    succeed(command(main, "compare", evaluated / "full", "--out", out, *words))
+    assert re.findall(r'alt="([^"]*)"', out.read_text()) == ["prediction of full on scan 11/000000"]
+
+
 def test_pictures_need_to_know_where_the_scans_are(evaluated, streets):
     assert "--data" in fail(command(main, "compare", evaluated, "--scan", str(SCAN)))
     message = fail(command(main, "compare", evaluated, "--data", streets, "--scan", "08/123456", "--device", "cpu"))

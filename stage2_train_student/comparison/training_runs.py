@@ -66,8 +66,9 @@ class TrainingRun:
             return True
         if settings.early_stopping is not None and self.validations_since_best() >= settings.early_stopping:
             return True
-        # The record of an epoch's end counts the epochs finished; without it, only the steps' own epoch is known.
-        return bool(self.costs) and self.costs[-1]["epoch"] >= settings.epochs
+        # Both count the epochs finished; a run of an older version has no costs, and not every run validates.
+        counted = (record["epoch"] for record in [*self.costs, *self.validations])
+        return max(counted, default=0) >= settings.epochs
 
     def validations_since_best(self) -> int:
         """Validations after the one of the highest mIoU."""
