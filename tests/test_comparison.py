@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_without_a_teacherless_experiment_there_is_no_difference_unless_a_baseli
     write_run(tmp_path / "full", name="full", miou=0.6)
     page = compare(tmp_path, tmp_path)
     assert "to the baseline" not in page.with_suffix(".md").read_text()
-    assert "cannot be said without a baseline" in page.read_text()
+    assert "cannot be said without the mIoU of a baseline" in page.read_text()
     rows = rows_of(compare(tmp_path, tmp_path, "--baseline", "vpd"))
     assert float(rows["full"]["miou_gain"]) == pytest.approx(0.1)
     assert rows["full"]["miou_gain_standard_error"] == ""
@@ -237,3 +238,17 @@ def test_every_class_has_a_row_and_names_are_no_markup(tmp_path):
     assert "&lt;b&gt;" in text or "b&gt; &amp; |" in text
     table = page.with_suffix(".md").read_text()
     assert all(f"| {name} | " in table for name in NAMES)
+
+
+def test_runs_that_have_hardly_begun_and_many_experiments_are_shown(tmp_path):
+    folder = write_run(tmp_path / "runs/baseline")
+    (folder / "metrics.jsonl").write_text("")
+    page = compare(tmp_path, tmp_path / "runs")
+    assert "No run has been validated or evaluated yet" in page.read_text()
+    assert rows_of(page)["baseline"]["miou_mean"] == ""
+    for number in range(9):
+        write_run(tmp_path / f"runs/rate{number}", f"optimiser.learning_rate={1e-3 + number}", name="full")
+    page = compare(tmp_path, tmp_path / "runs")
+    assert len(rows_of(page)) == 10
+    assert len(set(re.findall(r'<svg class="swatch ([^"]*)"', page.read_text()))) == 10
+    assert "rate0 is the best of 9" in page.read_text()

@@ -140,7 +140,7 @@ def sentence_without_baseline(found: list[Result]) -> str:
     best = max(scored, key=lambda result: result.miou.mean or 0.0)
     return (
         f"{best.experiment.name} is the best of {len(scored)} with an mIoU of {100 * (best.miou.mean or 0):.1f} %. "
-        "Whether distillation helped cannot be said without a baseline: an experiment without a teacher."
+        "Whether distillation helped cannot be said without the mIoU of a baseline, an experiment without a teacher."
     )
 
 
