@@ -56,8 +56,10 @@ def test_a_run_records_its_time_and_peak_memory_over_interruptions(trained):
     assert [(record["step"], record["epoch"]) for record in costs] == [(1, 1), (2, 2)]
     steps = read_metrics(trained / "baseline", "train")
     assert all(cost["seconds"] > step["seconds"] for cost, step in zip(costs, steps, strict=True))
-    largest = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert 1e8 < costs[0]["peak_memory_bytes"] <= costs[1]["peak_memory_bytes"] <= peak_memory(CPU) <= largest
+    peaks = [record["peak_memory_bytes"] for record in costs]
+    now, largest = peak_memory(CPU), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The kernel counts pages of each thread in batches, so that its two peaks differ a little.
+    assert 1e8 < peaks[0] <= 1.02 * peaks[1] <= 1.04 * now <= 1.1 * largest, (peaks, now, largest)
     assert costs[0]["targets_hash"] is None
     [record] = read_metrics(trained / "full", "run")
     assert record["targets_hash"] == saved(trained / "full")["targets_hash"]
