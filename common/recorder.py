@@ -39,7 +39,7 @@ class Recorder:
         self._board.close()
 
     def record(self, kind: str, step: int, values: dict[str, float], **more: Any) -> None:
-        """Write numbers of one `kind` (`train`, `validation`) at a step; `more` goes to the JSON line only."""
+        """Write numbers of one `kind` (`train`, `validation`, `run`) at a step; `more` goes to the JSON line only."""
         self._lines.write(json.dumps({"kind": kind, "step": step, **more, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():

@@ -9,6 +9,8 @@ from common.devices import select_device
 from common.memory import keep_freed_memory
 from common.target_store.local_copy import CopySettings
 from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
+from stage2_train_student.comparison.command import compare
+from stage2_train_student.demo import demo
 from stage2_train_student.evaluation_commands import EVALUATION_COMMANDS
 from stage2_train_student.profiling import profile
 from stage2_train_student.settings import ExperimentSettings
@@ -88,7 +90,9 @@ def train(
 for extra in EVALUATION_COMMANDS:
     main.add_command(extra)
 main.add_command(profile)
+main.add_command(demo)
 main.add_command(sweep)
+main.add_command(compare)
 
 
 if __name__ == "__main__":

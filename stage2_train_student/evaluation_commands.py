@@ -29,6 +29,7 @@ from stage2_train_student.evaluate import (
     teacher_logits,
     write_report,
 )
+from stage2_train_student.evaluation_file import file_hash, scans_hash, write_evaluation
 from stage2_train_student.runs import load_student
 from stage2_train_student.submission import write_predictions
 from stage2_train_student.test_time import predictions
@@ -62,7 +63,8 @@ def evaluate(
 ) -> None:
     """IoU of every class and their mean, over all points of a split and by distance from the sensor.
 
-    The numbers are also written beside the weights, as evaluation_<split>.json, with the confusion matrix.
+    The numbers are also written beside the weights, as evaluation_<split>.json, with the confusion matrix. Those of a
+    --run are kept in its evaluation.json as well, where compare finds them.
 
     \b
     Examples:
@@ -86,7 +88,8 @@ def evaluate(
     other = None if agreement is None else teacher_logits(agreement, label_map, chosen)
     evaluation = evaluate_by_range(model, data, scans, settings.grid.grid(), label_map, chosen, "evaluate", plan, other)
     named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
-    numbers = {**named, "seed": seed, **full_report(evaluation, label_map)}
+    named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
+    numbers = named | full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
     name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
@@ -94,6 +97,8 @@ def evaluate(
     write_report(path, numbers)
     click.echo(table(numbers))
     click.echo(f"{who} {evaluated}, {len(scans)} scans; written to {path}")
+    if run_folder is not None and teacher is None and weights is None:
+        click.echo(f"kept for compare in {write_evaluation(run_folder, evaluated, numbers)}")
     if confusion is not None:
         from stage2_train_student.render import draw_confusion, save_picture
 

@@ -12,6 +12,7 @@ from common.checkpoint import save_checkpoint
 from common.dataset import epoch_order
 from common.errors import TrainingError
 from common.label_map import load_label_map
+from common.memory import peak_memory
 from common.recorder import Recorder
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
@@ -67,11 +68,13 @@ def run(
     forget_finished(folder)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
     with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
+        clock = time.perf_counter()
         while state.epoch < settings.epochs and not (stop or reached(state, settings) or no_better(state, settings)):
             train_epoch(state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device)
             if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
                 validate(state, dataset, scans.validation, recorder, folder, device)
             state.save(folder, settings)
+            clock = record_cost(recorder, state, clock, device)
     if no_better(state, settings):
         tqdm.write(
             f"stopped: {state.validations_since_best} validations without a better mIoU (setting early_stopping)"
@@ -202,6 +205,18 @@ def validate(
     if numbers["miou"] > state.best_miou:
         state.best_miou, state.validations_since_best = numbers["miou"], 0
         save_checkpoint(folder / BEST_STUDENT, published_student(state.trained))
+
+
+def record_cost(recorder: Recorder, state: TrainingState, since: float, device: torch.device) -> float:
+    """Record as `run` the seconds since a clock's reading, validation and saving included, and the peak memory so far.
+
+    Returns:
+        the clock's reading now, for the next record. All records of a run add up to its time.
+    """
+    now = time.perf_counter()
+    values = {"seconds": now - since, "peak_memory_bytes": float(peak_memory(device))}
+    recorder.record("run", state.step, values, epoch=state.epoch, targets_hash=state.targets_hash)
+    return now
 
 
 def reached(state: TrainingState, settings: ExperimentSettings) -> bool:

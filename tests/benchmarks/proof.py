@@ -62,7 +62,10 @@ def dumps(jobs: int) -> list[Step]:
             f"stage one for {name}",
             words(
                 *("stage1_dump_teacher", "dump"),
-                **{"data": DATA, "teacher": TEACHER, "cache": cache, "config": CONFIGS / f"dump_{name}.yaml"},
+                data=DATA,
+                teacher=TEACHER,
+                cache=cache,
+                config=CONFIGS / f"dump_{name}.yaml",
             ),
         )
         for name, cache in CACHES.items()
@@ -159,7 +162,11 @@ def tables(numbers: Mapping[str, Any]) -> list[str]:
     lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |", "", head.format("views", numbers["seeds"])]
     lines += ["| --- | --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
     ratio = numbers["cost_ratio"]
-    return [*lines, "", f"The next experiment from the cache takes {ratio:.2f} of its time with the teacher in the loop."]
+    return [
+        *lines,
+        "",
+        f"The next experiment from the cache takes {ratio:.2f} of its time with the teacher in the loop.",
+    ]
 
 
 def draw(numbers: Mapping[str, Any], path: Path) -> None:

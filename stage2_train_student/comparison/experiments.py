@@ -1,0 +1,161 @@
+"""Runs grouped into experiments, their names, and the settings in which they differ."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from common.errors import SettingsError
+from common.label_map import LabelMap, load_label_map
+from stage2_train_student.comparison.training_runs import TrainingRun
+from stage2_train_student.settings import ExperimentSettings
+
+SEED_IN_NAME = re.compile(r"[\s_.-]*seed[\s_=.-]*\d+", re.IGNORECASE)
+NOT_SET = "not set"
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that differ in their seed only.
+
+    Attributes:
+        name: from the names of the run folders.
+        runs: by rising seed.
+    """
+
+    name: str
+    runs: tuple[TrainingRun, ...]
+
+    @property
+    def settings(self) -> ExperimentSettings:
+        """Of all runs, but for the seed."""
+        return self.runs[0].settings
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs."""
+        return [run.settings.seed for run in self.runs]
+
+
+def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
+    """Runs as experiments, in the order in which they were given.
+
+    Runs belong together where all settings but the seed, and what made their targets, are the same.
+
+    Raises:
+        SettingsError: two runs have the same settings and the same seed.
+    """
+    groups: dict[str, list[TrainingRun]] = {}
+    for run in runs:
+        key = json.dumps([comparable_settings(run.settings), run.targets_hash], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    members = [sorted(group, key=lambda run: run.settings.seed) for group in groups.values()]
+    for group in members:
+        for one, other in pairwise(group):
+            if one.settings.seed == other.settings.seed:
+                raise SettingsError(
+                    f"{one.folder} and {other.folder} are the same experiment with the same seed "
+                    f"({one.settings.seed}), so they would count twice. Leave one of them out."
+                )
+    names = distinct_names([group[0].folder for group in members])
+    return [Experiment(name, tuple(group)) for name, group in zip(names, members, strict=True)]
+
+
+def comparable_settings(settings: ExperimentSettings) -> dict[str, Any]:
+    """Settings that make an experiment; the dataset's file is left out, its content is compared on its own."""
+    values = settings.model_dump(mode="json")
+    return {name: value for name, value in values.items() if name not in ("seed", "dataset")}
+
+
+def distinct_names(folders: list[Path]) -> list[str]:
+    """A name for each experiment from one of its run folders: `runs/full/seed0` and `runs/full_seed0` are `full`.
+
+    Names that two experiments share get as many of the folders above as tell them apart.
+    """
+    parts = [
+        [part for part in (SEED_IN_NAME.sub("", name) for name in path.resolve().parts) if part] for path in folders
+    ]
+    depth = [1] * len(folders)
+    while True:
+        names = ["/".join(own[-count:]) for own, count in zip(parts, depth, strict=True)]
+        shared = {name for name, times in Counter(names).items() if times > 1}
+        deeper = [
+            min(count + 1, len(own)) if name in shared else count
+            for name, own, count in zip(names, parts, depth, strict=True)
+        ]
+        if deeper == depth:
+            break
+        depth = deeper
+    # Runs of one folder whose settings differ, such as full_seed0 and full_seed1 of different epochs, go by the folder.
+    return [str(path) if name in shared else name for name, path in zip(names, folders, strict=True)]
+
+
+def one_label_map(experiments: list[Experiment]) -> LabelMap:
+    """The dataset that all experiments are about.
+
+    Raises:
+        SettingsError: they are about several, or its file is gone.
+    """
+    first = experiments[0].runs[0]
+    label_map = load_label_map(first.settings.dataset)
+    for path in {run.settings.dataset for experiment in experiments for run in experiment.runs}:
+        other = load_label_map(path)
+        if other != label_map:
+            raise SettingsError(
+                f"{path} ('{other.name}') and {first.settings.dataset} ('{label_map.name}') are different datasets, "
+                "so mIoU of their students cannot be compared. Compare runs of one dataset."
+            )
+    return label_map
+
+
+def choose_baseline(experiments: list[Experiment], name: str | None) -> Experiment | None:
+    """The experiment that others are measured against: the one named, or the one without a teacher.
+
+    Where several have no teacher it is the one called `baseline`.
+
+    Raises:
+        SettingsError: no experiment has that name; lists the names.
+    """
+    known = ", ".join(experiment.name for experiment in experiments)
+    if name is not None:
+        named = [experiment for experiment in experiments if experiment.name == name]
+        if not named:
+            raise SettingsError(f"--baseline {name}: no such experiment here; there are: {known}")
+        return named[0]
+    without = [experiment for experiment in experiments if experiment.settings.targets == "none"]
+    if len(without) > 1:
+        without = [experiment for experiment in without if experiment.name == BASELINE] or without
+    if len(without) > 1:
+        names = ", ".join(experiment.name for experiment in without)
+        raise SettingsError(f"several experiments have no teacher ({names}); say which is the --baseline")
+    return without[0] if without else None
+
+
+def differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
+    """Settings that are not the same everywhere: dotted name to one value, as text, for each experiment."""
+    flat = [flattened(comparable_settings(experiment.settings)) for experiment in experiments]
+    hashes = [(experiment.runs[0].targets_hash or "none")[:12] for experiment in experiments]
+    names = list(dict.fromkeys(name for values in flat for name in values))
+    rows = {name: [values.get(name, NOT_SET) for values in flat] for name in names}
+    # Only where settings do not tell already: two caches of one teacher with different views.
+    with_targets = {value for value in hashes if value != "none"}
+    if len(with_targets) > 1:
+        rows["(made the targets)"] = hashes
+    above = {name[:place] for name in rows for place, letter in enumerate(name) if letter == "."}
+    # `augmentation: null` beside `augmentation.count: 4`: the settings below say it all.
+    return {name: values for name, values in rows.items() if len(set(values)) > 1 and name not in above}
+
+
+def flattened(values: dict[str, Any], above: str = "") -> dict[str, str]:
+    """Nested settings as dotted names with values as text."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{above}{name}.")
+        else:
+            flat[above + name] = json.dumps(value) if not isinstance(value, str) else value
+    return flat

@@ -1,0 +1,177 @@
+"""What a run folder tells about a training run, without loading a network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.errors import DataError
+from common.recorder import METRICS_FILE, SETTINGS_FILE
+from stage2_train_student.evaluation_file import read_evaluation
+from stage2_train_student.runs import run_settings
+from stage2_train_student.settings import ExperimentSettings
+
+
+class Score(NamedTuple):
+    """IoU of one student over the points of some scans.
+
+    Attributes:
+        miou: in 0..1, over the classes that occur.
+        iou: by class name; None for a class that does not occur.
+        agreement: share of points where the student says what its teacher says, None where nobody asked.
+        miou_by_distance: by the start of each distance range in metres; empty where it was not recorded.
+    """
+
+    miou: float
+    iou: dict[str, float | None]
+    agreement: float | None = None
+    miou_by_distance: dict[float, float | None] = {}
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run folder.
+
+    Attributes:
+        folder: where it is.
+        settings: it was trained with.
+        environment: of `environment.json`, empty where that is missing.
+        steps: records of each step, in order.
+        validations: records of each validation, in order.
+        costs: records of time and memory, in order; empty for a run of an older version.
+        evaluation: of `evaluation.json`, None where the run was not evaluated.
+    """
+
+    folder: Path
+    settings: ExperimentSettings
+    environment: dict[str, Any]
+    steps: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+
+    @property
+    def targets_hash(self) -> str | None:
+        """Of what made the targets; None without targets, or where it was not recorded."""
+        return self.costs[-1].get("targets_hash") if self.costs else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached the steps or epochs of its settings, or its early stop."""
+        settings = self.settings
+        last = self.steps[-1]["step"] if self.steps else 0
+        if settings.steps is not None and last >= settings.steps:
+            return True
+        if settings.early_stopping is not None and self.validations_since_best() >= settings.early_stopping:
+            return True
+        # Both count the epochs finished; a run of an older version has no costs, and not every run validates.
+        counted = (record["epoch"] for record in [*self.costs, *self.validations])
+        return max(counted, default=0) >= settings.epochs
+
+    def validations_since_best(self) -> int:
+        """Validations after the one of the highest mIoU."""
+        found = [record["miou"] for record in self.validations]
+        return len(found) - 1 - found.index(max(found)) if found else 0
+
+    def seconds_per_step(self) -> float | None:
+        """Median over the steps, validation and saving left out; None without a step."""
+        return float(np.median([record["seconds"] for record in self.steps])) if self.steps else None
+
+    def step_seconds(self) -> float:
+        """Sum over all steps, validation and saving left out."""
+        return float(sum(record["seconds"] for record in self.steps))
+
+    def peak_memory(self) -> float | None:
+        """Bytes; None where it was not recorded."""
+        return max((record["peak_memory_bytes"] for record in self.costs), default=None)
+
+    def best_validation(self) -> Score | None:
+        """The validation of the highest mIoU, the one that chose the best student; None without any."""
+        if not self.validations:
+            return None
+        best = max(self.validations, key=lambda record: float(record["miou"]))
+        return Score(best["miou"], best["iou"])
+
+    def evaluated(self) -> Score | None:
+        """The numbers of `evaluate`; None where the run was not evaluated, or no point had a label."""
+        numbers = self.evaluation
+        return None if numbers is None or numbers["miou"] is None else score_of_report(numbers)
+
+
+def score_of_report(numbers: dict[str, Any]) -> Score:
+    """The score in a report of `evaluate`."""
+    by_distance = {part["from"]: part["miou"] for part in numbers.get("ranges", [])}
+    return Score(numbers["miou"], numbers["iou"], numbers.get("agreement", {}).get("share"), by_distance)
+
+
+def find_runs(folders: list[Path]) -> list[Path]:
+    """Run folders among some folders and below them, in order, each once.
+
+    Raises:
+        DataError: a folder is missing, or neither is nor holds a run.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder. Name folders of training runs, or folders that hold some.")
+        here = [folder] if is_run(folder) else sorted(path.parent for path in folder.rglob(METRICS_FILE))
+        here = [run for run in here if is_run(run)]
+        if not here:
+            raise DataError(
+                f"{folder}: no training run here or below it (a run holds {SETTINGS_FILE} and {METRICS_FILE}). "
+                "Train one first, or check the path."
+            )
+        for run in here:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run that has begun."""
+    return (folder / SETTINGS_FILE).is_file() and (folder / METRICS_FILE).is_file()
+
+
+def read_run(folder: Path) -> TrainingRun:
+    """Read a run folder.
+
+    Raises:
+        DataError: its records are damaged or its evaluation is out of date.
+        SettingsError: its settings cannot be used.
+    """
+    kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "run": []}
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            kinds.setdefault(record["kind"], []).append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            # A run that is being written may end in half a line.
+            if number < len(lines):
+                raise DataError(f"{path}: line {number} is not a record of a training run.") from error
+    return TrainingRun(
+        folder=folder,
+        settings=run_settings(folder),
+        environment=read_environment(folder),
+        steps=kinds["train"],
+        validations=kinds["validation"],
+        costs=kinds["run"],
+        evaluation=read_evaluation(folder),
+    )
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run was made with, empty where it does not say.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / "environment.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not what a training run writes there ({error}).") from error
