@@ -118,10 +118,13 @@ def carried_logits(logits: torch.Tensor, source: ScanBatch, target: ScanBatch) -
     Returns:
         float [V', classes], of `target.voxels`.
     """
-    said = logits.double().index_select(0, source.point_voxel)
-    total = said.new_zeros(len(target.voxels), logits.shape[1]).index_add_(0, target.point_voxel, said)
-    points = torch.bincount(target.point_voxel, minlength=len(target.voxels))
-    return (total / points[:, None]).to(logits.dtype)
+    return mean_over_points(logits.double().index_select(0, source.point_voxel), target).to(logits.dtype)
+
+
+def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
+    """Mean of each voxel's points: float64 [N, C] to float64 [V, C]."""
+    total = values.new_zeros(len(cloud.voxels), values.shape[1]).index_add_(0, cloud.point_voxel, values)
+    return total / torch.bincount(cloud.point_voxel, minlength=len(cloud.voxels))[:, None]
 
 
 def carried_sites(
