@@ -1,7 +1,7 @@
 """Measures of how far targets are from what the live teacher says about the same cloud."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -34,17 +34,21 @@ class LayerAgreement:
 
 @dataclass(frozen=True)
 class PointAgreement:
-    """Logits of some points against the live teacher's; NaN where there are no points.
+    """Logits of some points against the live teacher's, and both against the labels; NaN where there are none.
 
     Attributes:
         argmax: share of points whose most likely class is the same; "unlabelled" is never an answer.
         divergence: KL(live, targets) at temperature 10, nats, mean over points.
         divergence_share: of the divergence summed over all points.
+        right: share of the points in labelled voxels whose most likely class is their voxel's label.
+        live_right: the same of the live teacher.
     """
 
     argmax: float
     divergence: float
     divergence_share: float
+    right: float
+    live_right: float
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,24 @@ def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -
         cloud: what both speak about; its border is where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
-    same = ours[:, 1:].argmax(dim=1) == theirs[:, 1:].argmax(dim=1)
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
-    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)
-    same, divergence = same[cloud.point_voxel].double(), divergence[cloud.point_voxel]
+    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)[cloud.point_voxel]
+    # "Unlabelled" is never an answer.
+    said, expected = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
+    labels, same = cloud.voxel_labels[cloud.point_voxel], (said == expected).double()
     azimuth, circle = cloud.voxels[cloud.point_voxel, 2], cloud.grid_shape[1] - 1
     distance = torch.minimum(azimuth, (circle - 1 - azimuth).clamp_min(0))
     places, first = {}, 0
     for last in (*BORDER_DISTANCES, None):
         inside = (distance >= first) & (distance < (circle if last is None else last))
-        name = f"from {first} bins on" if last is None else f"{first} to {last} bins"
-        share = float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30))
-        places[name] = PointAgreement(float(same[inside].mean()), float(divergence[inside].mean()), share)
+        labelled = inside & (labels > 0)
+        places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(
+            float(same[inside].mean()),
+            float(divergence[inside].mean()),
+            float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30)),
+            float((said == labels)[labelled].double().mean()),
+            float((expected == labels)[labelled].double().mean()),
+        )
         first = last or 0
     layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}
     return Agreement(float(same.mean()), float(divergence.mean()), layers, places)
@@ -108,10 +118,11 @@ def layer_agreement(targets: PillarFeatures, live: PillarFeatures) -> LayerAgree
 
 
 def mean(agreements: Sequence[Agreement]) -> Agreement:
-    """Mean of every number over agreements."""
+    """Mean of every number over agreements; by place, over those that have points, or labels, there."""
 
     def over(numbers: Iterable[float]) -> float:
-        return float(np.mean(list(numbers)))
+        values = list(numbers)
+        return float(np.mean(values)) if values else float("nan")
 
     layers = {
         name: LayerAgreement(
@@ -121,12 +132,8 @@ def mean(agreements: Sequence[Agreement]) -> Agreement:
         )
         for name in agreements[0].layers
     }
-    places = {
-        name: PointAgreement(
-            over(one.places[name].argmax for one in agreements),
-            over(one.places[name].divergence for one in agreements),
-            over(one.places[name].divergence_share for one in agreements),
-        )
-        for name in agreements[0].places
-    }
+    places = {}
+    for name in agreements[0].places:
+        columns = zip(*(astuple(one.places[name]) for one in agreements), strict=True)
+        places[name] = PointAgreement(*(over([value for value in column if value == value]) for column in columns))
     return Agreement(over(one.argmax for one in agreements), over(one.divergence for one in agreements), layers, places)

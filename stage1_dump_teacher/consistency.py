@@ -5,17 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from common.composition import Anchor, anchored_targets
-from common.dataset import select_scans
+from common.dataset import LabelledScan, read_scan, select_scans
 from common.errors import SettingsError
 from common.label_map import LabelMap
 from common.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId, read_points
+from common.semantic_kitti import ScanId
 from common.target_store import TargetEncoding
 from common.target_store.scan_file import parse_scan_file, scan_file_bytes
 from common.teacher_targets import TeacherTargets
@@ -97,7 +96,7 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
 
 
 def measure_transport(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     augmentations: Sequence[Augmentation],
     teacher: Teacher,
     grid: PolarGrid,
@@ -107,11 +106,11 @@ def measure_transport(
     Yields:
         augmentation, way of transport, agreement; for every scan.
     """
-    for _, points in clouds:
-        source = cloud_in(points, IDENTITY, grid)
+    for _, source_scan in scans:
+        source = cloud_in(source_scan, IDENTITY, grid)
         cached = teacher(source)
         for augmentation in augmentations:
-            target = cloud_in(points, augmentation.view, grid)
+            target = cloud_in(source_scan, augmentation.view, grid)
             live = teacher(target)
             if augmentation.bins is not None:
                 shifted = rotate_by_bins(cached, augmentation.bins, source, target)
@@ -121,7 +120,7 @@ def measure_transport(
 
 
 def measure_anchors(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     anchors: AnchorSet,
     draws: int | None,
     teacher: Teacher,
@@ -134,10 +133,10 @@ def measure_anchors(
         distance to the nearest anchor, flip, agreement; for every scan and view.
     """
     azimuth = grid.shape[1]
-    for scan, points in clouds:
+    for scan, source_scan in scans:
         views = views_to_measure(anchors, azimuth, draws, scan, seed)
         needed = {index for seen in views for index in (seen.anchor, seen.other) if index is not None}
-        dumped_clouds = {index: cloud_in(points, anchor_view(anchors, index, azimuth), grid) for index in needed}
+        dumped_clouds = {index: cloud_in(source_scan, anchor_view(anchors, index, azimuth), grid) for index in needed}
         dumped = {index: teacher(cloud) for index, cloud in dumped_clouds.items()}
         for seen in tqdm(views, unit="view", desc=f"scan {scan}", leave=False):
             nearest = Anchor(dumped[seen.anchor], dumped_clouds[seen.anchor], seen.bins)
@@ -145,7 +144,7 @@ def measure_anchors(
             if seen.other is not None:
                 other = Anchor(dumped[seen.other], dumped_clouds[seen.other], seen.other_bins)
             view = rotated_by_bins(anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
-            target = cloud_in(points, view, grid)
+            target = cloud_in(source_scan, view, grid)
             live = teacher(target) if seen.bins else nearest.targets
             found = agreement(anchored_targets(nearest, other, target), live, target)
             flip = anchors.flips[seen.anchor // anchors.rotations]
@@ -164,7 +163,7 @@ def views_to_measure(
 
 
 def measure_replay(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     policy: ViewPolicy,
     draws: int,
     encoding: TargetEncoding,
@@ -176,9 +175,9 @@ def measure_replay(
     Yields:
         view, encoding of the pillar features, agreement; for every scan and view.
     """
-    for scan, points in clouds:
+    for scan, source_scan in scans:
         for index in range(draws):
-            target = cloud_in(points, draw_view(policy, scan, index), grid)
+            target = cloud_in(source_scan, draw_view(policy, scan, index), grid)
             live = teacher(target)
             stored = scan_file_bytes(live, grid.shape, encoding, {})
             replayed = parse_scan_file(stored, live.layers)[0].decode()
@@ -186,9 +185,10 @@ def measure_replay(
             yield name, encoding.pillar_features, agreement(replayed, live, target)
 
 
-def cloud_in(points: np.ndarray, view: View, grid: PolarGrid) -> ScanBatch:
-    """A scan, float32 [N, 4], in a view and on a grid."""
-    return batch_scans([voxelise(apply_view(points, view), grid)], grid.shape)
+def cloud_in(scan: LabelledScan, view: View, grid: PolarGrid) -> ScanBatch:
+    """A scan in a view and on a grid."""
+    classes = 1 if scan.labels is None else int(scan.labels.max()) + 1
+    return batch_scans([voxelise(apply_view(scan.points, view), grid, scan.labels, classes)], grid.shape)
 
 
 def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
@@ -215,12 +215,12 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
     return targets
 
 
-def spread_clouds(
+def spread_scans(
     data: Path, settings: DumpSettings, label_map: LabelMap, count: int
-) -> Iterator[tuple[ScanId, np.ndarray]]:
+) -> Iterator[tuple[ScanId, LabelledScan]]:
     """Up to `count` scans of the splits, spread evenly over them."""
-    scans = select_scans(data, label_map, settings.splits).scans
-    chosen = min(count, len(scans))
+    found = select_scans(data, label_map, settings.splits).scans
+    chosen = min(count, len(found))
     for number in tqdm(range(chosen), unit="scan", desc="consistency"):
-        scan = scans[number * len(scans) // chosen]
-        yield scan, read_points(data, scan)
+        scan = found[number * len(found) // chosen]
+        yield scan, read_scan(data, scan, label_map)

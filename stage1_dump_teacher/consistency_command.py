@@ -83,17 +83,17 @@ def consistency(
     grid, label_map = settings.grid.grid(), load_label_map(settings.dataset)
     check_distillable(grid.shape)
     live = measures.live_teacher(teacher, settings, label_map, select_device(device))
-    clouds = measures.spread_clouds(data, settings, label_map, count)
+    scans = measures.spread_scans(data, settings, label_map, count)
     if policy == "transport":
         wanted = [
             measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
         ]
-        found = measures.measure_transport(clouds, wanted, live, grid)
+        found = measures.measure_transport(scans, wanted, live, grid)
     elif policy == "anchors":
         anchors = settings.views.anchors or AnchorSet()
-        found = measures.measure_anchors(clouds, anchors, draws, live, grid)
+        found = measures.measure_anchors(scans, anchors, draws, live, grid)
     else:
-        found = measures.measure_replay(clouds, settings.views.policy, draws or 8, settings.encoding, live, grid)
+        found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
     rows = measures.rows_of(found)
     if policy == "anchors":
         rows.sort(key=lambda row: (row.augmentation, row.way))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage1_dump_teacher.agreement import Agreement, mean
+from stage1_dump_teacher.agreement import Agreement, PointAgreement, mean
 from stage1_dump_teacher.consistency import Row
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str
         "",
         *first,
         "",
-        "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there",
+        "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there; then "
+        "the accuracy of the targets / of the live teacher against the labels, if there are any",
         "",
         *border,
         "",
@@ -57,10 +58,13 @@ def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str
 
 def places_of(found: Agreement) -> list[str]:
     """Cells of the table by place; a dash where a grid has no such place."""
-    return [
-        f"{part.argmax:.3f}, {part.divergence:.1e}, {part.divergence_share:.0%}" if part.argmax == part.argmax else "-"
-        for part in found.places.values()
-    ]
+    return [place_cell(part) if part.argmax == part.argmax else "-" for part in found.places.values()]
+
+
+def place_cell(part: PointAgreement) -> str:
+    """One of them; without labels it does not say who is right."""
+    cell = f"{part.argmax:.3f}, {part.divergence:.1e} ({part.divergence_share:.0%})"
+    return cell if part.right != part.right else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
 
 
 def table_head(cells: Sequence[str]) -> list[str]:

@@ -24,11 +24,17 @@ def targets(logits: list[list[float]], pillars: list[list[int]], features: list[
     return TeacherTargets(VOXELS, torch.tensor(logits), {"up0e": layer})
 
 
-def cloud(point_voxel: list[int], voxels: torch.Tensor = VOXELS, shape: tuple[int, int, int] = (4, 4, 4)) -> ScanBatch:
+def cloud(
+    point_voxel: list[int],
+    voxels: torch.Tensor = VOXELS,
+    shape: tuple[int, int, int] = (4, 4, 4),
+    labels: list[int] | None = None,
+) -> ScanBatch:
     """Points of some voxels; of their features the measures know nothing."""
     pillars, voxel_pillar = torch.unique(voxels[:, :3], dim=0, return_inverse=True)
-    features, labels = torch.zeros(len(point_voxel), 9), torch.zeros(len(voxels), dtype=torch.int64)
-    return ScanBatch(features, torch.tensor(point_voxel), voxels, labels, pillars, voxel_pillar, shape, 1)
+    voxel_labels = torch.tensor(labels or [0] * len(voxels))
+    features = torch.zeros(len(point_voxel), 9)
+    return ScanBatch(features, torch.tensor(point_voxel), voxels, voxel_labels, pillars, voxel_pillar, shape, 1)
 
 
 def run(data: Path, teacher: Path, *options: object) -> str:
@@ -78,7 +84,10 @@ def test_equal_targets_agree_fully():
     found = agreement(one, one, cloud([0, 1, 2]))
     assert (found.argmax, found.divergence) == (1.0, 0.0)
     assert found.layers == {"up0e": LayerAgreement(pytest.approx(1.0), 0.0, 1.0)}
-    assert found.places["0 to 8 bins"] == PointAgreement(1.0, 0.0, 0.0)
+    near = found.places["0 to 8 bins"]
+    assert (near.argmax, near.divergence, near.divergence_share) == (1.0, 0.0, 0.0)
+    assert math.isnan(near.right)
+    assert math.isnan(near.live_right)
 
 
 def test_agreement_by_distance_from_the_border_by_hand():
@@ -89,7 +98,8 @@ def test_agreement_by_distance_from_the_border_by_hand():
     said[:, 1], heard[:, 1] = 5.0, 5.0
     heard[[0, 3], 2] = 9.0
     one, other = (TeacherTargets(voxels, logits, {}) for logits in (heard, said))
-    found = agreement(one, other, cloud(list(range(8)), voxels, (4, 48, 4)))
+    # Whom the labels support: class 2 in the first voxel, class 1 in the second, unlabelled in the third, ...
+    found = agreement(one, other, cloud(list(range(8)), voxels, (4, 48, 4), [2, 1, 0, 1, 0, 2, 0, 0]))
     assert [found.places[name].argmax for name in ("0 to 8 bins", "8 to 16 bins", "16 to 32 bins")] == [
         pytest.approx(value) for value in (4 / 5, 1.0, 1 / 2)
     ]
@@ -97,17 +107,23 @@ def test_agreement_by_distance_from_the_border_by_hand():
     shares = [found.places[name].divergence_share for name in found.places]
     assert shares == pytest.approx([0.5, 0.0, 0.5, 0.0])
     assert found.places["16 to 32 bins"].divergence == pytest.approx(2 * found.divergence)
+    right = [(found.places[name].right, found.places[name].live_right) for name in ("0 to 8 bins", "16 to 32 bins")]
+    assert right == [pytest.approx((2 / 3, 1 / 3)), (0.0, 1.0)]
+    assert math.isnan(found.places["8 to 16 bins"].right)
 
 
 def test_the_mean_is_over_every_number():
     one, other = (
-        Agreement(x, 2 * x, {"up0e": LayerAgreement(x, 3 * x, x / 2)}, {"near": PointAgreement(x, 4 * x, x / 4)})
-        for x in (0.2, 0.6)
+        Agreement(
+            x, 2 * x, {"up0e": LayerAgreement(x, 3 * x, x / 2)}, {"near": PointAgreement(x, 4 * x, x / 4, y, y / 2)}
+        )
+        for x, y in ((0.2, 0.4), (0.6, math.nan))
     )
     middle = mean([one, other])
     assert (middle.argmax, middle.divergence) == pytest.approx((0.4, 0.8))
     near = middle.places["near"]
     assert (near.argmax, near.divergence, near.divergence_share) == pytest.approx((0.4, 1.6, 0.1))
+    assert (near.right, near.live_right) == pytest.approx((0.4, 0.2))
     layer = middle.layers["up0e"]
     assert (layer.cosine, layer.relative_l2, layer.reached) == pytest.approx((0.4, 1.2, 0.2))
 
@@ -167,7 +183,12 @@ def test_anchors_agree_fully_where_nothing_is_left_to_rotate(streets, reduced_te
     # Two of three rotations are anchors; every one of both flips counts once.
     assert float(logits[-1][2]) == pytest.approx((4 + sum(float(row[2]) for row in logits[2:4])) / 6, abs=2e-3)
     assert float(features[2][2].split()[0]) > 0
-    assert places[0][2:] == ["1.000, 0.0e+00, 0%"] * 3 + ["-"]
+    for cell in places[0][2:5]:
+        agreeing, right = cell.split("; ")
+        assert agreeing == "1.000, 0.0e+00 (0%)"
+        ours, live = right.split(" / ")
+        assert ours == live
+    assert places[0][5] == "-"
     drawn = run(streets, reduced_teacher, *words, "--draws", 1)
     assert len(rows(drawn)[0]) == 2
 
