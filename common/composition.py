@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from common.errors import SettingsError
 from common.polar_grid import ALIGNED_BINS
 from common.scan_batch import ScanBatch
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
@@ -36,7 +37,7 @@ class Anchor(NamedTuple):
 
 
 def anchored_targets(nearest: Anchor, other: Anchor | None, target: ScanBatch) -> TeacherTargets:
-    """Targets of a cloud from its anchors: exact where the teacher sees the border from neither.
+    """Targets of a cloud from its anchors, all of them in step with the cloud's own cells.
 
     Args:
         nearest: the nearest anchor.
@@ -45,11 +46,16 @@ def anchored_targets(nearest: Anchor, other: Anchor | None, target: ScanBatch) -
         target: the same points in the same order, rotated and voxelised on the same grid.
 
     Raises:
-        SettingsError: a layer's cells are not kept whole.
+        SettingsError: a layer's cells are not kept whole, or both anchors lie on the same side.
         StoreError: an anchor's targets are not those of its cloud, or the clouds are not the same points.
     """
     if other is None or not nearest.bins:
         return rotate_by_bins(nearest.targets, nearest.bins, nearest.cloud, target)
+    if nearest.bins * other.bins >= 0:
+        raise SettingsError(
+            f"the anchors are rotated by {nearest.bins} and {other.bins} bins; the other one must lie across the wanted "
+            "view, to have its border elsewhere"
+        )
     for anchor in (nearest, other):
         check_same_points(anchor.targets, anchor.cloud, target)
     served = other_sector(nearest.bins, other.bins, target.grid_shape[1])

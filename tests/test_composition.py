@@ -166,5 +166,7 @@ def test_what_does_not_belong_together_is_refused():
     stranger = Anchor(short_sighted_teacher(cloud_of(others), others), cloud, -16)
     with pytest.raises(StoreError, match="not those of the cloud"):
         anchored_targets(nearest, stranger, target)
+    with pytest.raises(SettingsError, match="rotated by 16 and 32 bins; the other one must lie across"):
+        anchored_targets(nearest, nearest._replace(bins=32), target)
     with pytest.raises(SettingsError, match="4 azimuth bins cuts the cells"):
         anchored_targets(nearest._replace(bins=4), nearest._replace(bins=-4), target)
