@@ -108,7 +108,7 @@ def draw_arg_max(axes: "Axes", means: Sequence[Agreement]) -> None:
     far, away = [list(one.places.values())[-1].argmax for one in means], list(means[0].places)[-1]
     lowest = max(0.0, min(values) - 0.15 * (1.0 - min(values)) - 0.01)
     axes.barh(places, values, color="tab:blue", label="all points")
-    axes.scatter(far, places, label=f"points {away} from phi = \u00b1\u03c0", **DIAMONDS)
+    axes.scatter(far, places, label=f"points far from phi = \u00b1\u03c0 ({away})", **DIAMONDS)
     for place, value in zip(places, values, strict=True):
         axes.text(lowest, place, f" {value:.3f}", va="center", fontsize=8, color="white")
     axes.set(title="arg-max agreement over points", xlim=(lowest, 1.0 + 0.03 * (1.0 - lowest)))
