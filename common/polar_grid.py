@@ -24,6 +24,9 @@ VOLUMES = {
 COARSEST_STRIDE = 8
 """Stride of the coarsest teacher layer that is distilled."""
 
+ALIGNED_BINS = 16
+"""Azimuth bins in a cell of the teacher's coarsest layer: a rotation by multiples of them keeps all its cells whole."""
+
 
 @dataclass(frozen=True)
 class PolarGrid:

@@ -3,7 +3,9 @@
 Azimuth bins are 2 pi / (A - 1) wide on A bins, so the last one holds phi = pi only, the same place as the lower border
 of bin 0. Hence a rotation by m whole bins moves bin k to (k + m) mod (A - 1). At stride s, a divisor of m and A, sites
 move by m / s modulo A / s: a plain shift, in which no two sites meet. Only the sector that crosses phi = pi arrives
-with its cells out of step with the live teacher's, by the one bin in which A - 1 differs from A. Flips do not
+with its cells out of step with the live teacher's, by the one bin in which A - 1 differs from A;
+`common.composition` takes it from another dumped view. Multiples of `ALIGNED_BINS` come closest to the live teacher:
+they also keep the cells of the layer whole that is not distilled itself but feeds those that are. Flips do not
 transport: the teacher is not equivariant, and a mirrored grid has other cells.
 
 Targets stay the teacher's answer for the cloud it saw. It also reads x, y and phi as they are, so transported targets
@@ -118,10 +120,13 @@ def carried_logits(logits: torch.Tensor, source: ScanBatch, target: ScanBatch) -
     Returns:
         float [V', classes], of `target.voxels`.
     """
-    said = logits.double().index_select(0, source.point_voxel)
-    total = said.new_zeros(len(target.voxels), logits.shape[1]).index_add_(0, target.point_voxel, said)
-    points = torch.bincount(target.point_voxel, minlength=len(target.voxels))
-    return (total / points[:, None]).to(logits.dtype)
+    return mean_over_points(logits.double().index_select(0, source.point_voxel), target).to(logits.dtype)
+
+
+def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
+    """Mean of each voxel's points: float64 [N, C] to float64 [V, C]."""
+    total = values.new_zeros(len(cloud.voxels), values.shape[1]).index_add_(0, cloud.point_voxel, values)
+    return total / torch.bincount(cloud.point_voxel, minlength=len(cloud.voxels))[:, None]
 
 
 def carried_sites(

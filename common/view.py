@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from common.config import Settings
 from common.errors import SettingsError
-from common.polar_grid import COARSEST_STRIDE
+from common.polar_grid import ALIGNED_BINS
 from common.semantic_kitti import ScanId
 
 
@@ -53,15 +53,15 @@ class ViewPolicy(Settings):
 
 
 class AnchorSet(Settings):
-    """A few views from which every bin-aligned rotation is near: each flip in each of some rotations.
+    """A few views from which every aligned rotation is near: each flip in each of some rotations.
 
-    A teacher's targets move with a rotation by whole multiples of the coarsest layer's azimuth bins, the better the
-    smaller the rotation; they do not move with a flip (see `common.transport`). Flipping x is flipping y and turning by
-    180 degrees, so `none` and `y` cover all flips.
+    A teacher's targets move with a rotation by whole multiples of the azimuth bins in its coarsest cells, the better
+    the smaller the rotation; they do not move with a flip (see `common.transport`). Flipping x is flipping y and
+    turning by 180 degrees, so `none` and `y` cover all flips.
 
     Attributes:
         flips: each of them is dumped; the first is `none`, so that view 0 is the scan as it is.
-        rotations: views of each flip, spread over the circle.
+        rotations: views of each flip, from no rotation to the last aligned one.
     """
 
     flips: list[Flip] = Field(["none", "y"], min_length=1)
@@ -81,15 +81,19 @@ class AnchorSet(Settings):
 
 
 class AnchoredView(NamedTuple):
-    """A view that is reached from an anchor.
+    """A view that is reached from the anchors on both sides of it.
 
     Attributes:
-        anchor: number of the anchor among the views.
-        bins: azimuth bins to rotate by after it, counter-clockwise; a multiple of `COARSEST_STRIDE`.
+        anchor: number of the nearest anchor among the views.
+        bins: azimuth bins to rotate by after it, counter-clockwise; a multiple of `ALIGNED_BINS`.
+        other: number of the anchor on the other side; None where the view is an anchor, or there is none.
+        other_bins: azimuth bins to rotate by after that one; against the sense of `bins`.
     """
 
     anchor: int
     bins: int
+    other: int | None = None
+    other_bins: int = 0
 
 
 def draw_view(policy: ViewPolicy, scan: ScanId, index: int) -> View:
@@ -152,19 +156,28 @@ def rotated_by_bins(view: View, bins: int, azimuth_bins: int) -> View:
     return rotated(view, bins * bin_degrees(azimuth_bins)) if bins else view
 
 
+def aligned_rotations(azimuth_bins: int) -> int:
+    """Number of rotations by multiples of `ALIGNED_BINS` before the circle is full."""
+    return (azimuth_bins - 2) // ALIGNED_BINS + 1
+
+
 def anchor_positions(rotations: int, azimuth_bins: int) -> list[int]:
-    """Rotations of the anchors of one flip, in units of `COARSEST_STRIDE` bins, spread over the aligned ones.
+    """Rotations of the anchors of one flip, in units of `ALIGNED_BINS`: the first, the last, and others between.
+
+    All that is left of the circle lies between the last and the first, and no aligned rotation lies there: the circle
+    has one bin less than the grid, so going on from the last would meet the first out of step.
 
     Raises:
         SettingsError: the grid has fewer aligned rotations.
     """
-    positions = azimuth_bins // COARSEST_STRIDE
+    positions = aligned_rotations(azimuth_bins)
     if rotations > positions:
         raise SettingsError(
             f"views.anchors.rotations: {rotations}, but {azimuth_bins} azimuth bins have only {positions} rotations by "
-            f"multiples of {COARSEST_STRIDE} bins; choose at most {positions}"
+            f"multiples of {ALIGNED_BINS} bins; choose at most {positions}"
         )
-    return [(2 * number * positions + rotations) // (2 * rotations) for number in range(rotations)]
+    gaps = max(rotations - 1, 1)
+    return [(2 * number * (positions - 1) + gaps) // (2 * gaps) for number in range(rotations)]
 
 
 def anchor_view(anchors: AnchorSet, index: int, azimuth_bins: int) -> View:
@@ -175,30 +188,31 @@ def anchor_view(anchors: AnchorSet, index: int, azimuth_bins: int) -> View:
     """
     flip, rotation = divmod(index, anchors.rotations)
     flipped = View(flip_x=anchors.flips[flip] == "x", flip_y=anchors.flips[flip] == "y")
-    bins = COARSEST_STRIDE * anchor_positions(anchors.rotations, azimuth_bins)[rotation]
+    bins = ALIGNED_BINS * anchor_positions(anchors.rotations, azimuth_bins)[rotation]
     return rotated_by_bins(flipped, bins, azimuth_bins)
 
 
-def from_nearest_anchor(anchors: AnchorSet, flip: int, position: int, azimuth_bins: int) -> AnchoredView:
-    """How a flip in one of the aligned rotations is reached from the nearest anchor of that flip.
+def from_anchors(anchors: AnchorSet, flip: int, position: int, azimuth_bins: int) -> AnchoredView:
+    """How a flip in one of the aligned rotations is reached from the anchors of that flip.
 
     Args:
         anchors: the anchors.
         flip: number of the flip among theirs.
-        position: 0..azimuth_bins // COARSEST_STRIDE - 1, the rotation around the circle in units of that many bins.
+        position: 0..`aligned_rotations` - 1, the rotation in units of `ALIGNED_BINS`.
         azimuth_bins: of the grid.
     """
-    positions = azimuth_bins // COARSEST_STRIDE
-    half = positions // 2
-    steps = [
-        (position - anchor + half) % positions - half for anchor in anchor_positions(anchors.rotations, azimuth_bins)
-    ]
-    nearest = min(range(len(steps)), key=lambda number: abs(steps[number]))
-    return AnchoredView(flip * anchors.rotations + nearest, COARSEST_STRIDE * steps[nearest])
+    steps = [position - anchor for anchor in anchor_positions(anchors.rotations, azimuth_bins)]
+    numbers = sorted(range(len(steps)), key=lambda number: abs(steps[number]))
+    nearest, first = numbers[0], flip * anchors.rotations
+    across = [number for number in numbers if steps[number] * steps[nearest] < 0]
+    if not across:
+        return AnchoredView(first + nearest, ALIGNED_BINS * steps[nearest])
+    other = across[0]
+    return AnchoredView(first + nearest, ALIGNED_BINS * steps[nearest], first + other, ALIGNED_BINS * steps[other])
 
 
 def draw_anchored_view(anchors: AnchorSet, azimuth_bins: int, seed: int, scan: ScanId, epoch: int) -> AnchoredView:
     """A flip and an aligned rotation, drawn uniformly and from nothing but (seed, scan, epoch)."""
     generator = np.random.default_rng([seed, zlib.crc32(str(scan).encode()), epoch])
-    flip, position = generator.integers(len(anchors.flips)), generator.integers(azimuth_bins // COARSEST_STRIDE)
-    return from_nearest_anchor(anchors, int(flip), int(position), azimuth_bins)
+    flip, position = generator.integers(len(anchors.flips)), generator.integers(aligned_rotations(azimuth_bins))
+    return from_anchors(anchors, int(flip), int(position), azimuth_bins)

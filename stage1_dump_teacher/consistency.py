@@ -5,38 +5,39 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.dataset import select_scans
+from common.composition import Anchor, anchored_targets
+from common.dataset import LabelledScan, read_scan, select_scans
 from common.errors import SettingsError
 from common.label_map import LabelMap
 from common.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId, read_points
+from common.semantic_kitti import ScanId
 from common.target_store import TargetEncoding
 from common.target_store.scan_file import parse_scan_file, scan_file_bytes
-from common.teacher_targets import PillarFeatures, TeacherTargets
-from common.transport import carry_through_points, linear_index, rotate_by_bins
+from common.teacher_targets import TeacherTargets
+from common.transport import carry_through_points, rotate_by_bins
 from common.view import (
     IDENTITY,
+    AnchoredView,
     AnchorSet,
     View,
     ViewPolicy,
+    aligned_rotations,
     anchor_view,
     apply_view,
     draw_anchored_view,
     draw_view,
+    from_anchors,
     rotated_by_bins,
 )
+from stage1_dump_teacher.agreement import Agreement, agreement
 from stage1_dump_teacher.dump import check_classes
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import load_teacher
 from stage1_dump_teacher.settings import DumpSettings
-
-TEMPERATURE = 10.0
-"""Of the logits in the divergence; the inverse of the distillation's scale 0.1."""
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
@@ -60,36 +61,6 @@ class Augmentation:
     name: str
     view: View
     bins: int | None = None
-
-
-@dataclass(frozen=True)
-class LayerAgreement:
-    """One layer of targets against the live teacher's.
-
-    Attributes:
-        cosine: of the features over the pillars that both have, each side centred by its own channel means.
-        relative_l2: |targets - live| / |live| over all pillars of either, absent ones as zeros, as a student sees them.
-        reached: share of the live teacher's pillars that the targets have.
-    """
-
-    cosine: float
-    relative_l2: float
-    reached: float
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Targets against the live teacher's on the same cloud.
-
-    Attributes:
-        argmax: share of points whose most likely class is the same; "unlabelled" is never an answer.
-        divergence: KL(live, targets) at temperature 10, nats, mean over points.
-        layers: by teacher layer.
-    """
-
-    argmax: float
-    divergence: float
-    layers: dict[str, LayerAgreement]
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,7 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
 
 
 def measure_transport(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     augmentations: Sequence[Augmentation],
     teacher: Teacher,
     grid: PolarGrid,
@@ -135,50 +106,64 @@ def measure_transport(
     Yields:
         augmentation, way of transport, agreement; for every scan.
     """
-    for _, points in clouds:
-        source = cloud_in(points, IDENTITY, grid)
+    for _, source_scan in scans:
+        source = cloud_in(source_scan, IDENTITY, grid)
         cached = teacher(source)
         for augmentation in augmentations:
-            target = cloud_in(points, augmentation.view, grid)
+            target = cloud_in(source_scan, augmentation.view, grid)
             live = teacher(target)
             if augmentation.bins is not None:
                 shifted = rotate_by_bins(cached, augmentation.bins, source, target)
-                yield augmentation.name, "shift", agreement(shifted, live, target.point_voxel)
+                yield augmentation.name, "shift", agreement(shifted, live, target)
             carried = carry_through_points(cached, source, target)
-            yield augmentation.name, "points", agreement(carried, live, target.point_voxel)
+            yield augmentation.name, "points", agreement(carried, live, target)
 
 
 def measure_anchors(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     anchors: AnchorSet,
-    draws: int,
+    draws: int | None,
     teacher: Teacher,
     grid: PolarGrid,
     seed: int = 0,
 ) -> Iterator[tuple[str, str, Agreement]]:
-    """Targets of the nearest anchor, shifted to flips and aligned rotations drawn as in training.
+    """Targets composed from anchors as in training, for every flip and aligned rotation or some that are drawn.
 
     Yields:
-        distance to the anchor, flip, agreement; for every scan and draw.
+        distance to the nearest anchor, flip, agreement; for every scan and view.
     """
     azimuth = grid.shape[1]
-    for scan, points in clouds:
-        dumped: dict[int, tuple[ScanBatch, TeacherTargets]] = {}
-        for epoch in range(draws):
-            index, bins = draw_anchored_view(anchors, azimuth, seed, scan, epoch)
-            view = anchor_view(anchors, index, azimuth)
-            if index not in dumped:
-                source = cloud_in(points, view, grid)
-                dumped[index] = source, teacher(source)
-            source, cached = dumped[index]
-            target = cloud_in(points, rotated_by_bins(view, bins, azimuth), grid)
-            carried = rotate_by_bins(cached, bins, source, target)
-            found = agreement(carried, teacher(target), target.point_voxel)
-            yield f"{abs(bins):3d} bins from an anchor", f"flip {anchors.flips[index // anchors.rotations]}", found
+    for scan, source_scan in scans:
+        views = views_to_measure(anchors, azimuth, draws, scan, seed)
+        needed = {index for seen in views for index in (seen.anchor, seen.other) if index is not None}
+        dumped_clouds = {index: cloud_in(source_scan, anchor_view(anchors, index, azimuth), grid) for index in needed}
+        dumped = {index: teacher(cloud) for index, cloud in dumped_clouds.items()}
+        for seen in tqdm(views, unit="view", desc=f"scan {scan}", leave=False):
+            nearest = Anchor(dumped[seen.anchor], dumped_clouds[seen.anchor], seen.bins)
+            other = None
+            if seen.other is not None:
+                other = Anchor(dumped[seen.other], dumped_clouds[seen.other], seen.other_bins)
+            view = rotated_by_bins(anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
+            target = cloud_in(source_scan, view, grid)
+            live = teacher(target) if seen.bins else nearest.targets
+            found = agreement(anchored_targets(nearest, other, target), live, target)
+            flip = anchors.flips[seen.anchor // anchors.rotations]
+            yield f"{abs(seen.bins):3d} bins from an anchor", f"flip {flip}", found
+
+
+def views_to_measure(
+    anchors: AnchorSet, azimuth_bins: int, draws: int | None, scan: ScanId, seed: int
+) -> list[AnchoredView]:
+    """Different views among those of so many epochs of training, or all that there are."""
+    if draws is not None:
+        drawn = [draw_anchored_view(anchors, azimuth_bins, seed, scan, epoch) for epoch in range(draws)]
+        return list(dict.fromkeys(drawn))
+    flips, positions = range(len(anchors.flips)), range(aligned_rotations(azimuth_bins))
+    return [from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
 
 
 def measure_replay(
-    clouds: Iterable[tuple[ScanId, np.ndarray]],
+    scans: Iterable[tuple[ScanId, LabelledScan]],
     policy: ViewPolicy,
     draws: int,
     encoding: TargetEncoding,
@@ -190,19 +175,20 @@ def measure_replay(
     Yields:
         view, encoding of the pillar features, agreement; for every scan and view.
     """
-    for scan, points in clouds:
+    for scan, source_scan in scans:
         for index in range(draws):
-            target = cloud_in(points, draw_view(policy, scan, index), grid)
+            target = cloud_in(source_scan, draw_view(policy, scan, index), grid)
             live = teacher(target)
             stored = scan_file_bytes(live, grid.shape, encoding, {})
             replayed = parse_scan_file(stored, live.layers)[0].decode()
             name = "the scan as it is" if index == 0 else f"drawn view {index}"
-            yield name, encoding.pillar_features, agreement(replayed, live, target.point_voxel)
+            yield name, encoding.pillar_features, agreement(replayed, live, target)
 
 
-def cloud_in(points: np.ndarray, view: View, grid: PolarGrid) -> ScanBatch:
-    """A scan, float32 [N, 4], in a view and on a grid."""
-    return batch_scans([voxelise(apply_view(points, view), grid)], grid.shape)
+def cloud_in(scan: LabelledScan, view: View, grid: PolarGrid) -> ScanBatch:
+    """A scan in a view and on a grid."""
+    classes = 1 if scan.labels is None else int(scan.labels.max()) + 1
+    return batch_scans([voxelise(apply_view(scan.points, view), grid, scan.labels, classes)], grid.shape)
 
 
 def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
@@ -211,60 +197,6 @@ def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
     for augmentation, way, one in found:
         rows.setdefault((augmentation, way), Row(augmentation, way)).scans.append(one)
     return list(rows.values())
-
-
-def mean(agreements: Sequence[Agreement]) -> Agreement:
-    """Mean of every number over agreements."""
-
-    def over(numbers: Iterable[float]) -> float:
-        return float(np.mean(list(numbers)))
-
-    layers = {
-        name: LayerAgreement(
-            over(one.layers[name].cosine for one in agreements),
-            over(one.layers[name].relative_l2 for one in agreements),
-            over(one.layers[name].reached for one in agreements),
-        )
-        for name in agreements[0].layers
-    }
-    return Agreement(over(one.argmax for one in agreements), over(one.divergence for one in agreements), layers)
-
-
-def agreement(targets: TeacherTargets, live: TeacherTargets, point_voxel: torch.Tensor) -> Agreement:
-    """Compare targets with the live teacher's on the same cloud.
-
-    Args:
-        targets: logits rows as in `live`.
-        live: what the teacher says.
-        point_voxel: int64 [N], row of each point's voxel.
-    """
-    points = torch.bincount(point_voxel, minlength=len(live.logits)).double()
-    ours, theirs = targets.logits.double(), live.logits.double()
-    same = ours[:, 1:].argmax(dim=1) == theirs[:, 1:].argmax(dim=1)
-    log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
-    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)
-    return Agreement(
-        float((same * points).sum() / points.sum()),
-        float((divergence * points).sum() / points.sum()),
-        {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()},
-    )
-
-
-def layer_agreement(targets: PillarFeatures, live: PillarFeatures) -> LayerAgreement:
-    """Compare one layer; NaN where the two share no pillar, or features do not vary."""
-    ours, theirs = linear_index(targets.pillars, targets.shape), linear_index(live.pillars, live.shape)
-    rows, known = torch.isin(ours, theirs), torch.isin(theirs, ours)
-    left, right = targets.features[rows].double(), live.features[known].double()
-    # Pillars of one side only stand against zeros.
-    missed = targets.features[~rows].double().square().sum() + live.features[~known].double().square().sum()
-    error = ((left - right).square().sum() + missed).sqrt()
-    left_centred, right_centred = left - left.mean(dim=0), right - right.mean(dim=0)
-    norms = torch.linalg.vector_norm(left_centred) * torch.linalg.vector_norm(right_centred)
-    return LayerAgreement(
-        float((left_centred * right_centred).sum() / norms),
-        float(error / torch.linalg.vector_norm(live.features.double())),
-        float(known.double().mean()),
-    )
 
 
 def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> Teacher:
@@ -283,12 +215,12 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
     return targets
 
 
-def spread_clouds(
+def spread_scans(
     data: Path, settings: DumpSettings, label_map: LabelMap, count: int
-) -> Iterator[tuple[ScanId, np.ndarray]]:
+) -> Iterator[tuple[ScanId, LabelledScan]]:
     """Up to `count` scans of the splits, spread evenly over them."""
-    scans = select_scans(data, label_map, settings.splits).scans
-    chosen = min(count, len(scans))
+    found = select_scans(data, label_map, settings.splits).scans
+    chosen = min(count, len(found))
     for number in tqdm(range(chosen), unit="scan", desc="consistency"):
-        scan = scans[number * len(scans) // chosen]
-        yield scan, read_points(data, scan)
+        scan = found[number * len(found) // chosen]
+        yield scan, read_scan(data, scan, label_map)

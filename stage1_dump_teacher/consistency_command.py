@@ -39,7 +39,9 @@ from stage1_dump_teacher.settings import DumpSettings
     "them.",
 )
 @click.option(
-    "--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Views of each scan (anchors, replay)."
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
 )
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the comparison.")
 @click.option(
@@ -57,7 +59,7 @@ def consistency(
     policy: str,
     count: int,
     augmentations: tuple[str, ...],
-    draws: int,
+    draws: int | None,
     picture: Path | None,
     config: Path,
     device: str,
@@ -68,7 +70,7 @@ def consistency(
     \b
     Examples:
       python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --picture transport.png
-      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --policy anchors --draws 90 \\
+      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --policy anchors --draws 20 \\
         --set views.anchors.rotations=4
     """
     if augmentations and policy != "transport":
@@ -81,17 +83,17 @@ def consistency(
     grid, label_map = settings.grid.grid(), load_label_map(settings.dataset)
     check_distillable(grid.shape)
     live = measures.live_teacher(teacher, settings, label_map, select_device(device))
-    clouds = measures.spread_clouds(data, settings, label_map, count)
+    scans = measures.spread_scans(data, settings, label_map, count)
     if policy == "transport":
         wanted = [
             measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
         ]
-        found = measures.measure_transport(clouds, wanted, live, grid)
+        found = measures.measure_transport(scans, wanted, live, grid)
     elif policy == "anchors":
         anchors = settings.views.anchors or AnchorSet()
-        found = measures.measure_anchors(clouds, anchors, draws, live, grid)
+        found = measures.measure_anchors(scans, anchors, draws, live, grid)
     else:
-        found = measures.measure_replay(clouds, settings.views.policy, draws, settings.encoding, live, grid)
+        found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
     rows = measures.rows_of(found)
     if policy == "anchors":
         rows.sort(key=lambda row: (row.augmentation, row.way))

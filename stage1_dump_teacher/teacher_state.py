@@ -75,7 +75,10 @@ class TeacherState:
 
 
 def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:
-    """Write the weights in the published layout, as safetensors, whole or not at all."""
+    """Write the weights in the published layout, as safetensors, whole or not at all.
+
+    Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
+    """
     dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
     weights = to_published(teacher)
-    write_atomically(path, save({n: w.to(dtype) if w.is_floating_point() else w for n, w in weights.items()}))
+    write_atomically(path, save({name: w.to(dtype) if w.ndim > 1 else w for name, w in weights.items()}))

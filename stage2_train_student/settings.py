@@ -104,7 +104,7 @@ class ExperimentSettings(Settings):
         augmentation: views of the student's scans for `online` and `none`; null leaves scans as they are. With `cache`
             the views are those of the store.
         views: of a cache; `replay` shows the stored views as they are, `anchors` draws a flip and a rotation by whole
-            bins and transports the targets of the nearest stored anchor.
+            cells of the teacher's coarsest layer and composes the targets of the stored anchors on both sides of it.
         student: the network.
         distillation: weights of the terms.
         optimiser: Adam's settings.

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from common.dataset import epoch_order, read_scan, voxelise_view
+from common.composition import Anchor, anchored_targets
+from common.dataset import LabelledScan, epoch_order, read_scan, voxelise_view
 from common.errors import StoreError
 from common.label_map import LabelMap
 from common.overlap import started_ahead
@@ -17,8 +18,7 @@ from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import EncodedTargets, TargetStore
 from common.target_store.scan_file import encoded_as_is
-from common.transport import rotate_by_bins
-from common.view import IDENTITY, AnchoredView, View, draw_anchored_view, draw_view, rotated_by_bins
+from common.view import IDENTITY, AnchoredView, View, anchor_view, draw_anchored_view, draw_view, rotated_by_bins
 from stage2_train_student.settings import AugmentationSettings
 
 
@@ -49,7 +49,7 @@ class StudentData:
         layers: teacher layers to read from the store.
         augmentation: views where there is no store; None for none.
         seed: of the choice of views.
-        views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole bins.
+        views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
     """
 
     root: Path
@@ -78,20 +78,42 @@ class StudentData:
         source = read_scan(self.root, scan, self.label_map)
         if self.store is None:
             return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
-        index, bins = self.anchored_view(scan, epoch)
-        targets, view = self.store.read_encoded(scan, index, source.points, self.layers)
+        seen = self.anchored_view(scan, epoch)
+        voxelised, targets, view = self.stored(scan, seen.anchor, source, self.store)
+        if not seen.bins:
+            return voxelised, targets
+        shape = self.grid.shape
+        turned = voxelise_view(source, rotated_by_bins(view, seen.bins, shape[1]), self.grid, self.label_map)
+        nearest = Anchor(targets.decode(), batch_scans([voxelised], shape), seen.bins)
+        other = None
+        if seen.other is not None:
+            voxelised, targets, _ = self.stored(scan, seen.other, source, self.store)
+            other = Anchor(targets.decode(), batch_scans([voxelised], shape), seen.other_bins)
+        return turned, encoded_as_is(anchored_targets(nearest, other, batch_scans([turned], shape)), shape)
+
+    def stored(
+        self, scan: ScanId, index: int, source: LabelledScan, store: TargetStore
+    ) -> tuple[VoxelisedScan, EncodedTargets, View]:
+        """One scan in a stored view, its targets and the view.
+
+        Raises:
+            StoreError: the targets cannot be read, or are not those of this cloud.
+        """
+        targets, view = store.read_encoded(scan, index, source.points, self.layers)
         voxelised = voxelise_view(source, view, self.grid, self.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
         if not np.array_equal(targets.voxels.numpy(), voxels):
             raise StoreError(
-                f"{self.store.location}/{self.store.name(scan, index)}: the occupied voxels are not those of scan "
-                f"{scan} in view {index} on this machine. Dump this scan again."
+                f"{store.location}/{store.name(scan, index)}: the occupied voxels are not those of scan {scan} in view "
+                f"{index} on this machine. Dump this scan again."
             )
-        if not bins:
-            return voxelised, targets
-        turned = voxelise_view(source, rotated_by_bins(view, bins, self.grid.shape[1]), self.grid, self.label_map)
-        before, after = (batch_scans([cloud], self.grid.shape) for cloud in (voxelised, turned))
-        return turned, encoded_as_is(rotate_by_bins(targets.decode(), bins, before, after), self.grid.shape)
+        anchors = store.identity.views.anchors if self.views == "anchors" else None
+        if anchors is not None and view != anchor_view(anchors, index, self.grid.shape[1]):
+            raise StoreError(
+                f"{store.location}/{store.name(scan, index)}: view {index} is not the anchor that stands there. "
+                "Another version of the project dumped it: dump again, or set views=replay."
+            )
+        return voxelised, targets, view
 
     def load_batch(self, scans: Sequence[ScanId], epoch: int) -> StudentBatch:
         """Several scans as one batch."""
@@ -105,7 +127,7 @@ class StudentData:
         return choose_view(self.store.identity.views.count, self.seed, scan, epoch) if self.store else 0
 
     def anchored_view(self, scan: ScanId, epoch: int) -> AnchoredView:
-        """The stored view of a scan that is read in an epoch, and the azimuth bins to rotate it by."""
+        """The stored views of a scan that are read in an epoch, and the azimuth bins to rotate them by."""
         anchors = self.store.identity.views.anchors if self.store and self.views == "anchors" else None
         if anchors is None:
             return AnchoredView(self.view_of(scan, epoch), 0)

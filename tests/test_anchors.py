@@ -1,5 +1,7 @@
 """Anchor sets from the dump to the student: which views a store holds, and what a training step gets from them."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from common.composition import Anchor, anchored_targets
 from common.config import load_settings
 from common.dataset import read_scan, voxelise_view
 from common.errors import StoreError
@@ -15,8 +18,8 @@ from common.polar_grid import PolarGrid
 from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore, ViewSet
-from common.transport import rotated_sites
-from common.view import AnchorSet, ViewPolicy, anchor_view, draw_view, rotated_by_bins
+from common.teacher_targets import TeacherTargets
+from common.view import IDENTITY, AnchoredView, AnchorSet, ViewPolicy, anchor_view, draw_view, rotated_by_bins
 from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.experiment import TargetSource, student_data
 from stage2_train_student.student_data import StudentData
@@ -25,6 +28,7 @@ from tests.reduced import (
     STREET_GRID,
     dump,
     fail,
+    file_of,
     made_up_identity,
     reduced_experiment,
     same_targets,
@@ -102,7 +106,7 @@ def test_a_dump_of_anchors_goes_on_where_it_stopped_and_refuses_another_set(
     message = fail(dump(*words, "splits=[train]", "views.anchors.rotations=3"))
     assert "views.count: the store has 4, this run has 6" in message
     assert "views.anchors.rotations: the store has 2, this run has 3" in message
-    assert "choose at most 5" in fail(
+    assert "choose at most 3" in fail(
         dump(streets, reduced_teacher, tmp_path / "new", STREET_GRID, "splits=[train]", "views.anchors.rotations=6")
     )
 
@@ -110,36 +114,86 @@ def test_a_dump_of_anchors_goes_on_where_it_stopped_and_refuses_another_set(
 # The student's side
 
 
-def test_the_students_cloud_and_targets_are_those_of_the_nearest_anchor_turned_by_whole_bins(anchor_cache, streets):
+def test_the_students_cloud_and_targets_are_composed_from_the_anchors_on_both_sides(anchor_cache, streets):
     data = loader(streets, anchor_cache, "views=anchors")
     store, grid, scan = data.store, PolarGrid.named("polarnet", STREET_GRID), ScanId("00", "000002")
     assert store is not None
     source = read_scan(streets, scan, data.label_map)
-    seen = set()
-    for epoch in range(40):
-        index, bins = data.anchored_view(scan, epoch)
-        if (index, bins) in seen:
-            continue
-        seen.add((index, bins))
+    views = {data.anchored_view(scan, epoch): epoch for epoch in range(40)}
+    for seen, epoch in views.items():
         voxelised, encoded = data.load(scan, epoch)
         assert encoded is not None
-        targets, (stored, view) = encoded.decode(), store.read(scan, index, None, data.layers)
-        expected = voxelise_view(source, rotated_by_bins(view, bins, AZIMUTH), grid, data.label_map)
+        expected = voxelise_view(
+            source,
+            rotated_by_bins(anchor_view(ANCHORS, seen.anchor, AZIMUTH), seen.bins, AZIMUTH),
+            grid,
+            data.label_map,
+        )
         for name, value in vars(expected).items():
             np.testing.assert_array_equal(getattr(voxelised, name), value, err_msg=name)
-        np.testing.assert_array_equal(targets.voxels[:, 1:].numpy(), expected.voxels)
-        for name, layer in stored.layers.items():
-            moved = rotated_sites(layer.pillars, layer.shape, bins, AZIMUTH)
-            found = targets.layers[name]
-            assert found.shape == layer.shape
-            assert {*map(tuple, moved.tolist())} == {*map(tuple, found.pillars.tolist())}
-            torch.testing.assert_close(found.features.amax(0), layer.features.amax(0), rtol=0, atol=0)
-        said = stored.logits[batch_scans([voxelise_view(source, view, grid, data.label_map)], grid.shape).point_voxel]
+
+        def anchor(index: int, bins: int) -> Anchor:
+            stored, view = store.read(scan, index, None, data.layers)
+            return Anchor(stored, batch_scans([voxelise_view(source, view, grid, data.label_map)], grid.shape), bins)
+
+        nearest = anchor(seen.anchor, seen.bins)
+        other = None if seen.other is None else anchor(seen.other, seen.other_bins)
+        targets = anchored_targets(nearest, other, batch_scans([expected], grid.shape))
+        assert same_targets(encoded.decode(), targets)
+        azimuth = expected.voxels[expected.point_voxel][:, 1]
         heard = targets.logits[torch.from_numpy(voxelised.point_voxel)]
-        same = (said == heard).all(dim=1).double().mean()
-        assert same > 0.98, "few points lie so near a border that rounding moves them into another voxel"
-    assert {bins for _, bins in seen} == {0, 8, -8}
-    assert {index for index, _ in seen} == {0, 1, 2, 3}
+        for part, inside in ((nearest, azimuth >= max(seen.bins, 0)), (other, azimuth < seen.bins)):
+            if part is None:
+                continue
+            said = part.targets.logits[part.cloud.point_voxel]
+            same = (said == heard).all(dim=1)[torch.from_numpy(inside)].double().mean()
+            assert same > 0.98, "few points lie so near a border that rounding moves them into another voxel"
+    assert {(seen.anchor, seen.bins, seen.other, seen.other_bins) for seen in views} == {
+        *((index, 0, None, 0) for index in range(4)),
+        *((index, 16, index + 1, -16) for index in (0, 2)),
+    }
+
+
+def test_one_rotation_serves_all_of_them_as_well_as_it_can(streets, reduced_teacher, tmp_path):
+    succeed(
+        dump(streets, reduced_teacher, tmp_path / "one", STREET_GRID, "splits=[train]", "views.anchors.rotations=1")
+    )
+    data, scan = loader(streets, tmp_path / "one", "views=anchors"), ScanId("00", "000000")
+    seen = {data.anchored_view(scan, epoch): epoch for epoch in range(40)}
+    assert set(seen) == {AnchoredView(flip, bins) for flip in (0, 1) for bins in (0, 16, 32)}
+    for epoch in seen.values():
+        voxelised, encoded = data.load(scan, epoch)
+        assert encoded is not None
+        np.testing.assert_array_equal(encoded.decode().voxels[:, 1:].numpy(), voxelised.voxels)
+
+
+def test_both_anchors_are_checked(anchor_cache, streets, tmp_path):
+    data = loader(streets, anchor_cache, "views=anchors")
+    scan, store = ScanId("00", "000001"), data.store
+    assert store is not None
+    epoch = next(epoch for epoch in range(60) if data.anchored_view(scan, epoch) == (0, 16, 1, -16))
+    for number, index in enumerate((0, 1)):
+        shutil.copytree(anchor_cache, tmp_path / str(number))
+        broken = TargetStore.open(tmp_path / str(number))
+        file_of(broken, scan, index).write_bytes(file_of(store, scan, 2).read_bytes())
+        with pytest.raises(StoreError):
+            replace(data, store=broken).load(scan, epoch)
+
+
+def test_a_store_whose_anchors_stand_elsewhere_is_refused(anchor_cache, streets, tmp_path):
+    data = loader(streets, anchor_cache, "views=anchors")
+    scan = ScanId("00", "000001")
+    shutil.copytree(anchor_cache, tmp_path / "moved")
+    moved = TargetStore.open(tmp_path / "moved")
+    source = read_scan(streets, scan, data.label_map)
+    grid, view = PolarGrid.named("polarnet", STREET_GRID), rotated_by_bins(IDENTITY, 8, AZIMUTH)
+    voxels = batch_scans([voxelise_view(source, view, grid, data.label_map)], grid.shape).voxels
+    old, _ = moved.read(scan, 1, None)
+    targets = TeacherTargets(voxels, torch.zeros(len(voxels), 20), old.layers)
+    moved.write(scan, 1, view, targets, source.points)
+    epoch = next(epoch for epoch in range(60) if data.anchored_view(scan, epoch).anchor == 1)
+    with pytest.raises(StoreError, match="view 1 is not the anchor that stands there"):
+        replace(data, store=moved).load(scan, epoch)
 
 
 def test_where_no_bins_are_left_the_anchor_itself_is_replayed(anchor_cache, streets):
@@ -156,7 +210,7 @@ def test_where_no_bins_are_left_the_anchor_itself_is_replayed(anchor_cache, stre
 def test_replay_shows_the_anchors_as_they_are(anchor_cache, streets):
     data = loader(streets, anchor_cache)
     scan = ScanId("00", "000001")
-    assert {data.anchored_view(scan, epoch) for epoch in range(40)} == {(index, 0) for index in range(4)}
+    assert {data.anchored_view(scan, epoch) for epoch in range(40)} == {AnchoredView(index, 0) for index in range(4)}
 
 
 def test_anchors_need_an_anchor_set(street_cache, streets):

@@ -13,13 +13,14 @@ from common.view import (
     AnchorSet,
     View,
     ViewPolicy,
+    aligned_rotations,
     anchor_positions,
     anchor_view,
     apply_view,
     bin_degrees,
     draw_anchored_view,
     draw_view,
-    from_nearest_anchor,
+    from_anchors,
     rotated,
     rotated_by_bins,
 )
@@ -183,46 +184,61 @@ def test_flip_x_is_flip_y_and_half_a_turn():
 
 
 def test_eight_anchors_stand_at_aligned_rotations_of_either_flip():
-    assert anchor_positions(4, 360) == [0, 11, 23, 34]
+    assert aligned_rotations(360) == 23
+    assert anchor_positions(4, 360) == [0, 7, 15, 22]
+    assert anchor_positions(1, 360) == [0]
     anchors = AnchorSet()
     assert anchors.count == 8
     found = [anchor_view(anchors, index, 360) for index in range(8)]
     assert found[0] == IDENTITY
     assert [view.flip_y for view in found] == [False] * 4 + [True] * 4
     assert not any(view.flip_x or view.translation != (0, 0, 0) or view.scale != 1 for view in found)
-    turns = [8 * position * bin_degrees(360) for position in (0, 11, 23, 34)]
+    turns = [16 * position * bin_degrees(360) for position in (0, 7, 15, 22)]
     assert [view.rotation for view in found[:4]] == pytest.approx(turns)
     # A mirrored scan that is turned afterwards was turned the other way before.
     assert [-view.rotation % 360 for view in found[4:]] == pytest.approx(turns)
 
 
-@given(anchors=anchor_sets, azimuth_bins=st.sampled_from([96, 360]), data=st.data())
-def test_every_aligned_rotation_is_reached_from_its_nearest_anchor(anchors, azimuth_bins, data):
-    positions = azimuth_bins // 8
+@given(anchors=anchor_sets, azimuth_bins=st.sampled_from([160, 360]), data=st.data())
+def test_every_aligned_rotation_is_reached_from_the_anchors_on_both_sides(anchors, azimuth_bins, data):
+    positions = aligned_rotations(azimuth_bins)
     flip, position = data.draw(st.integers(0, len(anchors.flips) - 1)), data.draw(st.integers(0, positions - 1))
-    index, bins = from_nearest_anchor(anchors, flip, position, azimuth_bins)
-    assert index // anchors.rotations == flip
-    assert bins % 8 == 0
-    anchor = anchor_positions(anchors.rotations, azimuth_bins)[index % anchors.rotations]
-    assert (anchor + bins // 8 - position) % positions == 0
-    assert abs(bins) <= 8 * np.ceil(positions / anchors.rotations / 2)
+    places = anchor_positions(anchors.rotations, azimuth_bins)
+    seen = from_anchors(anchors, flip, position, azimuth_bins)
+    ways = [(seen.anchor, seen.bins)] + ([] if seen.other is None else [(seen.other, seen.other_bins)])
+    for index, bins in ways:
+        assert index // anchors.rotations == flip
+        assert 16 * places[index % anchors.rotations] + bins == 16 * position
+    assert abs(seen.bins) == 16 * min(abs(place - position) for place in places)
+    if position in places or anchors.rotations == 1:
+        assert seen.other is None
+    else:
+        assert seen.bins * seen.other_bins < 0
+        between = sorted(index % anchors.rotations for index, _ in ways)
+        assert between[1] == between[0] + 1
 
 
-def test_four_rotations_leave_at_most_48_bins():
-    assert max(abs(from_nearest_anchor(AnchorSet(), 0, position, 360).bins) for position in range(45)) == 48
+def test_the_last_aligned_rotation_is_an_anchor_and_the_circle_ends_soon_after():
+    for azimuth_bins in (40, 96, 160, 360):
+        last = 16 * anchor_positions(2, azimuth_bins)[-1]
+        assert last < azimuth_bins - 1 <= last + 16
+
+
+def test_four_rotations_leave_at_most_64_bins():
+    assert max(abs(from_anchors(AnchorSet(), 0, position, 360).bins) for position in range(23)) == 64
 
 
 def test_draws_reach_every_flip_and_rotation_and_depend_on_nothing_but_seed_scan_and_epoch():
     scan = ScanId("00", "000003")
-    drawn = [draw_anchored_view(AnchorSet(), 96, 5, scan, epoch) for epoch in range(300)]
-    assert drawn == [draw_anchored_view(AnchorSet(), 96, 5, scan, epoch) for epoch in range(300)]
-    assert drawn != [draw_anchored_view(AnchorSet(), 96, 6, scan, epoch) for epoch in range(300)]
-    assert drawn != [draw_anchored_view(AnchorSet(), 96, 5, ScanId("00", "000004"), epoch) for epoch in range(300)]
-    assert {*drawn} == {from_nearest_anchor(AnchorSet(), flip, place, 96) for flip in (0, 1) for place in range(12)}
+    drawn = [draw_anchored_view(AnchorSet(), 160, 5, scan, epoch) for epoch in range(300)]
+    assert drawn == [draw_anchored_view(AnchorSet(), 160, 5, scan, epoch) for epoch in range(300)]
+    assert drawn != [draw_anchored_view(AnchorSet(), 160, 6, scan, epoch) for epoch in range(300)]
+    assert drawn != [draw_anchored_view(AnchorSet(), 160, 5, ScanId("00", "000004"), epoch) for epoch in range(300)]
+    assert {*drawn} == {from_anchors(AnchorSet(), flip, place, 160) for flip in (0, 1) for place in range(10)}
 
 
 def test_more_rotations_than_the_grid_has_are_refused():
-    with pytest.raises(SettingsError, match="only 5 rotations by multiples of 8 bins; choose at most 5"):
+    with pytest.raises(SettingsError, match="only 3 rotations by multiples of 16 bins; choose at most 3"):
         anchor_view(AnchorSet(rotations=6), 0, 40)
 
 
