@@ -122,7 +122,8 @@ def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED
     """DropBlock (Ghiasi et al., NeurIPS 2018): zero random square regions, the same ones in all channels of a scan.
 
     Every bin is the centre of a dropped block with probability `probability / block^2`; what is kept is scaled by
-    the number of bins over the number of kept bins of the batch.
+    the number of bins over the number of kept bins of the batch, or of this process's part of it. Bins are counted in
+    float32: bfloat16 cannot.
 
     Args:
         features: float [B, C, R, P].
@@ -131,8 +132,8 @@ def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED
     """
     scans, _, radial, azimuth = features.shape
     centres = torch.rand(scans, 1, radial, azimuth, device=features.device) < probability / block**2
-    kept = 1.0 - functional.max_pool2d(centres.to(features.dtype), block, stride=1, padding=block // 2)
-    return features * (kept * (kept.numel() / kept.sum().clamp(min=1.0)))
+    kept = 1.0 - functional.max_pool2d(centres.float(), block, stride=1, padding=block // 2)
+    return features * (kept * (kept.numel() / kept.sum().clamp(min=1.0))).to(features.dtype)
 
 
 class PillarClassifier(nn.Module):
