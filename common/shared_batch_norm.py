@@ -76,7 +76,6 @@ class SharedBatchNorm(nn.Module):
         self.momentum, self.eps, self.processes = norm.momentum, norm.eps, processes
         self.training = norm.training
 
-    @torch.compiler.disable
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """float [N, C, ...] to the same shape; N may be 0 in some of the processes."""
         if not self.training:

@@ -46,7 +46,7 @@ def parallel(
     if sync_batch_norm:
         share_batch_norm(student, processes)
         share_batch_norm(distillation, processes)
-    both = DistributedDataParallel(StudentAndAdapters(student, distillation), broadcast_buffers=False)
+    both = DistributedDataParallel(StudentAndAdapters(student, distillation))
     if processes.device.type == "cpu":
         both.register_comm_hook(processes, mean_in_order)
     return both

@@ -104,7 +104,7 @@ class PolarNet(nn.Module):
         flat = compressed.new_zeros(batch.scans * radial * azimuth, compressed.shape[1])
         flat = flat.index_copy(0, pillar_rows(batch), compressed)
         return (
-            flat.view(batch.scans, radial, azimuth, -1)
+            flat.view(batch.scans, radial, azimuth, flat.shape[1])
             .permute(0, 3, 1, 2)
             .contiguous(memory_format=map_layout(flat.device))
         )
