@@ -148,16 +148,8 @@ class Distillation(nn.Module):
         scale, threshold = self.logit_scale, self.logit_threshold
         if self.support == "occupied":
             return logit_distillation_loss(student, teacher, scale, threshold, processes)
-        return dense_logit_distillation_loss(
-            student,
-            teacher,
-            outputs.classifier_input,
-            outputs.pillar_logits,
-            batch,
-            scale,
-            threshold,
-            processes=processes,
-        )
+        features, classifier = outputs.classifier_input, outputs.pillar_logits
+        return dense_logit_distillation_loss(student, teacher, features, classifier, batch, scale, threshold, processes)
 
 
 def refuse_unknown(given: Collection[str], known: Collection[str], what: str) -> None:
@@ -278,8 +270,8 @@ def dense_logit_distillation_loss(
     batch: ScanBatch,
     scale: float = LOGIT_SCALE,
     threshold: float | None = LOGIT_THRESHOLD,
-    chunk: int = CHUNK_PILLARS,
     processes: Processes = ALONE,
+    chunk: int = CHUNK_PILLARS,
 ) -> torch.Tensor:
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
 
@@ -294,8 +286,8 @@ def dense_logit_distillation_loss(
         batch: the batch, for its voxels.
         scale: factor on both logits before the softmax.
         threshold: None counts every voxel.
-        chunk: pillars at a time.
         processes: that hold a part of the batch each.
+        chunk: pillars at a time.
     """
     result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold)
     uniform = teacher_logits.new_zeros(teacher_logits.shape[1])

@@ -91,7 +91,10 @@ def main(data: Path, cache: Path) -> None:
     torch.set_num_threads(1)
     with started_processes("cpu") as processes:
         for scans in SIZES:
-            shared, alone = (backward(data, cache, scans, each) for each in (processes, ALONE))
+            shared = backward(data, cache, scans, processes)
+            if not processes.first:
+                continue
+            alone = backward(data, cache, scans, ALONE)
             found = {
                 "scans": scans,
                 "shared": shared.terms,
@@ -99,8 +102,7 @@ def main(data: Path, cache: Path) -> None:
                 "gradients": distance(shared.gradients, alone.gradients),
                 "statistics": distance(shared.statistics, alone.statistics),
             }
-            if processes.first:
-                print(json.dumps(found), flush=True)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
