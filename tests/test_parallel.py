@@ -176,9 +176,11 @@ def test_one_process_goes_on_where_two_stopped_and_says_what_changes(streets, st
     assert saved(run)["random_states_of_others"] == []
 
 
-def test_a_process_asked_to_stop_stops_all_and_one_alone_itself():
-    assert ALONE.any(1) is True
-    assert ALONE.any(0) is False
+def test_one_process_alone_computes_nothing_more():
+    value, rows = torch.ones(()), torch.ones(3, 2)
+    assert ALONE.mean(value, 7) is value
+    assert ALONE.sum(rows) is ALONE.rows(rows) is ALONE.gather(rows)[0] is rows
+    assert (ALONE.any(1), ALONE.any(0)) == (True, False)
 
 
 # Refused
