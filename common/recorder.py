@@ -20,14 +20,16 @@ class Recorder:
         folder: of the run.
         settings: of the run; written resolved, with the environment beside them.
         first_step: steps already recorded; lines of later steps, left by a run that died after its last save, go.
+        first_epoch: epochs finished; lines of later epochs go as well, such as the validation after an epoch whose
+            last step was saved and whose end was not.
     """
 
-    def __init__(self, folder: Path, settings: Settings, first_step: int) -> None:
+    def __init__(self, folder: Path, settings: Settings, first_step: int, first_epoch: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(settings, folder / SETTINGS_FILE)
         (folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
         path = folder / METRICS_FILE
-        keep_steps_up_to(path, first_step)
+        keep_up_to(path, first_step, first_epoch)
         self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
@@ -46,8 +48,8 @@ class Recorder:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def keep_steps_up_to(path: Path, step: int) -> None:
-    """Drop lines of steps after `step`, and a last line that was cut off."""
+def keep_up_to(path: Path, step: int, epoch: int) -> None:
+    """Drop lines of steps after `step` or epochs after `epoch`, and a last line that was cut off."""
     if not path.exists():
         return
     kept = []
@@ -56,7 +58,7 @@ def keep_steps_up_to(path: Path, step: int) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        if record.get("step", 0) <= step:
+        if record.get("step", 0) <= step and record.get("epoch", 0) <= epoch:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
 

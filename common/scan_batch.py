@@ -1,13 +1,13 @@
 """Voxelised scans, batched as PyTorch tensors for teacher and student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from common.polar_grid import VoxelisedScan
-from common.records import move_tensors
+from common.records import move_tensors, no_rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class ScanBatch:
     def to(self, device: torch.device | str) -> "ScanBatch":
         """The same batch on another device."""
         return move_tensors(self, device)
+
+    def without_scans(self) -> "ScanBatch":
+        """A batch of no scan on the same grid."""
+        return replace(no_rows(self), scans=0)
 
 
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:

@@ -3,28 +3,40 @@
 import torch
 from torch.nn import functional
 
+from common.processes import ALONE, Processes
+
 
 def segmentation_terms(
-    voxel_logits: torch.Tensor, voxel_labels: torch.Tensor, class_weights: torch.Tensor
+    voxel_logits: torch.Tensor,
+    voxel_labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    processes: Processes = ALONE,
 ) -> dict[str, torch.Tensor]:
     """Both parts of the segmentation loss, over all labelled voxels of the batch at once.
+
+    Where several processes hold a part of the batch each, both are those of the whole: the cross entropy is a mean of
+    means, and every process sorts the gathered probabilities of all for the Lovasz loss.
 
     Args:
         voxel_logits: float [V, classes].
         voxel_labels: int64 [V], 0 = unlabelled: such voxels do not count.
         class_weights: float [classes], weight of each class in the cross entropy.
+        processes: that train together.
 
     Returns:
         scalars `cross_entropy` and `lovasz`. Without a labelled voxel both are zeros that still carry a gradient.
     """
     labelled = voxel_labels != 0
     logits, labels = voxel_logits[labelled], voxel_labels[labelled]
-    if not len(labels):
+    all_labels = processes.rows(labels)
+    if not len(all_labels):
         zero = voxel_logits.sum() * 0.0
         return {"cross_entropy": zero, "lovasz": zero}
+    weights = class_weights.to(logits.dtype)
+    cross_entropy = functional.cross_entropy(logits, labels, weight=weights)
     return {
-        "cross_entropy": functional.cross_entropy(logits, labels, weight=class_weights.to(logits.dtype)),
-        "lovasz": lovasz_softmax(logits.softmax(dim=1), labels),
+        "cross_entropy": processes.mean(cross_entropy, weights[labels].sum()),
+        "lovasz": lovasz_softmax(processes.rows(logits.softmax(dim=1)), all_labels),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from common.errors import StoreError
-from common.records import move_tensors
+from common.records import move_tensors, no_rows
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ class TeacherTargets:
         layers = {name: layer.to(device) for name, layer in self.layers.items()}
         voxel_layers = {name: layer.to(device) for name, layer in self.voxel_layers.items()}
         return replace(moved, layers=layers, voxel_layers=voxel_layers)
+
+    def without_scans(self) -> "TeacherTargets":
+        """Targets of a batch of no scan, of the same layers."""
+        layers = {name: no_rows(layer) for name, layer in self.layers.items()}
+        voxel_layers = {name: no_rows(layer) for name, layer in self.voxel_layers.items()}
+        return replace(no_rows(self), layers=layers, voxel_layers=voxel_layers)
 
 
 def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:

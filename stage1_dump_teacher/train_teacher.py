@@ -49,7 +49,7 @@ def run(
     state = new_state(settings, label_map, device)
     start_or_resume(state, settings, folder, resume)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
-    with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
+    with Recorder(folder, settings, state.step, state.epoch) as recorder, StopRequest() as stop:
         while state.epoch < settings.epochs and not (stop or reached(state, settings)):
             train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
             if not state.step_in_epoch and validation and state.epoch % settings.validate_every == 0:

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from common.config import load_settings
-from common.devices import select_device
 from common.memory import keep_freed_memory
+from common.processes import started_processes
 from common.target_store.local_copy import CopySettings
 from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
 from stage2_train_student.comparison.command import compare
@@ -76,11 +76,15 @@ def train(
       python -m stage2_train_student train --data dataset --experiment full
       python -m stage2_train_student train --data dataset --experiment vpd --set optimiser.learning_rate=1e-3
       python -m stage2_train_student train --data dataset --experiment full --resume
+      torchrun --nproc-per-node=4 -m stage2_train_student -- train --data dataset --set batch_size=8
     """
     settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
     folder = run_folder or Path("runs") / Path(experiment).stem
     copies = CopySettings(local_copy, local_copy_gb)
-    state = run_training(settings, data, folder, select_device(device), cache, teacher, resume, copies)
+    with started_processes(device) as processes:
+        state = run_training(settings, data, folder, processes.device, cache, teacher, resume, copies, processes)
+    if not processes.first:
+        return
     best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"
     saved = folder / (BEST_STUDENT if state.best_miou >= 0 else LAST_STUDENT)
     click.echo(f"{state.step} steps, {state.epoch} epochs finished; {best}; student: {saved}")

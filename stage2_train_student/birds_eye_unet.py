@@ -125,7 +125,7 @@ def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED
     """DropBlock (Ghiasi et al., NeurIPS 2018): zero random square regions, the same ones in all channels of a scan.
 
     Every bin is the centre of a dropped block with probability `probability / block^2`; what is kept is scaled by
-    the number of bins over the number of kept bins of the batch.
+    the number of bins over the number of kept bins of the batch, or of this process's part of it.
 
     Args:
         features: float [B, C, R, P].
@@ -134,8 +134,10 @@ def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED
     """
     scans, _, radial, azimuth = features.shape
     centres = torch.rand(scans, 1, radial, azimuth, device=features.device) < probability / block**2
-    kept = 1.0 - functional.max_pool2d(centres.to(features.dtype), block, stride=1, padding=block // 2)
-    return features * (kept * (kept.numel() / kept.sum().clamp(min=1.0)))
+    # bfloat16 cannot count: above 256 it has no odd numbers.
+    counted = torch.promote_types(features.dtype, torch.float32)
+    kept = 1.0 - functional.max_pool2d(centres.to(counted), block, stride=1, padding=block // 2)
+    return features * (kept * (kept.numel() / kept.sum().clamp(min=1.0))).to(features.dtype)
 
 
 class PillarClassifier(nn.Module):

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import SettingsError
+from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.birds_eye_unet import STUDENT_LAYERS
@@ -109,20 +110,26 @@ class Distillation(nn.Module):
         self.support, self.logit_scale, self.logit_threshold = support, logit_scale, logit_threshold
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch) -> dict[str, torch.Tensor]:
-        """Unweighted terms by name: `logit`, `vpd` (the sum of `vpd.down1c`, ...), `lwd`; those in use only."""
+    def forward(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
+    ) -> dict[str, torch.Tensor]:
+        """Unweighted terms by name: `logit`, `vpd` (the sum of `vpd.down1c`, ...), `lwd`; those in use only.
+
+        Where several processes hold a part of the batch each, the terms are those of the whole.
+        """
         terms = {}
         if "logit" in self.terms:
-            terms["logit"] = self.logit_term(outputs, targets, batch)
+            terms["logit"] = self.logit_term(outputs, targets, batch, processes)
         if "vpd" in self.terms:
             for teacher, student in VPD_PAIRS.items():
                 adapted = self.adapted(teacher, targets, batch)
-                terms[f"vpd.{teacher}"] = voxel_to_pillar_loss(adapted, outputs.layers[student])
+                error = voxel_to_pillar_loss(adapted, outputs.layers[student])
+                terms[f"vpd.{teacher}"] = processes.mean(error, batch.scans)
             terms["vpd"] = torch.stack([terms[f"vpd.{teacher}"] for teacher in VPD_PAIRS]).sum()
         if "lwd" in self.terms:
             teacher, student = LWD_PAIR
             adapted = self.adapted(teacher, targets, batch)
-            terms["lwd"] = label_weight_loss(adapted, outputs.layers[student], batch, self.class_weights)
+            terms["lwd"] = label_weight_loss(adapted, outputs.layers[student], batch, self.class_weights, processes)
         return terms
 
     def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -135,15 +142,16 @@ class Distillation(nn.Module):
         adapted: torch.Tensor = self.adapters[teacher](teacher_map)
         return adapted
 
-    def logit_term(self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch) -> torch.Tensor:
+    def logit_term(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
+    ) -> torch.Tensor:
         """The logit term on the chosen support, a scalar."""
         student, teacher = outputs.voxel_logits, targets.logits.float()
         scale, threshold = self.logit_scale, self.logit_threshold
         if self.support == "occupied":
-            return logit_distillation_loss(student, teacher, scale, threshold)
-        return dense_logit_distillation_loss(
-            student, teacher, outputs.classifier_input, outputs.pillar_logits, batch, scale, threshold
-        )
+            return logit_distillation_loss(student, teacher, scale, threshold, processes)
+        features, classifier = outputs.classifier_input, outputs.pillar_logits
+        return dense_logit_distillation_loss(student, teacher, features, classifier, batch, scale, threshold, processes)
 
 
 def refuse_unknown(given: Collection[str], known: Collection[str], what: str) -> None:
@@ -164,7 +172,11 @@ def voxel_to_pillar_loss(adapted: torch.Tensor, student: torch.Tensor) -> torch.
 
 
 def label_weight_loss(
-    adapted: torch.Tensor, student: torch.Tensor, batch: ScanBatch, class_weights: torch.Tensor
+    adapted: torch.Tensor,
+    student: torch.Tensor,
+    batch: ScanBatch,
+    class_weights: torch.Tensor,
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """Label-weight distillation: sqrt( sum over bins of W * sum_c (adapted - student)^2 / (B R P) ).
 
@@ -177,6 +189,7 @@ def label_weight_loss(
         student: float [B, C, R, P].
         batch: the batch, for its pillars and voxel labels.
         class_weights: float [classes].
+        processes: that hold a part of the batch each.
 
     Returns:
         a scalar; 0 with a zero gradient where nothing is labelled or the maps agree.
@@ -185,7 +198,8 @@ def label_weight_loss(
     squared = (pillars_last(adapted).index_select(0, rows) - pillars_last(student).index_select(0, rows)).square()
     weight = pillar_label_weights(batch, class_weights.to(squared.dtype))
     scans, _, radial, azimuth = student.shape
-    return safe_sqrt((weight * squared.sum(dim=1)).sum() / (scans * radial * azimuth))
+    mean = (weight * squared.sum(dim=1)).sum() / max(scans * radial * azimuth, 1)
+    return safe_sqrt(processes.mean(mean, scans))
 
 
 def pillar_label_weights(batch: ScanBatch, class_weights: torch.Tensor) -> torch.Tensor:
@@ -227,6 +241,7 @@ def logit_distillation_loss(
     teacher_logits: torch.Tensor,
     scale: float = LOGIT_SCALE,
     threshold: float | None = LOGIT_THRESHOLD,
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """Mean of `divergence` over the occupied voxels whose divergence is above `threshold`.
 
@@ -235,12 +250,18 @@ def logit_distillation_loss(
         teacher_logits: float [V, classes].
         scale: factor on both logits before the softmax.
         threshold: None counts every voxel.
+        processes: that hold a part of the batch each.
 
     Returns:
         a scalar; 0 where no voxel is left (published: NaN).
     """
-    total, count = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold)
-    return total / count.detach().clamp(min=1.0)
+    return mean_of(sum_and_count(divergence(student_logits, teacher_logits, scale), threshold), processes)
+
+
+def mean_of(sum_count: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """The mean from what `sum_and_count` returned, over all processes; 0 without an entry."""
+    total, count = sum_count
+    return processes.mean(total / count.detach().clamp(min=1.0), count)
 
 
 def dense_logit_distillation_loss(
@@ -251,6 +272,7 @@ def dense_logit_distillation_loss(
     batch: ScanBatch,
     scale: float = LOGIT_SCALE,
     threshold: float | None = LOGIT_THRESHOLD,
+    processes: Processes = ALONE,
     chunk: int = CHUNK_PILLARS,
 ) -> torch.Tensor:
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
@@ -266,6 +288,7 @@ def dense_logit_distillation_loss(
         batch: the batch, for its voxels.
         scale: factor on both logits before the softmax.
         threshold: None counts every voxel.
+        processes: that hold a part of the batch each.
         chunk: pillars at a time.
     """
     result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold)
@@ -278,8 +301,7 @@ def dense_logit_distillation_loss(
         pillars_last(classifier_input).split(chunk), empty_voxels(batch).split(chunk), strict=True
     ):
         result = result + checkpoint(of_empty, features, empty, use_reentrant=False)
-    total, count = result
-    return total / count.detach().clamp(min=1.0)
+    return mean_of(result, processes)
 
 
 def empty_voxels(batch: ScanBatch) -> torch.Tensor:

@@ -73,7 +73,7 @@ def evaluate(
     grid: PolarGrid,
     label_map: LabelMap,
     device: torch.device,
-    progress: str = "evaluate",
+    progress: str | None = "evaluate",
 ) -> ConfusionMatrix:
     """Confusion matrix over all points of all scans.
 
@@ -90,7 +90,7 @@ def evaluate_by_range(
     grid: PolarGrid,
     label_map: LabelMap,
     device: torch.device,
-    progress: str = "evaluate",
+    progress: str | None = "evaluate",
     plan: PredictionPlan = PLAIN,
     teacher: VoxelLogits | None = None,
 ) -> Evaluation:
@@ -103,7 +103,7 @@ def evaluate_by_range(
         grid: of the model, and of the teacher.
         label_map: classes.
         device: of both.
-        progress: name of the progress bar.
+        progress: name of the progress bar, None for no bar.
         plan: views and batches of the model.
         teacher: to compare the model with; its prediction is the plain one, in batches of the same size.
 

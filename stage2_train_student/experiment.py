@@ -11,6 +11,7 @@ from common.dataset import select_scans
 from common.errors import DataError, SettingsError, StoreError, TrainingError
 from common.label_map import LabelMap
 from common.polar_grid import check_distillable
+from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
@@ -51,15 +52,16 @@ class Scans(NamedTuple):
     validation: list[ScanId]
 
 
-def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) -> Scans:
+def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap, processes: Processes = ALONE) -> Scans:
     """Scans of the experiment; validation is left out, with a note, when none of its sequences is on this disk."""
     train, absent = select_scans(data, label_map, settings.train)
-    if absent:
+    if absent and processes.first:
         click.echo(f"note: training without sequences {', '.join(absent)}, which are not on this disk", err=True)
     try:
         validation = select_scans(data, label_map, settings.validate_on).scans if settings.validate_on else []
     except DataError as error:
-        click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
+        if processes.first:
+            click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
         validation = []
     refuse_unlabelled(data, validation)
     return Scans(train, validation)
@@ -176,7 +178,23 @@ def new_state(
     return TrainingState(student, distillation, optimiser, scaler, average, targets_hash=source.hash)
 
 
-def start_or_resume(state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool) -> None:
+def check_divisible(settings: ExperimentSettings, processes: Processes) -> None:
+    """Refuse batches of which the processes would have unequal shares.
+
+    Raises:
+        SettingsError: says which sizes do.
+    """
+    if settings.batch_size % processes.count:
+        fitting = -(-settings.batch_size // processes.count) * processes.count
+        raise SettingsError(
+            f"batch_size: {settings.batch_size} scans do not divide among {processes.count} processes (it counts the "
+            f"scans of all of them together); set batch_size={fitting}, or start another number of processes"
+        )
+
+
+def start_or_resume(
+    state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool, processes: Processes = ALONE
+) -> None:
     """Restore the run in `folder`, or make sure that there is none to overwrite.
 
     Raises:
@@ -188,7 +206,10 @@ def start_or_resume(state: TrainingState, settings: ExperimentSettings, folder: 
             f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
         )
     if exists:
-        state.restore(folder, settings)
-        click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
-    elif resume:
+        same_processes = state.restore(folder, settings, processes)
+        if processes.first:
+            click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
+            if not same_processes:
+                click.echo("note: another number of processes than before, so random numbers are drawn anew", err=True)
+    elif resume and processes.first:
         click.echo(f"nothing to resume in {folder}; starting from the beginning")

@@ -107,7 +107,7 @@ class PolarNet(nn.Module):
         flat = compressed.new_zeros(batch.scans * radial * azimuth, compressed.shape[1])
         flat = flat.index_copy(0, pillar_rows(batch), compressed)
         return (
-            flat.view(batch.scans, radial, azimuth, -1)
+            flat.view(batch.scans, radial, azimuth, flat.shape[1])
             .permute(0, 3, 1, 2)
             .contiguous(memory_format=map_layout(flat.device))
         )
@@ -123,8 +123,8 @@ class PolarNet(nn.Module):
         narrow, widest = self.PPmodel[:-1], self.PPmodel[-1]
         assert isinstance(narrow, nn.Sequential)
         assert isinstance(widest, nn.Linear)
-        on_cpu = point_features.device.type == "cpu"
-        if on_cpu:
+        by_pillar = pillars > 0 and point_features.device.type == "cpu"
+        if by_pillar:
             point_pillar, order = point_pillar.sort(stable=True)
             point_features = point_features[order]
 
@@ -134,7 +134,7 @@ class PolarNet(nn.Module):
         features = checkpoint(
             narrow, point_features, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
         )
-        if on_cpu:
+        if by_pillar:
             return pooled_linear(features, widest.weight, widest.bias, point_pillar, pillars)
         return segment_max(widest(features), point_pillar, pillars)
 
@@ -217,7 +217,7 @@ def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch
         int64 [K], kept points in ascending order, or None where no pillar holds more than `limit`.
     """
     counts = torch.bincount(point_pillar, minlength=pillars)
-    if int(counts.max()) <= limit:
+    if not pillars or int(counts.max()) <= limit:
         return None
     shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
     order = shuffled[torch.argsort(point_pillar[shuffled], stable=True)]

@@ -112,11 +112,13 @@ class ExperimentSettings(Settings):
             validated and saved as the student. null for none.
         precision: of the networks' forward pass, by autocast; weights, losses and optimiser are float32. `float16`
             scales the loss and needs CUDA.
+        sync_batch_norm: in several processes, batch norms take their statistics over the whole batch; false leaves each
+            process with those of its part, which is faster and trains otherwise than one process would.
         compile: compile the bird's-eye-view network with `torch.compile`.
         epochs: passes over the training scans; a schedule other than `constant` is spread over them.
         steps: stop after so many steps in all; null for no limit. It does not shorten a schedule.
         early_stopping: stop after so many validations without a better mIoU; null for never.
-        batch_size: scans per batch; a step takes `optimiser.accumulate` batches.
+        batch_size: scans per batch, those of all processes together; a step takes `optimiser.accumulate` batches.
         loading_threads: threads that read, voxelise and decode ahead of the training loop.
         validate_every: epochs between validations.
         save_every: steps between saves of the training state, besides the one after every epoch; null for none.
@@ -135,6 +137,7 @@ class ExperimentSettings(Settings):
     optimiser: OptimiserSettings = OptimiserSettings()
     averaging: float | None = Field(None, gt=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    sync_batch_norm: bool = True
     compile: bool = False
     epochs: int = Field(40, ge=1)
     steps: int | None = Field(None, ge=1)

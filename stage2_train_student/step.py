@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from common.errors import TrainingError
+from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.schedule import learning_rate_factor
 from common.segmentation_loss import segmentation_terms
@@ -13,6 +14,7 @@ from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.averaging import decay_at, update_average
 from stage2_train_student.distillation import Distillation
 from stage2_train_student.experiment import OnlineTargets
+from stage2_train_student.parallel import gradients_of, mean_statistics
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import autocast, in_float32
 from stage2_train_student.settings import ExperimentSettings
@@ -42,8 +44,11 @@ def train_step(
     class_weights: torch.Tensor,
     device: torch.device,
     scans: int | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """One step of the optimiser from the batches of one accumulation group; counts it in `state.step`.
+
+    Where several processes train together, each has a share of every batch, and all end with the same weights.
 
     Args:
         state: changed in place.
@@ -54,6 +59,7 @@ def train_step(
         class_weights: float [classes].
         device: to train on.
         scans: of the whole group; a batch weighs as much as its share of them. None for a group of one batch.
+        processes: that train together.
 
     Returns:
         every loss term, unweighted, the weighted total `loss`, `gradient_norm` before clipping and `learning_rate`.
@@ -65,9 +71,14 @@ def train_step(
     state.distillation.train()
     state.optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
+    seen = 0
     for loaded in batches:
-        share = len(loaded.scans) / scans if scans else 1.0
-        terms = accumulate_gradients(state, loaded, settings.precision, share, online, class_weights, device)
+        seen += loaded.shared
+        share = loaded.shared / scans if scans else 1.0
+        with gradients_of(state.parallel, last=scans is None or seen == scans):
+            terms = accumulate_gradients(
+                state, loaded, settings.precision, share, online, class_weights, device, processes
+            )
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + share * value
         last = (loaded, terms)
@@ -80,6 +91,8 @@ def train_step(
         group["lr"] = rate
     state.scaler.step(state.optimiser)
     state.scaler.update()
+    if state.parallel is not None and not settings.sync_batch_norm:
+        mean_statistics(state.parallel, processes)
     if state.average is not None and settings.averaging is not None:
         update_average(state.average, state.student, decay_at(state.step, settings.averaging))
     state.step += 1
@@ -94,6 +107,7 @@ def accumulate_gradients(
     online: OnlineTargets | None,
     class_weights: torch.Tensor,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Add the gradients of `share` times a batch's loss; the batch's terms are returned unweighted.
 
@@ -102,18 +116,25 @@ def accumulate_gradients(
     """
     batch = loaded.batch.to(device)
     targets = targets_of(loaded, batch, online, device)
-    loss, parts = losses(state.student, state.distillation, batch, targets, class_weights, precision)
+    if not loaded.scans:
+        batch, targets = batch.without_scans(), targets.without_scans() if targets else None
+    arguments = (batch, targets, class_weights, precision, processes)
+    if state.parallel is None:
+        loss, parts = losses(state.student, state.distillation, *arguments)
+    else:
+        loss, parts = state.parallel(losses, *arguments)
     terms = {name: float(value.detach()) for name, value in {**parts, "loss": loss}.items()}
     if not torch.isfinite(loss):
         raise NonFiniteError(described(state, f"the loss is {loss.item()}", loaded, terms), loaded, terms)
-    state.scaler.scale(share * loss).backward()
+    # DistributedDataParallel takes the mean over processes of gradients that add up to those of the loss.
+    state.scaler.scale(processes.count * share * loss).backward()
     return terms
 
 
 def described(state: TrainingState, what: str, loaded: StudentBatch, terms: dict[str, float]) -> str:
     """The message of a `NonFiniteError`."""
     return (
-        f"step {state.step + 1}: {what} for scans {', '.join(map(str, loaded.scans))} "
+        f"step {state.step + 1}: {what} for scans {', '.join(map(str, loaded.scans)) or 'of other processes'} "
         f"({', '.join(f'{name} {value:.4g}' for name, value in terms.items())}). Lower "
         "optimiser.learning_rate, or look at these scans; the last saved state is intact."
     )
@@ -145,19 +166,21 @@ def losses(
     targets: TeacherTargets | None,
     class_weights: torch.Tensor,
     precision: str = "float32",
+    processes: Processes = ALONE,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Total loss and every unweighted term: L_seg + weights * (logit, vpd, lwd), Jiang et al. 2023.
 
-    Student and adapters run in `precision`, the losses in float32.
+    Student and adapters run in `precision`, the losses in float32. Where several processes hold a part of the batch
+    each, the terms are those of the whole.
     """
     device = batch.point_features.device
     with autocast(precision, device):
         outputs = in_float32(student(batch))
-    terms = segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights)
+    terms = segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights, processes)
     total = terms["cross_entropy"] + terms["lovasz"]
     if targets is not None:
         with autocast(precision, device):
-            distilled = distillation(outputs, targets, batch)
+            distilled = distillation(outputs, targets, batch, processes)
         total = total + distillation.total(distilled)
         terms = terms | distilled
     return total, terms

@@ -16,6 +16,7 @@ from common.overlap import started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan
 from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
+from common.shards import Shard
 from common.target_store import EncodedTargets, TargetStore
 from common.target_store.scan_file import encoded_as_is
 from common.view import IDENTITY, AnchoredView, View, anchor_view, draw_anchored_view, draw_view, rotated_by_bins
@@ -27,14 +28,16 @@ class StudentBatch:
     """One training step's worth of data.
 
     Attributes:
-        scans: which scans.
-        batch: their voxels and points.
-        targets: the teacher's for each scan as stored, where they come from a cache.
+        scans: which scans; none where the batch has fewer scans than there are processes, and this one has no share.
+        batch: their voxels and points; those of a stand-in where there are no scans.
+        targets: the teacher's for each scan as stored, where they come from a cache; the stand-in's likewise.
+        shared: scans of the batch in all processes together.
     """
 
     scans: list[ScanId]
     batch: ScanBatch
     targets: list[EncodedTargets]
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,13 @@ class StudentData:
             )
         return voxelised, targets, view
 
-    def load_batch(self, scans: Sequence[ScanId], epoch: int) -> StudentBatch:
-        """Several scans as one batch."""
-        loaded = [self.load(scan, epoch) for scan in scans]
+    def load_batch(self, scans: Sequence[ScanId], epoch: int, shard: Shard = Shard()) -> StudentBatch:
+        """Several scans as one batch, or this process's share of them."""
+        share = shard.of(scans)
+        loaded = [self.load(scan, epoch) for scan in share or scans[:1]]
         targets = [target for _, target in loaded if target is not None]
         batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
-        return StudentBatch(list(scans), batch, targets)
+        return StudentBatch(share, batch, targets, len(scans))
 
     def view_of(self, scan: ScanId, epoch: int) -> int:
         """Which of the store's views of a scan is seen in an epoch."""
@@ -143,11 +147,24 @@ class StudentData:
         return draw_view(self.augmentation.policy, scan, index)
 
     def batches(
-        self, scans: Sequence[ScanId], batch_size: int, epoch: int, first: int, threads: int
+        self,
+        scans: Sequence[ScanId],
+        batch_size: int,
+        epoch: int,
+        first: int,
+        threads: int,
+        shard: Shard = Shard(),
     ) -> Iterator[StudentBatch]:
-        """The batches of an epoch from number `first` on, loaded ahead by threads, always in the same order."""
+        """The batches of an epoch from number `first` on, or this process's share of each.
+
+        They are loaded ahead by threads, always in the same order.
+        """
         groups = epoch_order(scans, batch_size, self.seed, epoch)[first:]
-        loading = started_ahead(lambda group: self.load_batch(group, epoch), groups, depth=2 * threads, threads=threads)
+
+        def load(group: list[ScanId]) -> StudentBatch:
+            return self.load_batch(group, epoch, shard)
+
+        loading = started_ahead(load, groups, depth=2 * threads, threads=threads)
         for _, future in loading:
             yield future.result()
 

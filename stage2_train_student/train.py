@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from common.dataset import epoch_order
 from common.errors import TrainingError
 from common.label_map import load_label_map
 from common.memory import peak_memory
+from common.metrics import ConfusionMatrix
+from common.processes import ALONE, Processes
 from common.recorder import Recorder
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
@@ -20,6 +23,7 @@ from common.target_store.local_copy import CopySettings
 from stage2_train_student.evaluate import evaluate, report, student_logits
 from stage2_train_student.experiment import (
     TargetSource,
+    check_divisible,
     choose_scans,
     new_state,
     open_targets,
@@ -27,6 +31,7 @@ from stage2_train_student.experiment import (
     student_data,
 )
 from stage2_train_student.finished_run import forget_finished, write_finished
+from stage2_train_student.parallel import draw_apart, parallel
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, train_step
 from stage2_train_student.student_data import StudentBatch, StudentData
@@ -44,6 +49,7 @@ def run(
     teacher: Path | None = None,
     resume: bool = False,
     copies: CopySettings = CopySettings(),
+    processes: Processes = ALONE,
 ) -> TrainingState:
     """Train a student into `folder`.
 
@@ -56,30 +62,39 @@ def run(
         teacher: published-layout checkpoint, for `targets: online`.
         resume: continue the run in `folder`.
         copies: where what is read from a target store at a URL is kept.
+        processes: that train together, each calling this with the same arguments; the first one writes and speaks.
     """
+    check_divisible(settings, processes)
     label_map = load_label_map(settings.dataset)
-    scans = choose_scans(settings, data, label_map)
+    scans = choose_scans(settings, data, label_map, processes)
     source = open_targets(settings, label_map, scans.train, device, cache, teacher, copies)
     dataset = student_data(settings, data, label_map, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, device)
-    start_or_resume(state, settings, folder, resume)
-    forget_finished(folder)
+    draw_apart(settings.seed, state.step, processes)
+    start_or_resume(state, settings, folder, resume, processes)
+    if processes.first:
+        forget_finished(folder)
+    state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
-    with Recorder(folder, settings, state.step) as recorder, StopRequest() as stop:
+    writer = Recorder(folder, settings, state.step, state.epoch) if processes.first else nullcontext()
+    with writer as recorder, StopRequest() as stop:
         clock = time.perf_counter()
-        while state.epoch < settings.epochs and not (stop or reached(state, settings) or no_better(state, settings)):
-            train_epoch(state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device)
+        while not (processes.any(stop) or finished(state, settings)):
+            train_epoch(
+                state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device, processes
+            )
             if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
-                validate(state, dataset, scans.validation, recorder, folder, device)
-            state.save(folder, settings)
-            clock = record_cost(recorder, state, clock, device)
-    if no_better(state, settings):
+                validate(state, dataset, scans.validation, recorder, folder, device, processes)
+            state.save(folder, settings, processes)
+            if recorder is not None:
+                clock = record_cost(recorder, state, clock, device)
+    if no_better(state, settings) and processes.first:
         tqdm.write(
             f"stopped: {state.validations_since_best} validations without a better mIoU (setting early_stopping)"
         )
-    if state.epoch >= settings.epochs or reached(state, settings) or no_better(state, settings):
+    if finished(state, settings) and processes.first:
         write_finished(folder, settings, state)
     return state
 
@@ -91,10 +106,11 @@ def train_epoch(
     scans: list[ScanId],
     source: TargetSource,
     class_weights: torch.Tensor,
-    recorder: Recorder,
+    recorder: Recorder | None,
     folder: Path,
     stop: StopRequest,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> None:
     """Train from where the state stands to the end of the epoch, the step limit, or a request to stop.
 
@@ -103,8 +119,9 @@ def train_epoch(
     accumulate, epoch = settings.optimiser.accumulate, state.epoch
     groups = accumulation_groups(scans, settings, epoch)
     first = state.step_in_epoch * accumulate
-    batches = dataset.batches(scans, settings.batch_size, epoch, first, settings.loading_threads)
-    with tqdm(total=len(groups), initial=state.step_in_epoch, unit="step", desc=f"epoch {epoch + 1}") as bar:
+    batches = dataset.batches(scans, settings.batch_size, epoch, first, settings.loading_threads, processes.shard)
+    steps, title, silent = len(groups), f"epoch {epoch + 1}", not processes.first
+    with tqdm(total=steps, initial=state.step_in_epoch, unit="step", desc=title, disable=silent) as bar:
         clock = time.perf_counter()
         for group in groups[state.step_in_epoch :]:
             waits: list[float] = []
@@ -118,19 +135,21 @@ def train_epoch(
                     class_weights,
                     device,
                     sum(map(len, group)),
+                    processes,
                 )
             except NonFiniteError as error:
-                path = save_batch(folder, error, state, dataset)
+                path = save_batch(folder, error, state, dataset, processes)
                 raise TrainingError(f"{error.message} The batch is kept in {path}.") from error
             state.step_in_epoch += 1
             seconds = time.perf_counter() - clock
-            recorder.record("train", state.step, {**terms, "seconds": seconds, "waited": sum(waits)}, epoch=epoch)
+            if recorder:
+                recorder.record("train", state.step, {**terms, "seconds": seconds, "waited": sum(waits)}, epoch=epoch)
             bar.set_postfix(loss=f"{terms['loss']:.3f}")
             bar.update()
-            if stop or reached(state, settings):
+            if processes.any(stop) or reached(state, settings):
                 break
             if settings.save_every and state.step % settings.save_every == 0:
-                state.save(folder, settings)
+                state.save(folder, settings, processes)
             clock = time.perf_counter()
     if state.step_in_epoch == len(groups):
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
@@ -155,16 +174,19 @@ def timed(batches: Iterable[StudentBatch], waits: list[float]) -> Iterator[Stude
         yield loaded
 
 
-def save_batch(folder: Path, error: NonFiniteError, state: TrainingState, dataset: StudentData) -> Path:
+def save_batch(
+    folder: Path, error: NonFiniteError, state: TrainingState, dataset: StudentData, processes: Processes = ALONE
+) -> Path:
     """Keep the batch that made a loss or gradient not finite; `common.checkpoint.load_checkpoint` reads it.
 
     Holds the scans, the view of each in words, the hash of what made the targets, the terms, and the batch's own
-    tensors.
+    tensors. Each of several processes keeps its part of the batch in a file of its own.
 
     Returns:
         the file.
     """
-    path = folder / f"{NON_FINITE_BATCH}_{state.step + 1}.pt"
+    part = "" if processes.count == 1 else f"_process_{processes.rank}"
+    path = folder / f"{NON_FINITE_BATCH}_{state.step + 1}{part}.pt"
     content = {
         "step": state.step + 1,
         "epoch": state.epoch,
@@ -185,26 +207,40 @@ def validate(
     state: TrainingState,
     dataset: StudentData,
     scans: list[ScanId],
-    recorder: Recorder,
+    recorder: Recorder | None,
     folder: Path,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> None:
-    """mIoU over all points of the validation scans; keeps the student if it is the best so far."""
+    """mIoU over all points of the validation scans; keeps the student if it is the best so far.
+
+    Each process counts the points of its share of the scans.
+    """
     if not scans:
         return
+    share, progress = processes.shard.of(scans), "validate" if processes.first else None
     matrix = evaluate(
-        student_logits(state.trained), dataset.root, scans, dataset.grid, dataset.label_map, device, "validate"
+        student_logits(state.trained), dataset.root, share, dataset.grid, dataset.label_map, device, progress
     )
-    numbers = report(matrix, dataset.label_map)
+    counts = processes.sum(torch.from_numpy(matrix.counts)).numpy()
+    numbers = report(ConfusionMatrix(counts), dataset.label_map)
     if numbers["miou"] is None:
-        tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
+        if recorder:
+            tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
         return
-    recorder.record("validation", state.step, {"miou": numbers["miou"]}, epoch=state.epoch, iou=numbers["iou"])
-    tqdm.write(f"epoch {state.epoch}: mIoU {100 * numbers['miou']:.2f}")
+    if recorder:
+        recorder.record("validation", state.step, {"miou": numbers["miou"]}, epoch=state.epoch, iou=numbers["iou"])
+        tqdm.write(f"epoch {state.epoch}: mIoU {100 * numbers['miou']:.2f}")
     state.validations_since_best += 1
     if numbers["miou"] > state.best_miou:
         state.best_miou, state.validations_since_best = numbers["miou"], 0
-        save_checkpoint(folder / BEST_STUDENT, published_student(state.trained))
+        if processes.first:
+            save_checkpoint(folder / BEST_STUDENT, published_student(state.trained))
+
+
+def finished(state: TrainingState, settings: ExperimentSettings) -> bool:
+    """Whether the run has nothing left to do."""
+    return state.epoch >= settings.epochs or reached(state, settings) or no_better(state, settings)
 
 
 def record_cost(recorder: Recorder, state: TrainingState, since: float, device: torch.device) -> float:

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import CheckpointError
+from common.processes import ALONE, Processes
 from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
 from stage2_train_student.distillation import Distillation
+from stage2_train_student.parallel import draw_apart
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.settings import ExperimentSettings
 
@@ -36,6 +39,7 @@ class TrainingState:
         best_miou: of all validations so far, in 0..1; -1 before the first.
         validations_since_best: validations after the one that gave `best_miou`.
         targets_hash: of what the targets are made by, None without targets; a resumed run must have the same.
+        parallel: student and adapters as one network that computes with other processes; None for one process alone.
     """
 
     student: PolarNet
@@ -49,14 +53,21 @@ class TrainingState:
     best_miou: float = -1.0
     validations_since_best: int = 0
     targets_hash: str | None = None
+    parallel: DistributedDataParallel | None = None
 
     @property
     def trained(self) -> PolarNet:
         """The student to validate, save and use: the average where there is one."""
         return self.student if self.average is None else self.average
 
-    def save(self, folder: Path, settings: ExperimentSettings) -> None:
-        """Write the state whole or not at all, and the student alone in the published layout."""
+    def save(self, folder: Path, settings: ExperimentSettings, processes: Processes = ALONE) -> None:
+        """Write the state whole or not at all, and the student alone in the published layout.
+
+        All processes call it, since each has random numbers of its own; the first one writes.
+        """
+        of_first, *of_others = random_states(processes)
+        if not processes.first:
+            return
         content = {
             "settings": settings.model_dump(mode="json"),
             "student": self.student.state_dict(),
@@ -65,7 +76,8 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "progress": self.progress(),
-            "random_state": random_state(),
+            "random_state": of_first,
+            "random_states_of_others": of_others,
             "targets_hash": self.targets_hash,
         }
         save_checkpoint(folder / STATE_FILE, content)
@@ -76,8 +88,11 @@ class TrainingState:
         names = ("epoch", "step_in_epoch", "step", "best_miou", "validations_since_best")
         return {name: getattr(self, name) for name in names}
 
-    def restore(self, folder: Path, settings: ExperimentSettings) -> None:
-        """Continue where `save` left off, random states included.
+    def restore(self, folder: Path, settings: ExperimentSettings, processes: Processes = ALONE) -> bool:
+        """Continue where `save` left off, random states included where there are as many processes as before.
+
+        Returns:
+            whether there are.
 
         Raises:
             CheckpointError: there is no state, it is damaged, or it belongs to another experiment.
@@ -95,9 +110,14 @@ class TrainingState:
                 load_strictly(path, self.average, content["average"], "the average of the student")
             for name, value in content["progress"].items():
                 setattr(self, name, value)
-            set_random_state(content["random_state"])
+            random_states = [content["random_state"], *content.get("random_states_of_others", [])]
+            if len(random_states) != processes.count:
+                draw_apart(settings.seed, self.step, processes)
+                return False
+            set_random_state(random_states[processes.rank])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a training state of this program ({error!r}).") from error
+        return True
 
 
 def may_change(settings: ExperimentSettings) -> set[str]:
@@ -121,3 +141,11 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
 def published_student(student: PolarNet) -> dict[str, torch.Tensor]:
     """The student's weights as published PolarNet checkpoints hold them: a plain, contiguous state dict on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+
+
+def random_states(processes: Processes) -> list[dict[str, Any]]:
+    """What `random_state` returns in each process, by rank."""
+    own = random_state()
+    of_gpus = zip(*(processes.gather(state) for state in own["cuda"]), strict=True)
+    cuda = [list(states) for states in of_gpus] or [[] for _ in range(processes.count)]
+    return [{"cpu": cpu, "cuda": gpus} for cpu, gpus in zip(processes.gather(own["cpu"]), cuda, strict=True)]

@@ -179,6 +179,15 @@ def test_drop_blocks_zeroes_whole_squares_in_all_channels_and_rescales():
     assert torch.equal(opened[:, :, :60, :60] > 0, ~kept[:, :1])
 
 
+def test_drop_blocks_counts_bins_of_bfloat16_maps_exactly():
+    for seed in range(5):
+        scaled = []
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.manual_seed(seed)
+            scaled.append(drop_blocks(torch.ones(1, 1, 120, 90, dtype=dtype), 0.5))
+        assert torch.equal(scaled[1], scaled[0].bfloat16())
+
+
 def test_drop_blocks_of_everything_gives_zeros():
     dropped = drop_blocks(torch.ones(1, 2, 8, 8), 49.0)
     assert torch.equal(dropped, torch.zeros_like(dropped))

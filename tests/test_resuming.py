@@ -193,6 +193,24 @@ def test_a_stop_inside_an_accumulation_group_takes_effect_after_it(
     assert_same_run(run, straight_run_of_everything)
 
 
+def test_a_validation_whose_epoch_was_not_saved_is_recorded_once(streets, street_cache, runs, monkeypatch):
+    """Killed between the validation and the save after it; the last step itself was saved."""
+    validate = train_module.validate
+
+    def validate_then_die(*arguments):
+        validate(*arguments)
+        raise KeyboardInterrupt
+
+    run, options = runs / "died", ("batch_size=5", "epochs=2", "save_every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "validate", validate_then_die)
+        assert train(streets, street_cache, run, *options).exit_code != 0
+    assert saved(run)["progress"]["step"] == len(read_metrics(run, "validation")) == 1
+    succeed(train(streets, street_cache, run, *options, **RESUME))
+    assert [(line["step"], line["epoch"]) for line in read_metrics(run, "validation")] == [(1, 1), (2, 2)]
+    assert [(line["step"], line["epoch"]) for line in read_metrics(run, "train")] == [(1, 0), (2, 1)]
+
+
 def test_a_run_that_dies_inside_an_accumulation_group_goes_on_from_the_step_before(
     streets, street_cache, runs, straight_run_of_everything, monkeypatch
 ):
