@@ -26,6 +26,8 @@ EXPERIMENTS = ("baseline", "vpd", "lwd", "logit", "full")
 TEACHER_EVALUATION = "teacher.json"
 SUMMARY = "summary.json"
 PAGE = "comparison.html"
+SPLIT = "test"
+"""Streets that nobody trained on, and by which nothing was chosen."""
 
 
 class DemoFolders(NamedTuple):
@@ -90,15 +92,23 @@ def steps(folders: DemoFolders, jobs: int) -> Iterator[Step]:
     if not theirs.is_file():
         first = CONFIGS / "baseline.yaml"
         yield Step(
-            "mIoU of the teacher on a street that nobody trained on",
-            words("stage2_train_student", "evaluate", data=data, teacher=TEACHER, experiment=first, json=theirs),
+            "mIoU of the teacher on streets that nobody trained on",
+            words(
+                "stage2_train_student",
+                "evaluate",
+                data=data,
+                teacher=TEACHER,
+                experiment=first,
+                split=SPLIT,
+                json=theirs,
+            ),
         )
     for name in EXPERIMENTS:
         if not newer(student_folder(runs, name) / EVALUATION_FILE, student_folder(runs, name) / FINISHED_FILE):
             run = student_folder(runs, name)
             yield Step(
                 f"mIoU of the student of '{name}' there, and how often it says what the teacher says",
-                words("stage2_train_student", "evaluate", data=data, run=run, agreement=TEACHER),
+                words("stage2_train_student", "evaluate", data=data, run=run, split=SPLIT, agreement=TEACHER),
             )
     page = {"out": runs / PAGE, "data": data, "teacher": TEACHER, "teacher-evaluation": theirs}
     yield Step("the page", words("stage2_train_student", "compare", runs, **page))
@@ -153,7 +163,7 @@ def closing_lines(numbers: dict[str, Any], folders: DemoFolders) -> Sequence[str
     """What the demo says at its end."""
     return [
         "",
-        f"mIoU on a street that nobody trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
+        f"mIoU on streets that nobody trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
         f"{numbers['full_miou']:.1f} ({numbers['gain_miou']:+.1f} points), teacher {numbers['teacher_miou']:.1f}. "
         f"{numbers['demo_s']:.0f} s.",
         f"  page      {folders.runs / PAGE}   open it in a browser",
