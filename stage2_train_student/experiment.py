@@ -130,7 +130,25 @@ def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, 
         augmentation=settings.augmentation,
         seed=settings.seed,
         views=settings.views,
+        labelled=labelled_scans(settings, data, label_map),
     )
+
+
+def labelled_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) -> frozenset[ScanId] | None:
+    """Training scans whose labels are used, None for all.
+
+    Raises:
+        SettingsError: `labels` names none of the training scans.
+    """
+    if settings.labels is None:
+        return None
+    labelled = frozenset(select_scans(data, label_map, settings.labels).scans)
+    if labelled.isdisjoint(select_scans(data, label_map, settings.train).scans):
+        raise SettingsError(
+            f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(settings.labels)}; "
+            "name splits or sequences that are in train as well"
+        )
+    return labelled
 
 
 def new_student(settings: ExperimentSettings, label_map: LabelMap) -> PolarNet:

@@ -98,6 +98,8 @@ class ExperimentSettings(Settings):
     Attributes:
         dataset: YAML file with classes, splits and label map.
         train: splits or sequences to train on.
+        labels: splits or sequences of `train` whose labels are used; the scans of others join the distillation only, as
+            scans without labels do. null uses all labels that there are.
         validate_on: splits or sequences for mIoU after each epoch; without scans of them no mIoU is computed.
         grid: the grid and volume; with targets they must be the teacher's.
         targets: where the teacher's targets come from: `cache`; `online`, the teacher in the loop; `none`.
@@ -127,6 +129,7 @@ class ExperimentSettings(Settings):
 
     dataset: Path
     train: list[str] = ["train"]
+    labels: list[str] | None = Field(None, min_length=1)
     validate_on: list[str] = ["val"]
     grid: GridSettings = GridSettings()
     targets: Literal["cache", "online", "none"] = "cache"
@@ -156,6 +159,8 @@ class ExperimentSettings(Settings):
             )
         if self.targets != "cache" and self.views != "replay":
             raise ValueError(f"views: {self.views} reads a cache, but targets is {self.targets}; set views=replay")
+        if self.targets == "none" and self.labels is not None:
+            raise ValueError("labels: with targets: none a scan without labels teaches nothing; leave it out of train")
         if self.targets == "none" and any(self.distillation.weights.values()):
             raise ValueError("distillation: targets: none has no teacher; set the weights logit, vpd and lwd to 0")
         if self.targets != "none" and not any(self.distillation.weights.values()):

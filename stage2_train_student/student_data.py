@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +53,7 @@ class StudentData:
         augmentation: views where there is no store; None for none.
         seed: of the choice of views.
         views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
+        labelled: scans whose labels are used; None for all.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class StudentData:
     augmentation: AugmentationSettings | None = None
     seed: int = 0
     views: Literal["replay", "anchors"] = "replay"
+    labelled: frozenset[ScanId] | None = None
 
     def __post_init__(self) -> None:
         if self.store is not None and self.views == "anchors" and self.store.identity.views.anchors is None:
@@ -79,6 +81,8 @@ class StudentData:
             StoreError: its targets cannot, or are not those of this cloud.
         """
         source = read_scan(self.root, scan, self.label_map)
+        if self.labelled is not None and scan not in self.labelled:
+            source = replace(source, labels=None)
         if self.store is None:
             return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
         seen = self.anchored_view(scan, epoch)

@@ -281,3 +281,23 @@ def test_validation_scans_without_labels_are_refused_before_an_epoch_is_spent(st
 )
 def test_settings_that_contradict_each_other_are_refused(streets, street_cache, runs, override, reason):
     assert reason in refused(streets, street_cache, runs / "wrong", override)
+
+
+# Labels for some sequences, targets for more
+
+
+def test_scans_of_other_sequences_join_the_distillation_without_their_labels(streets):
+    settings = reduced_experiment(STREET_GRID, "train=['00', '08']", "labels=['00']")
+    data = data_of(settings, streets)
+    assert data.load(ScanId("00", "000000"), 0)[0].voxel_labels.any()
+    assert not data.load(ScanId("08", "000000"), 0)[0].voxel_labels.any()
+
+
+def test_labels_must_be_those_of_training_scans(streets, street_cache, runs):
+    message = fail(train(streets, street_cache, runs / "a", "labels=['08']"))
+    assert "none of the training scans (train) is in 08" in message
+
+
+def test_without_a_teacher_scans_without_labels_are_refused(streets, runs):
+    message = fail(train(streets, None, runs / "a", "labels=['00']", name="baseline"))
+    assert "a scan without labels teaches nothing" in message

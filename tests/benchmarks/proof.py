@@ -3,8 +3,9 @@
     make proof                 (python -m tests.benchmarks.proof; about an hour on two cores, resumable)
 
 Simulated streets, a teacher that was trained on the training streets only, students of every experiment in
-`configs/proof` with three seeds each, scored on three streets that no model trained on and by which nothing was chosen: a
-run is scored by its last student, and settings were chosen by another street. Writes `tests/benchmarks/results/proof.json` and `docs/proof.png`.
+`configs/proof` with three seeds each, scored on three streets that no model trained on and by which nothing was
+chosen: a run is scored by its last student, and settings were chosen by another street. Writes
+`tests/benchmarks/results/proof.json` and `docs/proof.png`.
 """
 
 import json
@@ -16,7 +17,7 @@ import click
 
 from common.files import write_atomically
 from stage2_train_student.comparison.experiments import Experiment, group_runs
-from stage2_train_student.comparison.results import Result, results
+from stage2_train_student.comparison.results import Result, difference, results
 from stage2_train_student.comparison.training_runs import find_runs, read_run
 from stage2_train_student.demo import SPLIT, TEACHER, Step, newer, run_step, words
 from stage2_train_student.evaluation_file import EVALUATION_FILE, read_report
@@ -31,6 +32,9 @@ RESULTS = Path("tests/benchmarks/results/proof.json")
 PICTURE = Path("docs/proof.png")
 
 TERMS = ("baseline", "vpd", "lwd", "logit", "full", "full_published")
+FEW_LABELS = ("few_baseline", "few_full")
+"""Labels of one street of ten; the second has the teacher's targets of all ten."""
+
 POLICIES = {"replay": "full", "anchors": "full_anchors", "online": "full_online"}
 """Experiment by the way in which its targets fit the augmented cloud; `online` is the reference."""
 
@@ -81,7 +85,7 @@ def sweeps(jobs: int, seeds: str) -> list[Step]:
         return Step(title, command + words(**options))
 
     return [
-        sweep("baseline, each term, all terms", TERMS, cache=CACHES["replay"]),
+        sweep("baseline, each term, all terms", (*TERMS, *FEW_LABELS), cache=CACHES["replay"]),
         sweep("all terms, targets shifted from anchors", (POLICIES["anchors"],), cache=CACHES["anchors"]),
         sweep("all terms, the teacher in the loop", (POLICIES["online"],), teacher=TEACHER),
     ]
@@ -115,10 +119,10 @@ def measured() -> list[Result]:
     return results(experiments, baseline, "evaluation", label_map)
 
 
-def row(result: Result) -> dict[str, Any]:
-    """One line of the table; mIoU in points of 100."""
+def row(result: Result, baseline: Result) -> dict[str, Any]:
+    """One line of the table; mIoU in points of 100, and the difference to a baseline."""
     values = [100 * value for value in result.miou.values]
-    gain = result.gain
+    gain = None if result is baseline else difference(result.miou, baseline.miou)
     return {
         "miou": 100 * (result.miou.mean or 0.0),
         "spread": None if result.miou.spread is None else 100 * result.miou.spread,
@@ -133,7 +137,8 @@ def row(result: Result) -> dict[str, Any]:
 
 def proof(found: Mapping[str, Result]) -> dict[str, Any]:
     """The numbers of the proof."""
-    full, online = found["full"], found[POLICIES["online"]]
+    baseline, full, online = found["baseline"], found["full"], found[POLICIES["online"]]
+    few_baseline, few_full = (found[name] for name in FEW_LABELS)
     gain = full.gain
     assert gain is not None, "the baseline has no score"
     assert full.training_seconds.mean is not None
@@ -145,8 +150,9 @@ def proof(found: Mapping[str, Result]) -> dict[str, Any]:
         "seeds": len(full.miou.values),
         "cost_ratio": full.training_seconds.mean / online.training_seconds.mean,
         "teacher_miou": 100 * read_report(RUNS / "teacher.json")["miou"],
-        "terms": {name: row(found[name]) for name in TERMS},
-        "views": {policy: row(found[name]) for policy, name in POLICIES.items()},
+        "terms": {name: row(found[name], baseline) for name in TERMS},
+        "few_labels": {result.experiment.name: row(result, few_baseline) for result in (few_baseline, few_full)},
+        "views": {policy: row(found[name], baseline) for policy, name in POLICIES.items()},
     }
 
 
@@ -161,8 +167,10 @@ def tables(numbers: Mapping[str, Any]) -> list[str]:
     head = "| {} | mIoU in %, +- standard deviation over {} seeds | to the baseline, +- standard error | training, s |"
     lines = [head.format("student", numbers["seeds"]), "| --- | --- | --- | --- |"]
     lines += [line(name, values) for name, values in numbers["terms"].items()]
-    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |", "", head.format("views", numbers["seeds"])]
-    lines += ["| --- | --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
+    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |"]
+    for title, part in (("labels of one street of ten", "few_labels"), ("views of `full`", "views")):
+        lines += ["", head.format(title, numbers["seeds"]), "| --- | --- | --- | --- |"]
+        lines += [line(name, values) for name, values in numbers[part].items()]
     ratio = numbers["cost_ratio"]
     return [
         *lines,
@@ -176,11 +184,12 @@ def draw(numbers: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     views = {f"full, {policy}": values for policy, values in numbers["views"].items() if policy != "replay"}
-    bars = {**numbers["terms"], **views}
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    bars = {**numbers["terms"], **views, **numbers["few_labels"]}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots()
-    colours = ["#8a8f98"] + ["#3b7dd8"] * 3 + ["#d9822b"] * 2 + ["#e7b98a"] * len(views)
-    axes.bar(list(bars), [values["miou"] for values in bars.values()], color=colours, width=0.65)
+    colours = ["#8a8f98"] + ["#3b7dd8"] * 3 + ["#d9822b"] * 2 + ["#e7b98a"] * len(views) + ["#8a8f98", "#d9822b"]
+    names = [name.replace("_", "\n").replace(", ", ",\n") for name in bars]
+    axes.bar(names, [values["miou"] for values in bars.values()], color=colours, width=0.65)
     for position, values in enumerate(bars.values()):
         axes.plot([position] * len(values["by_seed"]), values["by_seed"], "k.", markersize=4)
     axes.axhline(numbers["teacher_miou"], color="#444444", linestyle="--", linewidth=1)
