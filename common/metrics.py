@@ -58,12 +58,15 @@ class ConfusionMatrix:
         return iou
 
     def mean_iou(self) -> float:
-        """Mean IoU over the classes that occur; NaN when no point is labelled.
+        """Mean IoU over the classes that occur in the ground truth; NaN when no point is labelled.
 
-        Where every class occurs, as in SemanticKITTI's validation and test sequences, it is the benchmark's mIoU.
+        All models are then scored over the same classes on the same points; a class that is only predicted costs the
+        classes that its points belong to. Where every class occurs, as in SemanticKITTI's validation and test
+        sequences, it is the benchmark's mIoU.
         """
-        iou = self.iou()
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        occurs = self.counts.sum(axis=1) > 0
+        occurs[IGNORED] = False
+        return float(self.iou()[occurs].mean()) if occurs.any() else float("nan")
 
     def mean_iou_all_classes(self) -> float:
         """Mean IoU over all classes but the ignored one, 0 for a class that does not occur: the official averaging.

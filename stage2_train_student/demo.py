@@ -63,34 +63,42 @@ def demo(jobs: int) -> None:
 
     Needs no dataset, checkpoint or GPU. Takes some minutes on two cores; a second time seconds.
     """
-    started = time.monotonic()
     folders = DemoFolders()
-    for number, step in enumerate(steps(folders, jobs), start=1):
-        run_step(number, step)
-    numbers = summary(folders.runs, time.monotonic() - started)
-    write_atomically(folders.runs / SUMMARY, (json.dumps(numbers, indent=1) + "\n").encode())
+    numbers = run(folders, jobs)
     click.echo("\n".join(closing_lines(numbers, folders)))
 
 
-def steps(folders: DemoFolders, jobs: int) -> Iterator[Step]:
+def run(
+    folders: DemoFolders, jobs: int, configs: Path = CONFIGS, experiments: Sequence[str] = EXPERIMENTS
+) -> dict[str, Any]:
+    """All steps, and the summary, which is also written to the folder of runs."""
+    started = time.monotonic()
+    for number, step in enumerate(steps(folders, jobs, configs, experiments), start=1):
+        run_step(number, step)
+    numbers = summary(folders.runs, experiments, time.monotonic() - started)
+    write_atomically(folders.runs / SUMMARY, (json.dumps(numbers, indent=1) + "\n").encode())
+    return numbers
+
+
+def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[str]) -> Iterator[Step]:
     """The commands; those that come late look at what the earlier ones left."""
     data, cache, runs = folders
+    files = " ".join(str(configs / f"{name}.yaml") for name in experiments)
     yield Step(
         "simulate streets that a LiDAR drives through",
-        words("common.simulate", out=data, config=CONFIGS / "streets.yaml", jobs=jobs),
+        words("common.simulate", out=data, config=configs / "streets.yaml", jobs=jobs),
     )
     yield Step(
         "stage one: run the teacher once over the training scans",
-        words("stage1_dump_teacher", "dump", data=data, teacher=TEACHER, cache=cache, config=CONFIGS / "dump.yaml"),
+        words("stage1_dump_teacher", "dump", data=data, teacher=TEACHER, cache=cache, config=configs / "dump.yaml"),
     )
-    experiments = " ".join(str(CONFIGS / f"{name}.yaml") for name in EXPERIMENTS)
     yield Step(
-        "stage two: train five students from the same cache",
-        words("stage2_train_student", "sweep", data=data, cache=cache, experiments=experiments, out=runs, jobs=jobs),
+        "stage two: train the students, all from the same cache",
+        words("stage2_train_student", "sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs),
     )
     theirs = runs / TEACHER_EVALUATION
     if not theirs.is_file():
-        first = CONFIGS / "baseline.yaml"
+        first = configs / f"{experiments[0]}.yaml"
         yield Step(
             "mIoU of the teacher on streets that nobody trained on",
             words(
@@ -103,7 +111,7 @@ def steps(folders: DemoFolders, jobs: int) -> Iterator[Step]:
                 json=theirs,
             ),
         )
-    for name in EXPERIMENTS:
+    for name in experiments:
         if not newer(student_folder(runs, name) / EVALUATION_FILE, student_folder(runs, name) / FINISHED_FILE):
             run = student_folder(runs, name)
             yield Step(
@@ -145,9 +153,9 @@ def newer(path: Path, other: Path) -> bool:
     return path.is_file() and path.stat().st_mtime >= other.stat().st_mtime
 
 
-def summary(runs: Path, seconds: float) -> dict[str, Any]:
+def summary(runs: Path, experiments: Sequence[str], seconds: float) -> dict[str, Any]:
     """What the demo found, mIoU in points of 100."""
-    found = {name: read_evaluation(student_folder(runs, name)) for name in EXPERIMENTS}
+    found = {name: read_evaluation(student_folder(runs, name)) for name in experiments}
     miou = {name: 100 * numbers["miou"] for name, numbers in found.items() if numbers is not None}
     return {
         "baseline_miou": miou["baseline"],

@@ -150,7 +150,8 @@ def refuse_unlabelled(root: Path, scans: list[ScanId]) -> None:
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
     """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
 
-    `miou` averages over the classes that occur, `miou_all_classes` over all, as the benchmark does.
+    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, as the benchmark
+    does.
     """
     return {
         "miou": known(matrix.mean_iou()),
