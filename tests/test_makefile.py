@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-COMMANDS = ("dump-teacher", "train-student", "evaluate", "evaluate-teacher", "predict", "render", "doctor")
+COMMANDS = (
+    *("dump-teacher", "train-student", "train-teacher", "sweep", "evaluate", "evaluate-teacher", "predict", "render"),
+    "doctor",
+)
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -34,7 +37,7 @@ def test_help_is_the_default_and_lists_every_target():
     assert set(COMMANDS) < set(targets)
     for target in targets:
         assert re.search(rf"^  {target} +\w", text, re.MULTILINE), target
-    for variable in ("DATA", "TEACHER", "CACHE", "EXPERIMENT", "DEVICE", "SET", "RUN", "SPLIT", "OUT"):
+    for variable in ("DATA", "TEACHER", "CACHE", "EXPERIMENT", "DEVICE", "SET", "RUN", "SPLIT", "OUT", "SEEDS", "PAGE"):
         assert re.search(rf"^  {variable} +\w", text, re.MULTILINE), variable
 
 
@@ -97,3 +100,18 @@ def test_every_option_exists(target):
     commands = importlib.import_module(f"{module}.__main__").main.commands
     known = {option for parameter in commands[command].params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_a_sweep_and_its_comparison_share_a_folder():
+    words = command_line("sweep", "DATA=dataset", "EXPERIMENTS=baseline full", "SEEDS=0 1", "JOBS=2")
+    assert words[words.index("--experiments") + 1] == "baseline full"
+    assert words[words.index("--seeds") + 1] == "0 1"
+    assert words[words.index("--jobs") + 1] == "2"
+    folder = words[words.index("--out") + 1]
+    words = command_line("compare", "TEACHER=teacher.pt")
+    assert words[words.index("compare") + 1] == folder
+    assert "--teacher" not in words
+    words = command_line("compare", "DATA=dataset", "TEACHER=teacher.pt", "SCAN=08/000000 08/000001", "RUNS=a b")
+    assert words[words.index("compare") + 1 :][:2] == ["a", "b"]
+    assert words[words.index("--teacher") + 1] == "teacher.pt"
+    assert words.count("--scan") == 2
