@@ -38,3 +38,9 @@ def iou_by_hand(truth: list[int], prediction: list[int], classes: int) -> dict[i
 
 def student_words(student_file: Path, experiment: Path) -> list[str]:
     return ["--weights", str(student_file), "--experiment", str(experiment), "--device", "cpu"]
+
+
+def miou_by_hand(iou: dict[int, float], truth: list[int]) -> float:
+    """Mean over the classes that occur in the ground truth."""
+    occurring = set(truth) - {0}
+    return sum(iou[label] for label in occurring) / len(occurring)

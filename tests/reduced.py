@@ -38,9 +38,6 @@ STREET_GRID = (48, 40, 16)
 REDUCED_STUDENT = ("student.point_channels=64", "student.compressed_channels=16")
 """Widths of the golden reduced student."""
 
-NARROW = ("student.width=16",)
-"""A U-Net of a quarter of the width, for students that are trained: a sixteenth of the work and of the disk."""
-
 FULL_LAYERS = {"down1c": 16, "down3c": 64, "up4e": 128, "up2e": 32, "up0e": 16}
 """Channels of the golden reduced teacher's layers (base width 8)."""
 
@@ -131,7 +128,7 @@ def train_words(
     """Words of the train command on made-up streets."""
     words = ["train", "--data", data, "--experiment", experiment_file(name), "--run", run, "--device", "cpu", *options]
     words += [] if cache is None else ["--cache", cache]
-    return [str(word) for word in words] + settings_words(*experiment_overrides(STREET_GRID), *NARROW, *overrides)
+    return [str(word) for word in words] + settings_words(*experiment_overrides(STREET_GRID), *overrides)
 
 
 def train(

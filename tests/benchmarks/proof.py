@@ -9,13 +9,17 @@ chosen: a run is scored by its last student, and settings were chosen by another
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
 
 from common.files import write_atomically
+from common.label_map import load_label_map
+from common.recorder import read_metrics
 from stage2_train_student.comparison.experiments import Experiment, group_runs
 from stage2_train_student.comparison.results import Result, difference, results
 from stage2_train_student.comparison.training_runs import find_runs, read_run
@@ -30,6 +34,10 @@ CACHES = {"replay": Path("cache/proof"), "anchors": Path("cache/proof_anchors")}
 RUNS = Path("runs/proof")
 RESULTS = Path("tests/benchmarks/results/proof.json")
 PICTURE = Path("docs/proof.png")
+TIMING = Path("runs/proof_timing")
+TIMED_STEPS = 40
+WARM_UP = 10
+"""Steps of a timed run that do not count."""
 
 TERMS = ("baseline", "vpd", "lwd", "logit", "full")
 POLICIES = {"replay": "full", "anchors": "full_anchors", "online": "full_online"}
@@ -47,6 +55,8 @@ def main(jobs: int, seeds: str, policy_seeds: str) -> None:
     for number, step in enumerate(sweeps(jobs, seeds, policy_seeds), start=4):
         run_step(number, step)
     for number, step in enumerate(evaluations(), start=7):
+        run_step(number, step)
+    for number, step in enumerate(timed_runs(), start=100):
         run_step(number, step)
     found = {result.experiment.name: result for result in measured()}
     numbers = proof(found)
@@ -107,12 +117,33 @@ def evaluations() -> list[Step]:
     return [*missing, Step("the page", words("stage2_train_student", "compare", RUNS, baseline="baseline", **page))]
 
 
+def timed_runs() -> list[Step]:
+    """The same experiment from the cache and with the teacher in the loop, one after the other with nothing beside."""
+    shutil.rmtree(TIMING, ignore_errors=True)
+    sources = {"full": {"cache": CACHES["replay"]}, POLICIES["online"]: {"teacher": TEACHER}}
+    return [
+        Step(
+            f"seconds of a step of {name}",
+            words(
+                *("stage2_train_student", "train"),
+                *("--set", f"steps={TIMED_STEPS}"),
+                **{"data": DATA, "experiment": CONFIGS / f"{name}.yaml", "run": TIMING / name, **source},
+            ),
+        )
+        for name, source in sources.items()
+    ]
+
+
+def seconds_per_step(name: str) -> float:
+    """Median over the steps of a timed run."""
+    steps = read_metrics(TIMING / name, "train")[WARM_UP:]
+    return median(step["seconds"] for step in steps)
+
+
 def measured() -> list[Result]:
     """Scores of all experiments of the proof."""
     experiments: list[Experiment] = group_runs([read_run(folder) for folder in find_runs([RUNS])])
     baseline = next(experiment for experiment in experiments if experiment.name == "baseline")
-    from common.label_map import load_label_map
-
     label_map = load_label_map(baseline.settings.dataset)
     return results(experiments, baseline, "evaluation", label_map)
 
@@ -127,25 +158,23 @@ def row(result: Result, baseline: Result) -> dict[str, Any]:
         "gain": None if gain is None else 100 * gain.value,
         "standard_error": None if gain is None or gain.error is None else 100 * gain.error,
         "agreement": result.agreement.mean,
-        "seconds_per_step": result.seconds_per_step.mean,
-        "training_seconds": result.training_seconds.mean,
         "by_seed": values,
     }
 
 
 def proof(found: Mapping[str, Result]) -> dict[str, Any]:
     """The numbers of the proof."""
-    baseline, full, online = found["baseline"], found["full"], found[POLICIES["online"]]
+    baseline, full = found["baseline"], found["full"]
+    seconds = {name: seconds_per_step(name) for name in ("full", POLICIES["online"])}
     gain = full.gain
     assert gain is not None, "the baseline has no score"
-    assert full.training_seconds.mean is not None
-    assert online.training_seconds.mean is not None
     error = gain.error or 0.0
     return {
         "gain_miou": 100 * gain.value,
         "gain_over_two_se": gain.value / (2 * error) if error else None,
         "seeds": len(full.miou.values),
-        "cost_ratio": full.training_seconds.mean / online.training_seconds.mean,
+        "cost_ratio": seconds["full"] / seconds[POLICIES["online"]],
+        "seconds_per_step": seconds,
         "teacher_miou": 100 * read_report(RUNS / "teacher.json")["miou"],
         "terms": {name: row(found[name], baseline) for name in TERMS},
         "views": {policy: row(found[name], baseline) for policy, name in POLICIES.items()},
@@ -155,16 +184,22 @@ def proof(found: Mapping[str, Result]) -> dict[str, Any]:
 def tables(numbers: Mapping[str, Any]) -> list[str]:
     """The proof as Markdown."""
 
-    def line(name: str, values: Mapping[str, Any]) -> str:
-        gain = "" if values["gain"] is None else f"{values['gain']:+.1f} +- {values['standard_error']:.1f}"
-        seconds = values["training_seconds"]
-        return f"| {name} | {values['miou']:.1f} +- {values['spread']:.1f} | {gain} | {seconds:.0f} |"
+    def with_error(value: float | None, error: float | None, sign: str = "") -> str:
+        if value is None:
+            return ""
+        return f"{value:{sign}.1f}" + ("" if error is None else f" +- {error:.1f}")
 
-    head = "| {} | mIoU in %, +- standard deviation over seeds | to the baseline, +- standard error | training, s |"
-    lines = [head.format("student"), "| --- | --- | --- | --- |"]
+    def line(name: str, values: Mapping[str, Any]) -> str:
+        miou, gain = values["miou"], values["gain"]
+        cells = [name, f"{with_error(miou, values['spread'])} ({len(values['by_seed'])})"]
+        cells.append(with_error(gain, values["standard_error"], "+"))
+        return f"| {' | '.join(cells)} |"
+
+    head = "| {} | mIoU in %, +- standard deviation (seeds) | to the baseline, +- standard error |"
+    lines = [head.format("student"), "| --- | --- | --- |"]
     lines += [line(name, values) for name, values in numbers["terms"].items()]
-    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |", "", head.format("views of `full`")]
-    lines += ["| --- | --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
+    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | |", "", head.format("views of `full`")]
+    lines += ["| --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
     ratio = numbers["cost_ratio"]
     return [
         *lines,
