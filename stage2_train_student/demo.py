@@ -27,7 +27,7 @@ TEACHER_EVALUATION = "teacher.json"
 SUMMARY = "summary.json"
 PAGE = "comparison.html"
 SPLIT = "test"
-"""Streets that nobody trained on, and by which nothing was chosen."""
+"""Streets that nobody trained on."""
 
 
 class DemoFolders(NamedTuple):
