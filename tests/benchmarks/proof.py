@@ -4,8 +4,9 @@
 
 Simulated streets, a teacher that was trained on the training streets only, students of every experiment in
 `configs/proof` with three seeds each, scored on three streets that no model trained on. A run is scored by its last
-student: these streets do not choose it. Settings were chosen by another street, but for the weights of vpd and lwd, which
-were lowered once more after a look at one run on these. Writes `tests/benchmarks/results/proof.json` and `docs/proof.png`.
+student: these streets do not choose it. Settings were chosen by another street, but for the weights of vpd and lwd,
+which were lowered once more after a look at one run on these. Writes `tests/benchmarks/results/proof.json` and
+`docs/proof.png`.
 """
 
 import json
