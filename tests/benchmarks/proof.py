@@ -11,7 +11,7 @@ which were lowered once more after a look at one run on these. Writes `tests/ben
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,13 +51,7 @@ POLICIES = {"replay": "full", "anchors": "full_anchors", "online": "full_online"
 @click.option("--policy-seeds", default="0-1", show_default=True, help="Of those for other policies of views.")
 def main(jobs: int, seeds: str, policy_seeds: str) -> None:
     """Dump, train, evaluate what is missing, then print the tables and write them down."""
-    for number, step in enumerate(dumps(jobs), start=1):
-        run_step(number, step)
-    for number, step in enumerate(sweeps(jobs, seeds, policy_seeds), start=4):
-        run_step(number, step)
-    for number, step in enumerate(evaluations(), start=7):
-        run_step(number, step)
-    for number, step in enumerate(timed_runs(), start=100):
+    for number, step in enumerate(steps(jobs, seeds, policy_seeds), start=1):
         run_step(number, step)
     found = {result.experiment.name: result for result in measured()}
     numbers = proof(found)
@@ -65,6 +59,14 @@ def main(jobs: int, seeds: str, policy_seeds: str) -> None:
     draw(numbers, PICTURE)
     click.echo("\n" + "\n".join(tables(numbers)))
     click.echo(f"\nwritten to {RESULTS} and {PICTURE}; all runs: {RUNS / 'comparison.html'}")
+
+
+def steps(jobs: int, seeds: str, policy_seeds: str) -> Iterator[Step]:
+    """All commands, in order; each group is planned when the ones before it have run, by what they left."""
+    yield from dumps(jobs)
+    yield from sweeps(jobs, seeds, policy_seeds)
+    yield from evaluations()
+    yield from timed_runs()
 
 
 def dumps(jobs: int) -> list[Step]:
