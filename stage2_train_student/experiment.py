@@ -18,7 +18,8 @@ from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, copied_locally
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.averaging import averaged_copy
-from stage2_train_student.distillation import Distillation
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.distillation.terms import Distillation, teacher_layers
 from stage2_train_student.evaluate import refuse_unlabelled
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import check_precision, gradient_scaler
@@ -86,7 +87,7 @@ def open_targets(
         return TargetSource()
     grid = settings.grid.grid()
     check_distillable(grid.shape)
-    layers = settings.distillation.teacher_layers
+    layers = teacher_layers(settings.distillation)
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
@@ -126,7 +127,7 @@ def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, 
         label_map=label_map,
         grid=settings.grid.grid(),
         store=source.store,
-        layers=tuple(settings.distillation.teacher_layers),
+        layers=tuple(teacher_layers(settings.distillation)),
         augmentation=settings.augmentation,
         seed=settings.seed,
         views=settings.views,
@@ -174,16 +175,9 @@ def new_state(
     """
     check_precision(settings.precision, device)
     student = new_student(settings, label_map).to(device)
-    terms = settings.distillation
-    distillation = Distillation(
-        source.channels,
-        terms.weights,
-        torch.from_numpy(label_map.class_weights()),
-        terms.support,
-        terms.logit_scale,
-        terms.logit_threshold,
-        student.layers,
-    ).to(device)
+    class_weights = torch.from_numpy(label_map.class_weights())
+    context = TermContext(settings.distillation, source.channels, student.layers, class_weights)
+    distillation = Distillation(context).to(device)
     parameters = [*student.parameters(), *distillation.parameters()]
     optimiser = torch.optim.Adam(
         parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay

@@ -15,7 +15,7 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.teacher_targets import PillarFeatures, TeacherTargets
 from common.view import IDENTITY
-from stage2_train_student.distillation import pillar_label_weights
+from stage2_train_student.distillation.lwd import pillar_label_weights
 from stage2_train_student.raster import pillar_map
 from stage2_train_student.render import ScanPicture
 from stage2_train_student.test_time import VoxelLogits, most_likely_class

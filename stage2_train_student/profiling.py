@@ -1,6 +1,5 @@
 """Where the time of a training step goes."""
 
-import copy
 import time
 from collections.abc import Callable, Iterable
 from itertools import cycle, islice
@@ -91,12 +90,10 @@ def one_step(
     )
     total = terms["cross_entropy"] + terms["lovasz"]
     if targets is not None:
-        for term in state.distillation.terms:
-            alone = copy.copy(state.distillation)
-            alone.terms = [term]
+        for name, term in state.distillation.terms.items():
             with autocast(settings.precision, device):
-                value: Any = clock(f"loss: {term}", lambda alone=alone: alone(outputs, targets, batch))  # type: ignore[misc]
-            total = total + state.distillation.weights[term] * value[term]
+                value: Any = clock(f"loss: {name}", lambda term=term: term(outputs, targets, batch))  # type: ignore[misc]
+            total = total + state.distillation.weights[name] * value[name]
     state.optimiser.zero_grad(set_to_none=True)
     clock("backward", lambda: state.scaler.scale(total).backward())
     clock("optimiser", lambda: state.scaler.step(state.optimiser))

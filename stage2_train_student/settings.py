@@ -10,7 +10,7 @@ from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
 from common.view import ViewPolicy
 from stage2_train_student.birds_eye_unet import PUBLISHED_WIDTH
-from stage2_train_student.distillation import LOGIT_SCALE, LOGIT_THRESHOLD, LWD_PAIR, VPD_PAIRS
+from stage2_train_student.distillation.settings import DistillationSettings
 
 
 class StudentSettings(Settings):
@@ -29,36 +29,6 @@ class StudentSettings(Settings):
     max_points_per_pillar: int = Field(256, ge=1)
     dropblock: float = Field(0.5, ge=0, lt=1)
     width: int = Field(PUBLISHED_WIDTH, ge=1)
-
-
-class DistillationSettings(Settings):
-    """Weights of the distillation terms; 0 switches a term off.
-
-    Attributes:
-        logit: soft logits.
-        vpd: voxel-to-pillar features.
-        lwd: label-weighted features before the classifier.
-        support: voxels of the logit term: `occupied`, or `dense` as published.
-        logit_scale: factor on both logits before the softmax, the inverse of a temperature.
-        logit_threshold: voxels whose divergence is not above it do not count; null counts all.
-    """
-
-    logit: float = Field(1.0, ge=0)
-    vpd: float = Field(2.0, ge=0)
-    lwd: float = Field(2.0, ge=0)
-    support: Literal["occupied", "dense"] = "occupied"
-    logit_scale: float = Field(LOGIT_SCALE, gt=0)
-    logit_threshold: float | None = LOGIT_THRESHOLD
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight by term."""
-        return {"logit": self.logit, "vpd": self.vpd, "lwd": self.lwd}
-
-    @property
-    def teacher_layers(self) -> list[str]:
-        """Teacher layers that the terms in use read."""
-        return [*(VPD_PAIRS if self.vpd else ()), *(LWD_PAIR[:1] if self.lwd else ())]
 
 
 class AugmentationSettings(Settings):
@@ -161,8 +131,8 @@ class ExperimentSettings(Settings):
             raise ValueError(f"views: {self.views} reads a cache, but targets is {self.targets}; set views=replay")
         if self.targets == "none" and self.labels is not None:
             raise ValueError("labels: with targets: none a scan without labels teaches nothing; leave it out of train")
-        if self.targets == "none" and any(self.distillation.weights.values()):
+        if self.targets == "none" and self.distillation.weights:
             raise ValueError("distillation: targets: none has no teacher; set the weights logit, vpd and lwd to 0")
-        if self.targets != "none" and not any(self.distillation.weights.values()):
+        if self.targets != "none" and not self.distillation.weights:
             raise ValueError(f"distillation: all weights are 0, so targets: {self.targets} would be read for nothing")
         return self

@@ -12,7 +12,7 @@ from common.schedule import learning_rate_factor
 from common.segmentation_loss import segmentation_terms
 from common.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.averaging import decay_at, update_average
-from stage2_train_student.distillation import Distillation
+from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.experiment import OnlineTargets
 from stage2_train_student.parallel import gradients_of, mean_statistics
 from stage2_train_student.polarnet import PolarNet

@@ -11,7 +11,7 @@ from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import CheckpointError
 from common.processes import ALONE, Processes
 from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
-from stage2_train_student.distillation import Distillation
+from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.parallel import draw_apart
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.settings import ExperimentSettings

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,16 +13,12 @@ from common.scan_batch import ScanBatch
 from common.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
 from common.teacher_targets import PillarFeatures, TeacherTargets
 from stage2_train_student.birds_eye_unet import STUDENT_LAYERS
-from stage2_train_student.distillation import (
-    LWD_PAIR,
-    VPD_PAIRS,
-    Distillation,
-    dense_logit_distillation_loss,
-    label_weight_loss,
-    logit_distillation_loss,
-    safe_sqrt,
-    voxel_to_pillar_loss,
-)
+from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
+from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, safe_sqrt
+from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.distillation.terms import Distillation
+from stage2_train_student.distillation.vpd import VPD_PAIRS, voxel_to_pillar_loss
 from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
 from tests.test_polarnet import CLASSES, GRID, small_batch
 
@@ -237,10 +234,16 @@ def random_distillation_inputs() -> tuple[StudentOutputs, TeacherTargets, ScanBa
 TEACHER_CHANNELS = dict.fromkeys([*VPD_PAIRS, LWD_PAIR[0]], 4)
 
 
+def built(channels: dict[str, int] = TEACHER_CHANNELS, **settings: Any) -> Distillation:
+    """The terms that the settings ask for."""
+    context = TermContext(DistillationSettings(**settings), channels, STUDENT_LAYERS, CLASS_WEIGHTS.float())
+    return Distillation(context)
+
+
 @pytest.mark.parametrize("support", ["occupied", "dense"])
 def test_all_terms_reach_the_student_and_the_adapters(support):
     outputs, targets, batch = random_distillation_inputs()
-    distillation = Distillation(TEACHER_CHANNELS, class_weights=CLASS_WEIGHTS.float(), support=support)
+    distillation = built(support=support)
     terms = distillation(outputs, targets, batch)
     values = {name: term.item() for name, term in terms.items()}
     assert set(terms) == {"logit", "vpd", "lwd", *(f"vpd.{name}" for name in VPD_PAIRS)}
@@ -251,7 +254,9 @@ def test_all_terms_reach_the_student_and_the_adapters(support):
     assert all(float(layer.grad.abs().max()) > 0 for layer in outputs.layers.values())
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in distillation.parameters())
     assert set(distillation.state_dict()) == {
-        f"adapters.{name}.{key}" for name in TEACHER_CHANNELS for key in distillation.adapters["up0e"].state_dict()
+        f"terms.{'lwd' if name == 'up0e' else 'vpd'}.adapters.{name}.{key}"
+        for name in TEACHER_CHANNELS
+        for key in distillation.terms["lwd"].adapters["up0e"].state_dict()
     }
 
 
@@ -266,10 +271,10 @@ def test_all_terms_reach_the_student_and_the_adapters(support):
 )
 def test_only_terms_in_use_are_built(weights, terms, adapters):
     outputs, targets, batch = random_distillation_inputs()
-    distillation = Distillation(TEACHER_CHANNELS, weights, CLASS_WEIGHTS.float())
+    distillation = built(**({"logit": 0, "vpd": 0, "lwd": 0} | weights))
     computed = distillation(outputs, targets, batch)
     assert set(computed) == terms
-    assert set(distillation.adapters) == adapters
+    assert {layer for term in distillation.terms.values() for layer in getattr(term, "adapters", ())} == adapters
     expected = sum(weight * computed[term].item() for term, weight in weights.items() if weight)
     assert distillation.total(computed).item() == pytest.approx(expected, rel=1e-5)
 
@@ -281,7 +286,7 @@ def test_half_precision_targets_are_accepted():
         for name, layer in targets.layers.items()
     }
     half = TeacherTargets(targets.voxels, targets.logits.half(), layers)
-    distillation = Distillation(TEACHER_CHANNELS, class_weights=CLASS_WEIGHTS.float()).eval()
+    distillation = built().eval()
     exact, rounded = distillation(outputs, targets, batch), distillation(outputs, half, batch)
     assert {name: value.item() for name, value in rounded.items()} == pytest.approx(
         {name: value.item() for name, value in exact.items()}, rel=1e-2
@@ -291,10 +296,13 @@ def test_half_precision_targets_are_accepted():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Distillation(TEACHER_CHANNELS, {"vdp": 1.0}), "unknown distillation term 'vdp'"),
-        (lambda: Distillation(TEACHER_CHANNELS, {"logit": 1.0}, support="all"), "unknown support"),
-        (lambda: Distillation({"down1c": 64}, {"vpd": 1.0}), "no teacher layer down3c, up2e, up4e"),
-        (lambda: Distillation(TEACHER_CHANNELS, {"lwd": 1.0}), "needs class_weights"),
+        (lambda: built(others={"vdp": 1.0}), "unknown distillation term 'vdp'; choose from logit, lwd, vpd"),
+        (lambda: built(others={"vpd": 1.0}), "has a setting of its own"),
+        (lambda: built(others={"no_such_file:Term": 1.0}), "no_such_file cannot be imported"),
+        (lambda: built(others={"os:system": 1.0}), "os has no class system"),
+        (lambda: built(others={"common.semantic_kitti:ScanId": 1.0}), "has no class ScanId with a `name`"),
+        (lambda: built(others={"stage2_train_student.distillation.vpd:VoxelToPillar": 1.0}), "same name: logit, vpd"),
+        (lambda: built({"down1c": 64}, logit=0, lwd=0), "no teacher layer down3c, up2e, up4e"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(build: Callable[[], Distillation], message: str):

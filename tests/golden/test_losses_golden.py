@@ -6,17 +6,14 @@ import torch
 
 from common.segmentation_loss import segmentation_loss, segmentation_terms
 from common.teacher_targets import PillarFeatures, TeacherTargets
-from stage2_train_student.distillation import (
-    LWD_PAIR,
-    VPD_PAIRS,
-    Adapter,
-    Distillation,
-    dense_logit_distillation_loss,
-    label_weight_loss,
-    logit_distillation_loss,
-    pillar_label_weights,
-    voxel_to_pillar_loss,
-)
+from stage2_train_student.birds_eye_unet import STUDENT_LAYERS
+from stage2_train_student.distillation.adapter import Adapter
+from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
+from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, pillar_label_weights
+from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.distillation.terms import Distillation
+from stage2_train_student.distillation.vpd import VPD_PAIRS, voxel_to_pillar_loss
 from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
 from tests.golden.golden_files import (
     golden_arrays,
@@ -165,10 +162,10 @@ def test_pillar_label_weights_agree_with_the_published_sum_over_height(class_wei
 
 def test_distillation_module_gives_the_same_terms(outputs, targets, class_weights):
     channels = {name: layer.features.shape[1] for name, layer in targets.layers.items()}
-    distillation = Distillation(channels, class_weights=class_weights)
+    distillation = Distillation(TermContext(DistillationSettings(), channels, STUDENT_LAYERS, class_weights))
     for position, teacher in enumerate(VPD_PAIRS):
-        distillation.adapters[teacher].load_state_dict(golden_adapter("kd", position, "eval").state_dict())
-    distillation.adapters[LWD_PAIR[0]].load_state_dict(golden_adapter("lwd", 0, "eval").state_dict())
+        distillation.terms["vpd"].adapters[teacher].load_state_dict(golden_adapter("kd", position, "eval").state_dict())
+    distillation.terms["lwd"].adapters[LWD_PAIR[0]].load_state_dict(golden_adapter("lwd", 0, "eval").state_dict())
     distillation.eval()
     with torch.no_grad():
         terms = distillation(outputs, targets, golden_batch("full"))

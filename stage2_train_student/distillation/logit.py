@@ -1,0 +1,140 @@
+"""Soft logits: the student's class probabilities of each voxel learn from the teacher's."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from common.processes import ALONE, Processes
+from common.scan_batch import ScanBatch
+from common.teacher_targets import TeacherTargets
+from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
+
+LOGIT_EPSILON = 1e-6
+CHUNK_PILLARS = 8192
+
+PillarLogits = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SoftLogits(nn.Module):
+    """The divergence of teacher and student over the voxels of the chosen support."""
+
+    name = "logit"
+    teacher_layers: tuple[str, ...] = ()
+
+    def __init__(self, context: TermContext) -> None:
+        super().__init__()
+        self.settings = context.settings
+
+    def forward(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
+    ) -> dict[str, torch.Tensor]:
+        """`logit`."""
+        student, teacher = outputs.voxel_logits, targets.logits.float()
+        scale, threshold = self.settings.logit_scale, self.settings.logit_threshold
+        if self.settings.support == "occupied":
+            return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes)}
+        features, classifier = outputs.classifier_input, outputs.pillar_logits
+        loss = dense_logit_distillation_loss(student, teacher, features, classifier, batch, scale, threshold, processes)
+        return {"logit": loss}
+
+
+def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale: float) -> torch.Tensor:
+    """Softened divergence of each voxel: mean over classes of p_t log((p_t + 1e-6) / (p_s + 1e-6)).
+
+    Args:
+        student_logits: float [..., classes].
+        teacher_logits: the same shape, or one that broadcasts to it.
+        scale: factor on both before the softmax, the inverse of a temperature.
+
+    Returns:
+        float [...].
+    """
+    student = (student_logits * scale).softmax(dim=-1)
+    teacher = (teacher_logits * scale).softmax(dim=-1)
+    return (teacher * ((teacher + LOGIT_EPSILON).log() - (student + LOGIT_EPSILON).log())).mean(dim=-1)
+
+
+def sum_and_count(entries: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """Sum and number of the entries above the threshold, float [2]."""
+    kept = entries if threshold is None else entries[entries > threshold]
+    return torch.stack((kept.sum(), kept.new_tensor(float(kept.numel()))))
+
+
+def logit_distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    scale: float = LOGIT_SCALE,
+    threshold: float | None = LOGIT_THRESHOLD,
+    processes: Processes = ALONE,
+) -> torch.Tensor:
+    """Mean of `divergence` over the occupied voxels whose divergence is above `threshold`.
+
+    Args:
+        student_logits: float [V, classes].
+        teacher_logits: float [V, classes].
+        scale: factor on both logits before the softmax.
+        threshold: None counts every voxel.
+        processes: that hold a part of the batch each.
+
+    Returns:
+        a scalar; 0 where no voxel is left (published: NaN).
+    """
+    return mean_of(sum_and_count(divergence(student_logits, teacher_logits, scale), threshold), processes)
+
+
+def mean_of(sum_count: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """The mean from what `sum_and_count` returned, over all processes; 0 without an entry."""
+    total, count = sum_count
+    return processes.mean(total / count.detach().clamp(min=1.0), count)
+
+
+def dense_logit_distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    classifier_input: torch.Tensor,
+    pillar_logits: PillarLogits,
+    batch: ScanBatch,
+    scale: float = LOGIT_SCALE,
+    threshold: float | None = LOGIT_THRESHOLD,
+    processes: Processes = ALONE,
+    chunk: int = CHUNK_PILLARS,
+) -> torch.Tensor:
+    """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
+
+    The student's logits of empty voxels are computed for `chunk` pillars at a time, and again in the backward pass,
+    so that the dense grid never exists.
+
+    Args:
+        student_logits: float [V, classes], of occupied voxels.
+        teacher_logits: float [V, classes].
+        classifier_input: float [B, C, R, P].
+        pillar_logits: [K, C] pillars of `classifier_input` to [K, height bins, classes].
+        batch: the batch, for its voxels.
+        scale: factor on both logits before the softmax.
+        threshold: None counts every voxel.
+        processes: that hold a part of the batch each.
+        chunk: pillars at a time.
+    """
+    result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold)
+    uniform = teacher_logits.new_zeros(teacher_logits.shape[1])
+
+    def of_empty(features: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        return sum_and_count(divergence(pillar_logits(features)[empty], uniform, scale), threshold)
+
+    for features, empty in zip(
+        pillars_last(classifier_input).split(chunk), empty_voxels(batch).split(chunk), strict=True
+    ):
+        result = result + checkpoint(of_empty, features, empty, use_reentrant=False)
+    return mean_of(result, processes)
+
+
+def empty_voxels(batch: ScanBatch) -> torch.Tensor:
+    """Which voxels of the grid hold no point, bool [B * R * P, height bins]."""
+    radial, azimuth, heights = batch.grid_shape
+    empty = torch.ones(batch.scans * radial * azimuth, heights, dtype=torch.bool, device=batch.voxels.device)
+    empty[pillar_rows(batch)[batch.voxel_pillar], batch.voxels[:, 3]] = False
+    return empty

@@ -1,0 +1,52 @@
+"""What a distillation loss is: one class in one file of this folder, or anywhere else that a setting can name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+
+from common.processes import Processes
+from common.scan_batch import ScanBatch
+from common.teacher_targets import TeacherTargets
+from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.polarnet import StudentOutputs
+
+
+@dataclass(frozen=True)
+class TermContext:
+    """What a term is built from.
+
+    Attributes:
+        settings: of all terms.
+        teacher_channels: channels of each teacher layer in the targets, by name.
+        student_channels: channels of each student layer, by name.
+        class_weights: float [classes].
+    """
+
+    settings: DistillationSettings
+    teacher_channels: Mapping[str, int]
+    student_channels: Mapping[str, int]
+    class_weights: torch.Tensor
+
+
+@runtime_checkable
+class Term(Protocol):
+    """A distillation loss: a `torch.nn.Module` built from a `TermContext`, whose parameters train with the student's.
+
+    Attributes:
+        name: of its value in what a run records; of the file, for a term in this folder.
+        teacher_layers: that it reads from the targets, beside the logits.
+    """
+
+    name: ClassVar[str]
+    teacher_layers: ClassVar[tuple[str, ...]]
+
+    def __call__(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes
+    ) -> dict[str, torch.Tensor]:
+        """Its unweighted value, a scalar under `name`; parts of it may stand beside it as `name.part`.
+
+        Where several processes hold a part of the batch each, the values are those of the whole.
+        """
+        ...

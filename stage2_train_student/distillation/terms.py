@@ -1,0 +1,96 @@
+"""The distillation terms of an experiment together: which there are, what they read, and their weighted sum."""
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import nn
+
+from common.errors import SettingsError
+from common.named import named_class
+from common.processes import ALONE, Processes
+from common.scan_batch import ScanBatch
+from common.teacher_targets import TeacherTargets
+from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.polarnet import StudentOutputs
+
+ROOM = "stage2_train_student.distillation"
+
+
+def term_class(name: str) -> type[Term]:
+    """The class of a distillation term: a file of this folder, or `package.module:Class`.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    found = named_class(name, ROOM, "distillation term")
+    if not (issubclass(found, nn.Module) and isinstance(getattr(found, "teacher_layers", None), tuple)):
+        raise SettingsError(f"distillation term '{name}': not a torch.nn.Module with `name` and `teacher_layers`")
+    return cast(type[Term], found)
+
+
+def teacher_layers(settings: DistillationSettings) -> list[str]:
+    """Teacher layers that the terms in use read, each once."""
+    return unique(layer for name in settings.weights for layer in term_class(name).teacher_layers)
+
+
+class Distillation(nn.Module):
+    """The distillation terms in use, with their trainable adapters.
+
+    The adapters belong to training: they are saved with its state and not needed for inference.
+
+    Args:
+        context: what terms are built from; a term of weight 0 is neither built nor computed.
+
+    Raises:
+        SettingsError: a term is unknown, two have one name, or the teacher's targets lack a layer that a term needs.
+    """
+
+    def __init__(self, context: TermContext) -> None:
+        super().__init__()
+        refuse_twice(context.settings)
+        classes = {name: term_class(name) for name in context.settings.weights}
+        names = [found.name for found in classes.values()]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"two distillation terms have the same name: {', '.join(names)}; rename one")
+        missing = sorted(set(teacher_layers(context.settings)) - set(context.teacher_channels))
+        if missing:
+            raise SettingsError(
+                f"the targets hold no teacher layer {', '.join(missing)} (they hold: "
+                f"{', '.join(context.teacher_channels) or 'none'}); dump these layers, or set the term's weight to 0"
+            )
+        self.terms = nn.ModuleDict({found.name: found(context) for found in classes.values()})  # type: ignore[call-arg, misc]
+        self.weights = dict(zip(names, context.settings.weights.values(), strict=True))
+
+    def forward(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
+    ) -> dict[str, torch.Tensor]:
+        """Unweighted values by name, see `Term`: `logit`, `vpd` (the sum of `vpd.down1c`, ...), `lwd`.
+
+        Where several processes hold a part of the batch each, the terms are those of the whole.
+        """
+        values: dict[str, torch.Tensor] = {}
+        for term in self.terms.values():
+            values |= term(outputs, targets, batch, processes)
+        return values
+
+    def total(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Weighted sum of the terms that `forward` returned, a scalar; 0 without a term in use."""
+        return sum((weight * values[name] for name, weight in self.weights.items()), start=torch.zeros(()))
+
+
+def refuse_twice(settings: DistillationSettings) -> None:
+    """Refuse weights in two places.
+
+    Raises:
+        SettingsError: `others` names a term that has a setting of its own.
+    """
+    twice = [name for name in settings.others if name in DistillationSettings.model_fields]
+    if twice:
+        raise SettingsError(f"distillation.others: {twice[0]} has a setting of its own, distillation.{twice[0]}")
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Names in their order, each once."""
+    return list(dict.fromkeys(names))

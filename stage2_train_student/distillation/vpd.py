@@ -1,0 +1,48 @@
+"""Voxel-to-pillar distillation (VPD): the student's maps learn from the teacher's features, gathered into pillars."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.errors import SettingsError
+from common.processes import ALONE, Processes
+from common.scan_batch import ScanBatch
+from common.teacher_targets import TeacherTargets
+from stage2_train_student.distillation.adapter import adapted, adapters
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.polarnet import StudentOutputs
+
+VPD_PAIRS = {"down1c": "x2", "down3c": "x4", "up4e": "x_up5", "up2e": "x_up3"}
+"""Teacher layer to student layer."""
+
+
+class VoxelToPillar(nn.Module):
+    """Sum over the pairs of layers of the mean squared error between adapted teacher map and student map."""
+
+    name = "vpd"
+    teacher_layers = tuple(VPD_PAIRS)
+
+    def __init__(self, context: TermContext) -> None:
+        super().__init__()
+        self.adapters = adapters(VPD_PAIRS, context)
+
+    def forward(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
+    ) -> dict[str, torch.Tensor]:
+        """`vpd`, and its addends `vpd.down1c`, ..."""
+        parts = {}
+        for teacher, student in VPD_PAIRS.items():
+            teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
+            error = voxel_to_pillar_loss(teacher_map, outputs.layers[student])
+            parts[f"vpd.{teacher}"] = processes.mean(error, batch.scans)
+        return {**parts, "vpd": torch.stack(list(parts.values())).sum()}
+
+
+def voxel_to_pillar_loss(adapted: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Mean squared error between two maps [B, C, R, P], over all scans, channels and bins (VPD)."""
+    if adapted.shape != student.shape:
+        raise SettingsError(
+            f"the teacher's layer is {list(adapted.shape)} and the student's {list(student.shape)} (scans, channels, "
+            "radial and azimuth bins); distillation needs a grid whose radial and azimuth sizes divide by 8"
+        )
+    return functional.mse_loss(student, adapted)
