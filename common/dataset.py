@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.config import Settings
 from common.errors import DataError
 from common.label_map import LabelMap
-from common.polar_grid import PolarGrid, VoxelisedScan, voxelise
-from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences, read_points, read_raw_labels
+from common.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
+from common.semantic_kitti import (
+    ScanId,
+    has_labels,
+    hidden_entries,
+    list_scans,
+    present_sequences,
+    read_points,
+    read_raw_labels,
+)
 from common.view import View, apply_view
 
 
@@ -27,16 +35,29 @@ class GridSettings(Settings):
     volume: str = "polarnet"
     shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
 
+    @field_validator("shape")
+    @classmethod
+    def _usable(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        problem = shape_problem(shape)
+        if problem:
+            raise ValueError(problem)
+        return shape
+
     def grid(self) -> PolarGrid:
         """The grid itself."""
         return PolarGrid.named(self.volume, self.shape)
 
 
 class ScanSelection(NamedTuple):
-    """Scans of some splits and sequences, and the sequences of those splits that are not on this disk."""
+    """Scans of some splits and sequences.
+
+    Attributes:
+        scans: in order.
+        notes: one line for each kind of thing that was left out.
+    """
 
     scans: list[ScanId]
-    absent: list[str]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,11 +76,11 @@ class LabelledScan:
 def select_scans(root: Path, label_map: LabelMap, names: Iterable[str]) -> ScanSelection:
     """Scans of splits and sequences, in order.
 
-    A sequence asked for by its number must be there. Of a split, the sequences that are there are taken and the others
-    reported, since people often keep a part of a dataset on disk.
+    A sequence asked for by its number must have scans. Of a split, the sequences that have some are taken and the
+    others reported, since people often keep a part of a dataset on disk.
 
     Raises:
-        DataError: nothing is there, or a sequence asked for by number is missing.
+        DataError: nothing is there, a sequence asked for by number is missing, or one cannot be listed.
     """
     names = list(names)
     present = set(present_sequences(root))
@@ -72,7 +93,14 @@ def select_scans(root: Path, label_map: LabelMap, names: Iterable[str]) -> ScanS
             f"{root}: no sequence of {', '.join(names)} ({', '.join(wanted)}) is here. Sequences present: "
             f"{', '.join(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
         )
-    return ScanSelection(list_scans(root, found), absent)
+    scans, notes = list_scans(root, found), []
+    if absent:
+        notes.append(f"sequences without scans on this disk, left out: {', '.join(absent)}")
+    hidden = hidden_entries(root, found)
+    if hidden:
+        more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""
+        notes.append(f"left out {hidden[0]}{more}: names that begin with a dot are no part of a dataset")
+    return ScanSelection(scans, notes)
 
 
 def read_scan(root: Path, scan: ScanId, label_map: LabelMap) -> LabelledScan:

@@ -4,6 +4,7 @@ Pure functions on arrays. The convention is the published one (PolarNet, CVPR 20
 `(max - min) / (bins - 1)` wide, so the last bin of an axis is reached only by values clipped to its maximum.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ VOLUMES = {
 COARSEST_STRIDE = 8
 """Stride of the coarsest teacher layer that is distilled."""
 
+MOST_CELLS = 2**31 - 1
+"""Linear indices of voxels are 32-bit numbers with a sign while they are read."""
+
 ALIGNED_BINS = 16
 """Azimuth bins in a cell of the teacher's coarsest layer: a rotation by multiples of them keeps all its cells whole."""
 
@@ -36,11 +40,19 @@ class PolarGrid:
         shape: number of bins along rho, phi and z.
         minimum: lower corner (rho in metres, phi in radians, z in metres).
         maximum: upper corner.
+
+    Raises:
+        SettingsError: no scan could be put on a grid of this shape.
     """
 
     shape: tuple[int, int, int]
     minimum: tuple[float, float, float]
     maximum: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        problem = shape_problem(self.shape)
+        if problem:
+            raise SettingsError(f"grid shape {self.shape}: {problem}")
 
     @classmethod
     def named(cls, volume: str, shape: tuple[int, int, int] = (480, 360, 32)) -> "PolarGrid":
@@ -71,6 +83,16 @@ class VoxelisedScan:
     point_voxel: np.ndarray
     voxels: np.ndarray
     voxel_labels: np.ndarray
+
+
+def shape_problem(shape: tuple[int, int, int]) -> str | None:
+    """Why no scan can be put on a grid of this shape; None where it can."""
+    if min(shape) < 2:
+        return "each axis needs at least 2 bins, since they are (max - min) / (bins - 1) wide"
+    cells = math.prod(shape)
+    if cells > MOST_CELLS:
+        return f"{cells:,} cells are more than the {MOST_CELLS:,} that a grid can have; choose fewer bins"
+    return None
 
 
 def check_distillable(shape: tuple[int, int, int]) -> None:

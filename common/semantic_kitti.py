@@ -1,5 +1,7 @@
 """Scans and labels on disk in the SemanticKITTI layout: `<root>/sequences/00/velodyne/000000.bin` and `labels/`."""
 
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,9 @@ from common.errors import DataError
 
 POINT_BYTES = 16
 LABEL_BYTES = 4
+SCAN_SUFFIX = ".bin"
+HIDDEN = "."
+"""Begins the names of what is not part of a dataset."""
 
 
 class ScanId(NamedTuple):
@@ -52,16 +57,16 @@ def list_scans(root: str | Path, sequences: Iterable[str]) -> list[ScanId]:
         sequences: folder names, such as `00`.
 
     Raises:
-        DataError: the layout is not there, or a sequence is missing or has no scan.
+        DataError: the layout is not there, or a sequence is missing, has no scan or cannot be listed.
     """
     present = present_sequences(root)
     scans: list[ScanId] = []
     for sequence in sequences:
-        folder = Path(root) / "sequences" / sequence / "velodyne"
-        frames = sorted(path.stem for path in folder.glob("*.bin"))
+        folder = _scan_folder(root, sequence)
+        frames = sorted(name.removesuffix(SCAN_SUFFIX) for name in _names(folder) or () if _is_scan(name))
         if not frames:
             raise DataError(
-                f"{folder}: no scans (*.bin) of sequence {sequence} here. Sequences present: "
+                f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here. Sequences present: "
                 f"{', '.join(present) or 'none'}. Complete the download, or choose sequences that are there."
             )
         scans += [ScanId(sequence, frame) for frame in frames]
@@ -69,18 +74,29 @@ def list_scans(root: str | Path, sequences: Iterable[str]) -> list[ScanId]:
 
 
 def present_sequences(root: str | Path) -> list[str]:
-    """Names of the sequence folders under `root`, sorted.
+    """Names of the sequences under `root` that have scans, sorted; one that cannot be listed counts as present.
 
     Raises:
-        DataError: the layout is not there.
+        DataError: the layout is not there, or cannot be listed.
     """
     folder = Path(root) / "sequences"
-    if not folder.is_dir():
+    names = _names(folder)
+    if names is None:
         raise DataError(
-            f"no folder '{folder}'. DATA must name the folder that holds sequences/00/velodyne/*.bin "
+            f"no folder '{folder}'. DATA must name the folder that holds sequences/00/velodyne/*{SCAN_SUFFIX} "
             "(for SemanticKITTI the folder called 'dataset')."
         )
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(name for name in names if not name.startswith(HIDDEN) and _has_scans(root, name))
+
+
+def hidden_entries(root: str | Path, sequences: Iterable[str]) -> list[str]:
+    """What file managers and notebooks left among the scans (`.ipynb_checkpoints`, `._000000.bin`), below `root`."""
+    folder = Path(root) / "sequences"
+    found = [folder / name for name in _names(folder) or () if name.startswith(HIDDEN)]
+    for sequence in sequences:
+        scans = _scan_folder(root, sequence)
+        found += [scans / name for name in _names(scans) or () if name.startswith(HIDDEN)]
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
@@ -130,12 +146,52 @@ def read_raw_labels(root: str | Path, scan: ScanId, points: int) -> np.ndarray:
 
 
 def has_labels(root: str | Path, scan: ScanId) -> bool:
-    """Whether the scan has a label file."""
-    return label_path(root, scan).is_file()
+    """Whether the scan has a label file.
+
+    Raises:
+        DataError: there is no telling, the folder cannot be read.
+    """
+    path = label_path(root, scan)
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _scan_folder(root: str | Path, sequence: str) -> Path:
+    return Path(root) / "sequences" / sequence / "velodyne"
+
+
+def _is_scan(name: str) -> bool:
+    return name.endswith(SCAN_SUFFIX) and not name.startswith(HIDDEN)
+
+
+def _has_scans(root: str | Path, sequence: str) -> bool:
+    try:
+        return any(map(_is_scan, _names(_scan_folder(root, sequence)) or ()))
+    except DataError:
+        # Whoever asks for this very sequence is told; the others need not care.
+        return True
+
+
+def _names(folder: Path) -> list[str] | None:
+    """Names in a folder, None where there is no such folder."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Check DATA and the download.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}). Check DATA, the permissions and the download.")

@@ -76,14 +76,14 @@ def run(
     label_map = load_label_map(settings.dataset)
     grid = settings.grid.grid()
     check_distillable(grid.shape)
-    scans, absent = select_scans(data, label_map, settings.splits)
+    scans, notes = select_scans(data, label_map, settings.splits)
     teacher = load_teacher(checkpoint, device)
     check_classes(teacher.model, label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, label_map), environment())
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
-    announce(teacher, store, len(scans), absent, len(missing), device, shard)
+    announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     dump_missing(store, teacher.model, missing, settings, preparer(settings, data, grid, label_map), report, device)
     return report
@@ -186,7 +186,7 @@ def announce(
     teacher: LoadedTeacher,
     store: TargetStore,
     scans: int,
-    absent: list[str],
+    notes: list[str],
     missing: int,
     device: torch.device,
     shard: Shard,
@@ -198,5 +198,5 @@ def announce(
         f"cache    {store.location}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}"
     )
     click.echo(f"scans    {scans}; {missing} scan-views to dump in shard {shard}")
-    if absent:
-        click.echo(f"note     sequences not on this disk, left out: {', '.join(absent)}")
+    for note in notes:
+        click.echo(f"note     {note}")

@@ -243,7 +243,7 @@ def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
     if data is None:
         return []
     held = {scan.sequence for scan, _ in finished} & set(present_sequences(data))
-    return list_scans(data, sorted(name for name in held if (data / "sequences" / name / "velodyne").is_dir()))
+    return list_scans(data, sorted(held))
 
 
 def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:

@@ -243,10 +243,10 @@ def default_evaluation(data: Path, label_map: LabelMap) -> tuple[str, ...]:
 
 
 def select_reporting_absent(data: Path, label_map: LabelMap, splits: tuple[str, ...]) -> list[ScanId]:
-    """Scans of some splits; sequences that are not on this disk are named on standard error."""
-    scans, absent = select_scans(data, label_map, splits)
-    if absent:
-        click.echo(f"note: sequences not on this disk, left out: {', '.join(absent)}", err=True)
+    """Scans of some splits; what is left out is named on standard error."""
+    scans, notes = select_scans(data, label_map, splits)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     return scans
 
 

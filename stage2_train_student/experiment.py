@@ -55,9 +55,9 @@ class Scans(NamedTuple):
 
 def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap, processes: Processes = ALONE) -> Scans:
     """Scans of the experiment; validation is left out, with a note, when none of its sequences is on this disk."""
-    train, absent = select_scans(data, label_map, settings.train)
-    if absent and processes.first:
-        click.echo(f"note: training without sequences {', '.join(absent)}, which are not on this disk", err=True)
+    train, notes = select_scans(data, label_map, settings.train)
+    for note in notes if processes.first else ():
+        click.echo(f"note: training: {note}", err=True)
     try:
         validation = select_scans(data, label_map, settings.validate_on).scans if settings.validate_on else []
     except DataError as error:

@@ -319,6 +319,23 @@ def test_a_grid_that_cannot_be_distilled_is_refused_naming_those_that_can(data, 
     assert not cache.exists()
 
 
+@pytest.mark.parametrize("shape", [(0, 40, 16), (48, -40, 16), (48, 40, 1), (65536, 65536, 32)])
+def test_a_grid_that_no_scan_fits_is_refused_naming_the_setting(data, cache, reduced_teacher, shape):
+    message = fail(dump(data, reduced_teacher, cache, shape, TRAIN))
+    assert "grid.shape: " in message
+    assert "bins" in message
+    assert not cache.exists()
+
+
+def test_a_partial_download_is_dumped_with_a_line_for_what_is_left_out(data, cache, reduced_teacher):
+    (data / "sequences" / "01" / "velodyne").mkdir(parents=True)
+    (data / "sequences" / "00" / "velodyne" / "._000000.bin").write_bytes(b"\0" * 9)
+    output = succeed(dump(data, reduced_teacher, cache, STREET_GRID, "splits=[train]"))
+    assert "3 scan-views written" in output
+    assert "note     sequences without scans on this disk, left out: 01, 02" in output
+    assert "note     left out sequences/00/velodyne/._000000.bin: names that begin with a dot" in output
+
+
 def test_a_misspelt_setting_is_refused_with_the_nearest_one(data, cache, reduced_teacher):
     message = fail(dump(data, reduced_teacher, cache, STREET_GRID, "view.count=2"))
     assert "did you mean 'views'" in message

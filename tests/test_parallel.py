@@ -124,7 +124,7 @@ def test_one_process_writes_and_speaks(shared_run):
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert [line["epoch"] for line in read_metrics(run, "validation")] == [1, 2]
     assert output.count("epochs finished; best mIoU") == 1
-    assert output.count("training without sequences") == 1
+    assert output.count("sequences without scans on this disk, left out") == 1
     assert output.count("epoch 1: mIoU") == 1
     assert not [name for part in ("student", "distillation") for name in saved(run)[part] if "module" in name]
 

@@ -150,3 +150,9 @@ def test_street_on_the_full_grid(seed):
 def test_unknown_volume_is_refused_with_the_choices():
     with pytest.raises(SettingsError, match="polarnet, cylinder3d"):
         PolarGrid.named("nuscenes")
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8), (-8, 8, 8), (8, 8, 1), (2**16, 2**16, 32)])
+def test_a_grid_that_holds_no_scan_is_refused(shape):
+    with pytest.raises(SettingsError, match="bins"):
+        PolarGrid.named("polarnet", shape)

@@ -7,6 +7,7 @@ from common.errors import DataError
 from common.semantic_kitti import (
     ScanId,
     has_labels,
+    hidden_entries,
     label_path,
     list_scans,
     present_sequences,
@@ -68,6 +69,40 @@ def test_sequence_without_scans_is_refused(sample_data):
     scan_path(sample_data, ScanId("08", "000000")).unlink()
     with pytest.raises(DataError, match=r"08.*no scans"):
         list_scans(sample_data, ["08"])
+
+
+def test_what_a_download_or_a_file_manager_left_is_no_part_of_the_dataset(sample_data):
+    before = list_scans(sample_data, ["00", "08"])
+    sequences = sample_data / "sequences"
+    (sequences / "21").mkdir()
+    (sequences / "12" / "velodyne").mkdir(parents=True)
+    (sequences / ".ipynb_checkpoints" / "velodyne").mkdir(parents=True)
+    for name in (".ipynb_checkpoints/velodyne/000000.bin", "00/velodyne/._000000.bin"):
+        (sequences / name).write_bytes(b"\0" * 16)
+    assert present_sequences(sample_data) == ["00", "08", "11"]
+    assert list_scans(sample_data, ["00", "08"]) == before
+    assert hidden_entries(sample_data, ["00", "08"]) == [
+        "sequences/.ipynb_checkpoints",
+        "sequences/00/velodyne/._000000.bin",
+    ]
+    with pytest.raises(DataError, match="no scans"):
+        list_scans(sample_data, ["21"])
+
+
+def test_a_folder_that_cannot_be_listed_is_named_where_it_is_wanted(sample_data):
+    folder = sample_data / "sequences" / "05" / "velodyne"
+    folder.parent.mkdir()
+    # A link to itself: the one kind of unreadable folder that is so for the superuser as well.
+    folder.symlink_to(folder)
+    assert len(list_scans(sample_data, ["00"])) == 2
+    with pytest.raises(DataError) as caught:
+        list_scans(sample_data, ["05"])
+    assert f"{folder}: cannot be read" in caught.value.message
+    labels = label_path(sample_data, SCAN)
+    labels.unlink()
+    labels.symlink_to(labels)
+    with pytest.raises(DataError, match=r"000000.label: cannot be read"):
+        has_labels(sample_data, SCAN)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 15])
