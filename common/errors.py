@@ -2,9 +2,17 @@
 
 import click
 
+from common.text import printable_lines
+
 
 class PolarDistillError(click.ClickException):
-    """Base of all expected failures; commands print its message without a traceback and exit with status 1."""
+    """Base of all expected failures; commands print its message without a traceback and exit with status 1.
+
+    A message may quote names and values of somebody else's file: control characters in it are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
 
 class DataError(PolarDistillError):

@@ -28,6 +28,7 @@ from stage1_dump_teacher.store_reports import (
     dump_lines,
     live_lines,
     problem_lines,
+    unsigned_line,
 )
 
 DEFAULT_CACHE = "cache/semantic_kitti"
@@ -231,11 +232,15 @@ def remaining(problems: Iterable[Problem], dumped: Iterable[Problem], views: int
 
 
 def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:
-    """Problems of scan-views that are in a store, with a progress bar."""
+    """Problems of scan-views that are in a store, with a progress bar; says what could not be found out."""
     # Views beyond those of the store are foreign whatever they hold.
     items = [item for item in items if item[1] < store.identity.views.count]
     found = tqdm(inspect_all(store, items, data, threads), total=len(items), unit="scan", desc="verify", leave=False)
-    return [problem for problem in found if problem is not None]
+    problems = [problem for problem in found if problem is not None]
+    unsigned = sum(problem.is_note for problem in problems)
+    if unsigned:
+        click.echo(unsigned_line(unsigned))
+    return [problem for problem in problems if not problem.is_note]
 
 
 def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:

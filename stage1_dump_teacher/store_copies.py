@@ -21,9 +21,9 @@ from common.target_store.conversion import (
     write_npz,
 )
 from common.target_store.maintenance import ScanView
+from common.target_store.manifest import MANIFEST
 from common.target_store.merging import archive_all, check_mergeable, copy_all, holders
 from common.target_store.storage import MemoryStorage
-from common.target_store.store import MANIFEST
 from stage1_dump_teacher.settings import PROFILES
 from stage1_dump_teacher.store_commands import cache_option, path_type, set_option, threads_option
 from stage1_dump_teacher.store_reports import count_text, size_text, table

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
-from common.target_store.contents import StoreContents
+from common.target_store.contents import Provenance, StoreContents
 from common.target_store.maintenance import Problem
+from common.text import printable
 
 if TYPE_CHECKING:
     # These come with the teacher, which these lines do not need.
@@ -57,18 +58,18 @@ def completeness(
 
 def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     """The report of `info`, without completeness."""
-    identity, made, total = store.identity, found.manifest["provenance"], found.total
+    identity, made, total = store.identity, found.provenance, found.total
     grid = identity.grid
     ranges = ", ".join(
         f"{name} {low:.2f}..{high:.2f}"
         for name, low, high in zip(("rho", "phi", "z"), grid.minimum, grid.maximum, strict=True)
     )
     encoding = identity.encoding
-    versions = ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items() if version)
+    versions = ", ".join(f"{name} {version}" for name, version in made.packages.items() if version)
     lines = [
         f"store      {store.location}  (format {identity.format_version}, identity {identity.hash[:12]})",
-        f"made       {found.manifest['made']} with polar-distill {made.get('project')}"
-        + (f", commit {made['git_commit'][:12]}" if made.get("git_commit") else ""),
+        f"made       {found.manifest['made']} with polar-distill {made.project}"
+        + (f", commit {made.git_commit[:12]}" if made.git_commit else ""),
         f"packages   {versions}",
         f"teacher    {identity.teacher_hash}",
         f"grid       {' x '.join(map(str, grid.shape))} bins over {ranges}",
@@ -82,20 +83,18 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     ]
     lines += [f"from       {text}" for text in origins(made)]
     if not total.scan_views:
-        return [*lines, "", "The store is empty so far."]
+        return [*map(printable, lines), "", "The store is empty so far."]
     rows = [("sequence", "scans", "scan-views", "size")]
     sequences = [*found.sequences.items(), ("all", total)] if len(found.sequences) > 1 else found.sequences.items()
     rows += [(name, f"{part.scans:,}", f"{part.scan_views:,}", size_text(part.size)) for name, part in sequences]
-    return [*lines, "", *table(rows), "", *array_lines(found)]
+    return [*map(printable, lines), "", *map(printable, table(rows)), "", *map(printable, array_lines(found))]
 
 
-def origins(provenance: dict[str, Any]) -> list[str]:
+def origins(provenance: Provenance) -> list[str]:
     """Stores that a store was converted or merged from."""
-    converted = provenance.get("converted_from")
-    texts = [f"converted from {converted['location']}, made {converted['made']}"] if converted else []
-    return texts + [
-        f"merged from {part['location']}, made {part['made']}" for part in provenance.get("merged_from", [])
-    ]
+    converted = provenance.converted_from
+    texts = [f"converted from {converted.location}, made {converted.made}"] if converted else []
+    return texts + [f"merged from {part.location}, made {part.made}" for part in provenance.merged_from]
 
 
 def array_lines(found: StoreContents) -> list[str]:
@@ -107,12 +106,12 @@ def array_lines(found: StoreContents) -> list[str]:
     arrays = found.arrays
     for name, size in arrays.items():
         coordinates = size.encoding == "uint32"
-        against = "" if coordinates else f"{size.plain / size.stored:.1f} x"
-        rows.append((name, size.encoding, size_text(size.stored), f"{size.uncompressed / size.stored:.1f} x", against))
+        against = "" if coordinates else times(size.plain, size.stored)
+        rows.append((name, size.encoding, size_text(size.stored), times(size.uncompressed, size.stored), against))
     stored, uncompressed, plain = (
         sum(getattr(size, field) for size in arrays.values()) for field in ("stored", "uncompressed", "plain")
     )
-    rows.append(("all", "", size_text(stored), f"{uncompressed / stored:.1f} x", f"{plain / stored:.1f} x"))
+    rows.append(("all", "", size_text(stored), times(uncompressed, stored), times(plain, stored)))
     lines = [
         f"Mean sizes in {count_text(readable, 'sampled scan file')}; how many times smaller than the encoded numbers "
         "(codec) and than",
@@ -122,6 +121,11 @@ def array_lines(found: StoreContents) -> list[str]:
     if found.unreadable:
         lines.append(f"{count_text(found.unreadable, 'sampled scan file')} could not be read: run verify.")
     return lines
+
+
+def times(larger: float, smaller: float) -> str:
+    """How many times one size is another: `2.5 x`."""
+    return f"{larger / smaller:.1f} x" if smaller else ""
 
 
 def completeness_lines(missing: dict[str, list[tuple[ScanId, int]]], expected: int, mean_size: float) -> list[str]:
@@ -173,7 +177,15 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
 def problem_line(problem: Problem) -> str:
     """One line about one scan-view."""
     array = f"{problem.array}: " if problem.array else ""
-    return f"{problem.kind:<10} {problem.scan} view {problem.view}  {array}{problem.text}"
+    return printable(f"{problem.kind:<10} {problem.scan} view {problem.view}  {array}{problem.text}")
+
+
+def unsigned_line(count: int) -> str:
+    """What `verify` could not find out about files that were written before they had the hash of their store."""
+    return (
+        f"note       {count_text(count, 'scan file')} of an earlier version without the hash of the store's identity: "
+        "volume and policy of views could not be compared"
+    )
 
 
 def live_lines(errors: Sequence["LiveError"], items: Sequence[tuple[ScanId, int]]) -> list[str]:

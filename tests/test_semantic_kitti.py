@@ -1,5 +1,7 @@
 """Scans and labels on disk, and what is said when they are not what they should be."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -155,3 +157,18 @@ def test_missing_files_are_named(sample_data):
     with pytest.raises(DataError) as caught:
         read_raw_labels(sample_data, absent, 1500)
     assert str(label_path(sample_data, absent)) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../../victim", "a/b", "a\\b", ".hidden", "/etc", "a\x00b", "a\nb", "\x1b[2J", "x" * 201]
+)
+def test_a_name_that_leads_elsewhere_or_cannot_be_printed_is_no_name_of_a_scan(name):
+    for names in ((name, "000000"), ("00", name)):
+        with pytest.raises(DataError, match="cannot be the name of a"):
+            ScanId(*names)
+
+
+@pytest.mark.parametrize("name", ["00", "000000", "scene-0061", "n015-2018+0800__LIDAR_TOP__1.pcd", "größe 1", "a..b"])
+def test_names_of_other_datasets_are_names(name):
+    assert str(ScanId(name, name)) == f"{name}/{name}"
+    assert pickle.loads(pickle.dumps(ScanId(name, name))) == (name, name)

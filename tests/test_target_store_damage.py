@@ -112,7 +112,7 @@ def test_targets_that_are_not_there_are_named(store):
 def test_targets_of_another_scan_under_this_name_are_refused(store):
     other = ScanId("00", "000008")
     file_of(store, SCAN, 1).rename(file_of(store, other, 1))
-    with pytest.raises(StoreError, match="scan: the store has '00/000007'"):
+    with pytest.raises(StoreError, match="scan: the file has '00/000007'"):
         store.read(other, 1, POINTS)
 
 
@@ -122,7 +122,7 @@ def test_targets_of_another_teacher_are_refused(store, tmp_path, semantic_kitti)
     )
     file_of(other, SCAN, 1).parent.mkdir(parents=True)
     file_of(other, SCAN, 1).write_bytes(file_of(store, SCAN, 1).read_bytes())
-    with pytest.raises(StoreError, match="teacher_hash: the store has 'aaa"):
+    with pytest.raises(StoreError, match="teacher_hash: the file has 'aaa"):
         other.read(SCAN, 1, POINTS)
 
 

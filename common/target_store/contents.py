@@ -1,17 +1,21 @@
 """What is in a store: scans, sizes, arrays. The listing and a sample of the files are all that is read."""
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from common.errors import StoreError
 from common.semantic_kitti import ScanId
-from common.target_store.members import MemberError, read_members
+from common.target_store.chunks import MemberError
+from common.target_store.layout import FileLayout, attributes_of
+from common.target_store.manifest import read_manifest
+from common.target_store.members import read_members
 from common.target_store.storage import MissingFileError
-from common.target_store.store import MANIFEST, TargetStore
+from common.target_store.store import TargetStore
 
 SAMPLE_FILES, SAMPLE_BYTES = 64, 256_000_000
 """At most so many scan files, and about so many bytes, are looked into for the sizes of arrays."""
@@ -43,12 +47,38 @@ class SequenceContents:
     size: int
 
 
+class SourceStore(BaseModel):
+    """A store that another one was made from: where it was, and when it was made."""
+
+    location: str
+    made: str
+
+
+class Provenance(BaseModel):
+    """What a manifest says about the making of its store, as far as it is shown.
+
+    Attributes:
+        project: version of this program.
+        git_commit: of its checkout.
+        packages: versions by name.
+        converted_from: the store that this one was converted from.
+        merged_from: the stores that this one was merged from.
+    """
+
+    project: str | None = None
+    git_commit: str | None = None
+    packages: dict[str, str | None] = {}
+    converted_from: SourceStore | None = None
+    merged_from: list[SourceStore] = []
+
+
 @dataclass(frozen=True)
 class StoreContents:
     """What is in a store.
 
     Attributes:
         manifest: as written when the store was made.
+        provenance: from the manifest.
         sequences: by name.
         arrays: mean sizes by array.
         sampled: number of scan files that `arrays` comes from.
@@ -56,6 +86,7 @@ class StoreContents:
     """
 
     manifest: dict[str, Any]
+    provenance: Provenance
     sequences: dict[str, SequenceContents]
     arrays: dict[str, ArraySize]
     sampled: int
@@ -74,8 +105,14 @@ def contents(store: TargetStore) -> StoreContents:
     """Count what is in a store and measure its arrays on a sample of scan files.
 
     Raises:
-        StoreError: the store cannot be listed.
+        StoreError: the store cannot be listed, or its manifest does not describe its making.
     """
+    manifest = read_manifest(store.storage).values
+    try:
+        provenance = Provenance.model_validate(manifest["provenance"])
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StoreError(f"{store.location}: provenance.{place} in the manifest is not what it should be.") from error
     sizes = store.sizes()
     frames: dict[str, set[str]] = {}
     counts: dict[str, list[int]] = {}
@@ -88,7 +125,8 @@ def contents(store: TargetStore) -> StoreContents:
     found = list(array_sizes(store, spread(sorted(sizes), sum(sizes.values()))))
     readable = [sizes_of_one for sizes_of_one in found if sizes_of_one is not None]
     return StoreContents(
-        json.loads(store.storage.read(MANIFEST)),
+        manifest,
+        provenance,
         sequences,
         mean_sizes(readable),
         len(found),
@@ -107,19 +145,19 @@ def array_sizes(store: TargetStore, items: Iterable[tuple[ScanId, int]]) -> Iter
     for scan, view in items:
         try:
             members = read_members(store.storage.read(store.name(scan, view)))
+            features = attributes_of(members, FileLayout).features
         except (MemberError, MissingFileError, StoreError, OSError):
             yield None
             continue
         stored, sizes = members.stored_bytes(), {}
-        features = members.attributes["features"]
         for name, metadata in members.metadata.items():
             if name in features:
                 parts = [part for part in stored if part == name or part.startswith(f"{name}.")]
-                encoding, numbers = features[name]["encoding"], int(np.prod(metadata["shape"]))
+                encoding, numbers = features[name].encoding, math.prod(metadata["shape"])
             elif name.rpartition(".")[0] in features:
                 continue
             else:
-                parts, encoding, numbers = [name], metadata["data_type"], int(np.prod(metadata["shape"]))
+                parts, encoding, numbers = [name], metadata["data_type"], math.prod(metadata["shape"])
             uncompressed = sum(plain_bytes(members.metadata[part]) for part in parts)
             sizes[name] = ArraySize(encoding, sum(stored[part] for part in parts), uncompressed, 4 * numbers)
         yield sizes
@@ -127,7 +165,7 @@ def array_sizes(store: TargetStore, items: Iterable[tuple[ScanId, int]]) -> Iter
 
 def plain_bytes(metadata: dict[str, Any]) -> int:
     """Bytes of an array before its codec."""
-    return int(np.prod(metadata["shape"])) * np.dtype(metadata["data_type"]).itemsize
+    return math.prod(metadata["shape"]) * np.dtype(metadata["data_type"]).itemsize
 
 
 def mean_sizes(files: Sequence[dict[str, ArraySize]]) -> dict[str, ArraySize]:

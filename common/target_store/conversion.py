@@ -11,12 +11,16 @@ from common.config import Settings
 from common.errors import StoreError
 from common.files import replacing
 from common.semantic_kitti import ScanId
-from common.target_store.encoding import COMPANIONS, ArrayEncoding, decodable, encode
+from common.target_store.checks import ForeignFileError, check_scan_file
+from common.target_store.chunks import MemberError
+from common.target_store.encoding import STORED_DTYPES, ArrayEncoding, decodable, encode
 from common.target_store.identity import StoreIdentity, TargetEncoding
 from common.target_store.maintenance import inspect_bytes
+from common.target_store.manifest import read_manifest
 from common.target_store.members import GroupMembers, read_members
 from common.target_store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name, zip_of_group
-from common.target_store.store import MANIFEST, TargetStore
+from common.target_store.storage import MissingFileError, refused
+from common.target_store.store import TargetStore
 
 PRECISION = {"float32": 3, "float16": 2, "int8_channel": 1, "int8_row": 1}
 """Encodings from the most to the least exact; the two of one byte round in different places."""
@@ -80,14 +84,19 @@ def converted_scan(source: TargetStore, identity: StoreIdentity, scan: ScanId, v
     Raises:
         StoreError: the scan-view is damaged or of another store, or a value does not fit its new encoding.
     """
-    content = source.storage.read(source.name(scan, view))
+    try:
+        content = source.storage.read(source.name(scan, view))
+    except MissingFileError as error:
+        raise StoreError(f"scan {scan}, view {view}: was deleted meanwhile.") from error
     problem = inspect_bytes(source.identity, scan, view, content)
-    if problem is not None:
+    if problem is not None and not problem.is_note:
         raise StoreError(f"scan {scan}, view {view}: {problem.array} {problem.text}. Run the command repair first.")
     try:
-        return converted_bytes(read_members(content), identity)
-    except StoreError as error:
-        raise StoreError(f"scan {scan}, view {view}: {error.message}") from error
+        converted = converted_bytes(read_members(content), identity)
+        check_scan_file(converted, identity, scan, view)
+    except (StoreError, MemberError, ForeignFileError) as error:
+        raise StoreError(f"scan {scan}, view {view}: {error}") from error
+    return converted
 
 
 def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
@@ -100,7 +109,7 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
         place = coordinates_name(coordinates, stored["shape"])
         if place not in arrays:
             arrays[place] = members.array(place)
-        encoded = {suffix: members.array(f"{name}{suffix}") for suffix in ("", *COMPANIONS[stored["encoding"]])}
+        encoded = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored["encoding"]]}
         if encoding != stored["encoding"]:
             encoded = encode(decodable(encoded).decode().numpy(), encoding, name)
         arrays.update({f"{name}{suffix}": values for suffix, values in encoded.items()})
@@ -111,12 +120,16 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
         add(f"{layer}{PILLAR_FEATURES}", "pillars", identity.encoding.pillar_features)
     for layer in identity.layers if identity.voxel_features else ():
         add(f"{layer}{VOXEL_FEATURES}", "voxels", identity.encoding.voxel_features)
-    return zip_of_group(arrays, {**members.attributes, "features": features}, identity.encoding)
+    attributes = {**members.attributes, "features": features}
+    # A file that does not say what it was written for could not be checked, and cannot vouch for its copy.
+    if "identity_hash" in attributes:
+        attributes["identity_hash"] = identity.hash
+    return zip_of_group(arrays, attributes, identity.encoding)
 
 
 def origin(store: TargetStore) -> dict[str, Any]:
     """Where targets were taken from, for the provenance of the store that they went to."""
-    manifest = json.loads(store.storage.read(MANIFEST))
+    manifest = read_manifest(store.storage).values
     return {"location": store.location} | {key: manifest[key] for key in ("identity_hash", "made", "provenance")}
 
 
@@ -162,4 +175,4 @@ def write_npz(arrays: dict[str, np.ndarray], path: Path) -> None:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, values, allow_pickle=False)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+        raise refused(path, "written", error) from error

@@ -106,13 +106,26 @@ ENCODERS: dict[str, Callable[[np.ndarray, str], EncodedArrays]] = {
     "int8_row": _int8_row,
     "int8_channel": _int8_channel,
 }
-COMPANIONS: dict[str, tuple[str, ...]] = {
-    "float32": (),
-    "float16": (),
-    "int8_row": (".row_scale",),
-    "int8_channel": (".channel_scale", ".row_exponent"),
+STORED_DTYPES: dict[ArrayEncoding, dict[str, str]] = {
+    "float32": {"": "float32"},
+    "float16": {"": "float16"},
+    "int8_row": {"": "int8", ".row_scale": "float16"},
+    "int8_channel": {"": "int8", ".channel_scale": "float32", ".row_exponent": "uint8"},
 }
-"""Suffixes of the arrays that stand beside the values of each encoding."""
+"""Arrays of each encoding by suffix: the values [M, C], what a row has [M], what a channel has [C]."""
+
+
+def misfit(arrays: EncodedArrays, encoding: ArrayEncoding) -> tuple[str, str] | None:
+    """Suffix of the first stored array whose dtype or shape is not that of its encoding, and what is wrong with it."""
+    values = arrays[""]
+    if values.ndim != 2:
+        return "", f"has the shape {values.shape} instead of rows and channels"
+    for suffix, dtype in STORED_DTYPES[encoding].items():
+        found = arrays[suffix]
+        expected = values.shape if not suffix else values.shape[1:] if "channel" in suffix else values.shape[:1]
+        if found.shape != expected or found.dtype != np.dtype(dtype):
+            return suffix, f"is {found.dtype} {found.shape} instead of {dtype} {expected}, as {encoding} has it"
+    return None
 
 
 def decodable(arrays: EncodedArrays) -> DecodableFeatures:

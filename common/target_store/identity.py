@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from common.config import Settings
+from common.config import Settings, parse_settings
 from common.label_map import LabelMap
-from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId
+from common.polar_grid import MOST_CELLS, PolarGrid
+from common.semantic_kitti import ScanId, is_name
 from common.target_store.encoding import ArrayEncoding
 from common.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 
 FORMAT_VERSION = 2
+
+MOST_VIEWS, MOST_LAYERS = 1000, 256
+"""Of each scan. They bound the work that a manifest can cause, far beyond what anyone would dump."""
 
 
 class TargetEncoding(Settings):
@@ -43,7 +47,7 @@ class ViewSet(Settings):
         anchors: hold these views of every scan instead of drawn ones.
     """
 
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, le=MOST_VIEWS)
     policy: ViewPolicy = ViewPolicy()
     anchors: AnchorSet | None = None
 
@@ -51,6 +55,8 @@ class ViewSet(Settings):
     def _one_kind(self) -> "ViewSet":
         if self.anchors is None:
             return self
+        if self.anchors.count > MOST_VIEWS:
+            raise ValueError(f"anchors: {self.anchors.count} views of each scan, at most {MOST_VIEWS} are possible")
         if self.count not in (1, self.anchors.count):
             raise ValueError(f"count: these anchors are {self.anchors.count} views, not {self.count}; leave count out")
         if self.policy != ViewPolicy():
@@ -88,6 +94,15 @@ class GridIdentity(Settings):
     minimum: tuple[float, float, float]
     maximum: tuple[float, float, float]
 
+    @model_validator(mode="after")
+    def _is_a_volume(self) -> "GridIdentity":
+        if min(self.shape) < 1 or math.prod(self.shape) > MOST_CELLS:
+            raise ValueError(f"shape: every size is at least 1, and there are at most {MOST_CELLS} cells")
+        limits = zip(self.minimum, self.maximum, strict=True)
+        if not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in limits):
+            raise ValueError("minimum, maximum: the first is below the second along each axis, and both are finite")
+        return self
+
 
 class StoreIdentity(Settings):
     """Everything that decides what the targets in a store are.
@@ -109,10 +124,19 @@ class StoreIdentity(Settings):
     grid: GridIdentity
     classes: list[str]
     learning_map: dict[int, int]
-    layers: dict[str, int]
+    layers: dict[str, int] = Field(max_length=MOST_LAYERS)
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet
+
+    @field_validator("layers")
+    @classmethod
+    def _are_layers(cls, layers: dict[str, int]) -> dict[str, int]:
+        # Names of layers become names of arrays, and of their members in zip files.
+        wrong = [name for name, channels in layers.items() if not is_name(name) or channels < 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r:.100} with {layers[wrong[0]]} channels cannot be a layer")
+        return layers
 
     @classmethod
     def of(
@@ -144,8 +168,13 @@ class StoreIdentity(Settings):
 
 
 def grid_identity(grid: PolarGrid) -> GridIdentity:
-    """A grid as it stands in a manifest."""
-    return GridIdentity(shape=grid.shape, minimum=grid.minimum, maximum=grid.maximum)
+    """A grid as it stands in a manifest.
+
+    Raises:
+        SettingsError: no store can have it.
+    """
+    values = {"shape": grid.shape, "minimum": grid.minimum, "maximum": grid.maximum}
+    return parse_settings(GridIdentity, values, "the grid of a store")
 
 
 def differences(

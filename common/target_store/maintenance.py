@@ -1,21 +1,19 @@
 """Looking after stores: what is missing, damaged, foreign or changed in one."""
 
-import io
 import random
 import time
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.errors import DataError, StoreError
 from common.files import TEMPORARY_SUFFIX
 from common.overlap import started_ahead
 from common.semantic_kitti import ScanId, read_points, scan_path
+from common.target_store.checks import ForeignFileError, check_scan_file
+from common.target_store.chunks import MemberError
 from common.target_store.identity import StoreIdentity
-from common.target_store.members import MemberError
-from common.target_store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, parse_scan_file
 from common.target_store.storage import FolderStorage, MissingFileError
 from common.target_store.store import TargetStore, scan_hash
 
@@ -23,19 +21,20 @@ LEFTOVER_SECONDS = 3600
 """Age at which a half-written file belongs to a writer that crashed, rather than to one at work."""
 
 ScanView = tuple[ScanId, int]
-ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable"]
+ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable", "unsigned"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one scan-view.
+    """What is wrong with one scan-view, or could not be found out about it.
 
     Attributes:
         scan: which scan.
         view: number of the view.
         kind: `missing`; `damaged`, bytes are not what was written; `foreign`, of another store; `changed`, the scan on
             disk is not the one that the teacher saw; `unreadable`, the file, or the scan to compare with, cannot be
-            read just now.
+            read just now; `unsigned`, nothing is wrong, but the file was written before files had the hash of their
+            store's identity, so that volume and policy of views could not be compared.
         array: the array, where only one is concerned; else empty.
         text: what is the case.
     """
@@ -45,6 +44,11 @@ class Problem:
     kind: ProblemKind
     array: str
     text: str
+
+    @property
+    def is_note(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self.kind == "unsigned"
 
     @property
     def file_is_wrong(self) -> bool:
@@ -112,7 +116,7 @@ def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = Non
 def inspect_bytes(
     identity: StoreIdentity, scan: ScanId, view: int, content: bytes, source_hash: str | None = None
 ) -> Problem | None:
-    """What is wrong with the bytes of a scan file: every checksum is verified, every array decoded.
+    """What is wrong with the bytes of a scan file, see `checks.check_scan_file`.
 
     Args:
         identity: of the store that the file should belong to.
@@ -122,43 +126,16 @@ def inspect_bytes(
         source_hash: of the scan as it is now; None not to compare.
     """
     try:
-        _, attributes = parse_scan_file(content, identity.layers, identity.voxel_features)
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # Metadata that only other readers use.
-            bad = archive.testzip()
+        origin = check_scan_file(content, identity, scan, view).origin
     except MemberError as error:
-        return Problem(scan, view, "damaged", error.array, str(error).removeprefix(f"{error.array} "))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        return Problem(scan, view, "damaged", "", f"is not a scan file of this format ({error!r})")
-    if bad is not None:
-        return Problem(scan, view, "damaged", bad, "does not match its checksum")
-    expected: dict[str, Any] = {
-        "teacher_hash": identity.teacher_hash,
-        "scan": str(scan),
-        "view_index": view,
-        "grid_shape": list(identity.grid.shape),
-    }
-    wrong = [f"{name} {attributes.get(name)}" for name, value in expected.items() if attributes.get(name) != value]
-    wrong += [
-        f"{name} in {feature['encoding']}"
-        for name, feature in attributes["features"].items()
-        if feature["encoding"] != encoding_of(name, identity)
-    ]
-    if wrong:
-        return Problem(scan, view, "foreign", "", f"is of another store: it has {', '.join(wrong)}")
-    if source_hash is not None and attributes.get("scan_sha256") != source_hash:
+        return Problem(scan, view, "damaged", error.array, error.problem)
+    except ForeignFileError as error:
+        return Problem(scan, view, "foreign", "", error.summary)
+    if source_hash is not None and origin.scan_sha256 != source_hash:
         return Problem(scan, view, "changed", "", "the scan on disk is not the one that the teacher saw")
+    if origin.identity_hash is None:
+        return Problem(scan, view, "unsigned", "", "does not say which store it was written for")
     return None
-
-
-def encoding_of(name: str, identity: StoreIdentity) -> str:
-    """Encoding that a store's files should have for one array of features (`logits`, `down1c.pillar_features`)."""
-    kinds = {
-        LOGITS: identity.encoding.logits,
-        PILLAR_FEATURES: identity.encoding.pillar_features,
-        VOXEL_FEATURES: identity.encoding.voxel_features,
-    }
-    return next((encoding for kind, encoding in kinds.items() if name.endswith(kind)), "")
 
 
 def sample(items: Sequence[ScanView], count: int, seed: int = 0) -> list[ScanView]:

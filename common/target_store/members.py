@@ -6,33 +6,24 @@ covered by a checksum that is verified: metadata by the zip directory's CRC-32, 
 """
 
 import io
-import json
 import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
-import numcodecs.blosc
-import numcodecs.zstd
 import numpy as np
 
-LOCAL_HEADER_BYTES = 30
-CHECKSUM_BYTES = 4
-DTYPES = {"float32", "float16", "uint32", "uint8", "int8"}
+from common.target_store.chunks import MemberError, check_metadata, decode_chunk
+from common.target_store.storage import UNREADABLE_ZIP
+from common.target_store.untrusted_json import parse_json
 
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+LOCAL_SIGNATURE = b"PK\x03\x04"
+HARMLESS_FLAGS = 0x080E
+"""Bits of a member's flags that change nothing about stored bytes: level, sizes behind the data, names in UTF-8."""
 
-class MemberError(Exception):
-    """An array of a scan file, or the file itself, is damaged or missing.
-
-    Attributes:
-        array: which one.
-    """
-
-    def __init__(self, array: str, problem: str) -> None:
-        super().__init__(f"{array} {problem}")
-        self.array = array
+SIZES_BEHIND = 0x0008
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,14 @@ class GroupMembers:
     Attributes:
         data: its bytes.
         places: (start, end) of each zip member.
-        checksums: CRC-32 of each zip member.
+        entries: of the zip directory, by member.
         attributes: of the group.
         metadata: of each array.
     """
 
     data: memoryview
     places: dict[str, tuple[int, int]]
-    checksums: dict[str, int]
+    entries: dict[str, zipfile.ZipInfo]
     attributes: dict[str, Any]
     metadata: dict[str, Any]
 
@@ -61,17 +52,22 @@ class GroupMembers:
             sizes[name] = end - start
         return sizes
 
-    def check_all(self) -> None:
-        """Verify every byte that any reader may look at: each member's CRC-32, and each array's own checksum.
+    def check_zip(self) -> None:
+        """Verify what `array` does not look at and other readers do: the CRC-32 and the header of every zip member.
 
         Raises:
             MemberError: one does not match.
         """
-        for name in self.metadata:
-            self.array(name)
         for member, (start, end) in self.places.items():
-            if zlib.crc32(self.data[start:end]) != self.checksums[member]:
+            entry = self.entries[member]
+            if zlib.crc32(self.data[start:end]) != entry.CRC:
                 raise MemberError(member, "does not match its checksum")
+            _, _, flags, method, _, _, checksum, stored, plain, _, _ = LOCAL_HEADER.unpack_from(
+                self.data, entry.header_offset
+            )
+            sizes = entry.flag_bits & SIZES_BEHIND or (checksum, stored, plain) == (entry.CRC, end - start, end - start)
+            if flags != entry.flag_bits or method != entry.compress_type or not sizes:
+                raise MemberError(member, "has another header than the zip directory says")
 
     def array(self, name: str) -> np.ndarray:
         """Decode one array.
@@ -82,14 +78,11 @@ class GroupMembers:
         metadata = self.metadata.get(name)
         if metadata is None:
             raise MemberError(name, "is missing")
-        shape, dtype = tuple(metadata["shape"]), metadata["data_type"]
         chunk = chunk_name(name, metadata)
-        if chunk not in self.places or dtype not in DTYPES:
-            raise MemberError(name, "is missing" if dtype in DTYPES else f"has the unknown dtype {dtype}")
+        if chunk not in self.places:
+            raise MemberError(name, "is missing")
         start, end = self.places[chunk]
-        out = np.empty(shape, np.dtype(dtype).newbyteorder("<"))
-        decode_chunk(self.data[start:end], metadata["codecs"], out, name)
-        return out
+        return decode_chunk(self.data[start:end], metadata, name)
 
 
 def chunk_name(name: str, metadata: dict[str, Any]) -> str:
@@ -105,82 +98,47 @@ def read_members(data: bytes) -> GroupMembers:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, OverflowError, struct.error, NotImplementedError) as error:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+    except UNREADABLE_ZIP as error:
         raise MemberError("the zip directory", f"cannot be read ({error}): the file is cut off or damaged") from error
     view = memoryview(data)
-    places = {info.filename: place_of(view, info) for info in infos}
-    crc = {info.filename: info.CRC for info in infos}
+    places = {name: place_of(view, entry) for name, entry in entries.items()}
     if "zarr.json" not in places:
         raise MemberError("zarr.json", "is missing")
     start, end = places["zarr.json"]
-    if zlib.crc32(view[start:end]) != crc["zarr.json"]:
+    if zlib.crc32(view[start:end]) != entries["zarr.json"].CRC:
         raise MemberError("zarr.json", "does not match its checksum")
     try:
-        document = json.loads(data[start:end])
-        metadata = document["consolidated_metadata"]["metadata"]
-        return GroupMembers(view, places, crc, document["attributes"], metadata)
+        document = parse_json(view[start:end])
+        attributes, metadata = document["attributes"], document["consolidated_metadata"]["metadata"]
     except (ValueError, KeyError, TypeError) as error:
         raise MemberError("zarr.json", f"is not the metadata of a scan file ({error!r})") from error
+    if not isinstance(attributes, dict) or not isinstance(metadata, dict):
+        raise MemberError("zarr.json", "is not the metadata of a scan file")
+    for name, one in metadata.items():
+        check_metadata(name, one)
+    return GroupMembers(view, places, entries, attributes, metadata)
 
 
-def place_of(data: memoryview, info: zipfile.ZipInfo) -> tuple[int, int]:
+def place_of(data: memoryview, entry: zipfile.ZipInfo) -> tuple[int, int]:
     """Where a stored member's bytes are.
 
     Raises:
-        MemberError: they are compressed, or not within the file.
+        MemberError: they are compressed or encrypted, or not within the file.
     """
-    header = info.header_offset
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise MemberError(info.filename, "is compressed by zip; members of scan files are stored")
-    if header + LOCAL_HEADER_BYTES > len(data) or data[header : header + 4] != b"PK\x03\x04":
-        raise MemberError(info.filename, "is not where the zip directory says")
-    name_bytes, extra_bytes = struct.unpack_from("<HH", data, header + 26)
-    start = header + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    name, header = entry.filename, entry.header_offset
+    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        raise MemberError(name, "is compressed by zip; members of scan files are stored")
+    if entry.flag_bits & ~HARMLESS_FLAGS:
+        raise MemberError(name, "is encrypted, or marked in a way that scan files are not")
+    if not 0 <= header <= len(data) - LOCAL_HEADER.size or data[header : header + 4] != LOCAL_SIGNATURE:
+        raise MemberError(name, "is not where the zip directory says")
+    *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(data, header)
+    first = header + LOCAL_HEADER.size
+    start = first + name_bytes + extra_bytes
     # A chunk's checksum does not know its array: the two places that do have to agree.
-    if bytes(data[header + LOCAL_HEADER_BYTES :][:name_bytes]) != info.orig_filename.encode():
-        raise MemberError(info.filename, "has another name in the zip directory")
-    if start + info.file_size > len(data):
-        raise MemberError(info.filename, "reaches beyond the end of the file")
-    return start, start + info.file_size
-
-
-def decode_chunk(chunk: memoryview, codecs: list[dict[str, Any]], out: np.ndarray, name: str) -> None:
-    """Undo a Zarr v3 codec chain into `out`.
-
-    Raises:
-        MemberError: the checksum does not match, the data does not decode, or a codec is unknown.
-    """
-    data: Any = chunk
-    decoded = False
-    for codec in reversed(codecs):
-        kind = codec["name"]
-        if kind == "crc32c":
-            data = checked(data, name)
-        elif kind in ("zstd", "blosc"):
-            try:
-                (numcodecs.zstd if kind == "zstd" else numcodecs.blosc).decompress(data, out)
-            except (RuntimeError, ValueError) as error:
-                raise MemberError(name, f"does not decode ({error})") from error
-            decoded = True
-        elif kind != "bytes" or codec.get("configuration", {}).get("endian", "little") != "little":
-            raise MemberError(name, f"uses the codec {codec}, which scan files do not")
-    if not decoded:
-        if len(data) != out.nbytes:
-            raise MemberError(name, f"has {len(data)} bytes instead of {out.nbytes}")
-        out.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
-
-
-def checked(data: memoryview, name: str) -> memoryview:
-    """The chunk without its crc32c.
-
-    Raises:
-        MemberError: it does not match.
-    """
-    if len(data) < CHECKSUM_BYTES:
-        raise MemberError(name, "is cut off")
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    # The checksum's extension takes no memoryview, but an array over the same memory: nothing is copied.
-    if google_crc32c.value(np.frombuffer(body, np.uint8)) != int.from_bytes(checksum, "little"):
-        raise MemberError(name, "does not match its checksum")
-    return body
+    if bytes(data[first : first + name_bytes]) != entry.orig_filename.encode(errors="replace"):
+        raise MemberError(name, "has another name in the zip directory")
+    if start + entry.file_size > len(data):
+        raise MemberError(name, "reaches beyond the end of the file")
+    return start, start + entry.file_size

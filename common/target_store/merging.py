@@ -9,8 +9,9 @@ from common.files import replacing
 from common.overlap import started_ahead
 from common.target_store.identity import differences
 from common.target_store.maintenance import ScanView, inspect_bytes
-from common.target_store.storage import MissingFileError
-from common.target_store.store import MANIFEST, TargetStore
+from common.target_store.manifest import MANIFEST
+from common.target_store.storage import MissingFileError, refused
+from common.target_store.store import TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
 
@@ -82,7 +83,7 @@ def whole_copy(item: ScanView, stores: Sequence[TargetStore]) -> bytes:
             problems.append(f"{store.location}: cannot be read ({error})")
             continue
         problem = inspect_bytes(store.identity, scan, view, content)
-        if problem is None:
+        if problem is None or problem.is_note:
             whole[content] = store
         else:
             problems.append(f"{store.location}: {problem.array} {problem.text}")
@@ -118,9 +119,14 @@ def archive_all(found: Holders, manifest: bytes, path: Path, threads: int = 1) -
     Raises:
         StoreError: as `whole_copy`, or the archive cannot be written.
     """
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)
-        for item, future in started_ahead(lambda item: whole_copy(item, found[item]), found, 2 * threads, threads):
-            content = future.result()
-            archive.writestr(zipfile.ZipInfo(found[item][0].name(*item)), content)
-            yield len(content)
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder. Choose another name for the archive.")
+    try:
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)
+            for item, future in started_ahead(lambda item: whole_copy(item, found[item]), found, 2 * threads, threads):
+                content = future.result()
+                archive.writestr(zipfile.ZipInfo(found[item][0].name(*item)), content)
+                yield len(content)
+    except OSError as error:
+        raise refused(path, "written", error) from error

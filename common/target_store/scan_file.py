@@ -14,12 +14,13 @@ the same name and a suffix. zarr writes the files; `read_members` reads them wit
 """
 
 import io
+import math
 import threading
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,9 +29,11 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from common.errors import StoreError
-from common.target_store.encoding import COMPANIONS, ArrayEncoding, DecodableFeatures, decodable, encode
+from common.target_store.chunks import MemberError
+from common.target_store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, decodable, encode, misfit
 from common.target_store.identity import TargetEncoding
-from common.target_store.members import MemberError, read_members
+from common.target_store.layout import FileLayout, attributes_of
+from common.target_store.members import GroupMembers, read_members
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 
 PILLAR_FEATURES = ".pillar_features"
@@ -118,18 +121,27 @@ def scan_file_bytes(
     """The file of one scan-view. Equal targets give equal bytes.
 
     Raises:
-        StoreError: a value is NaN or infinite, or does not fit its encoding; names the array.
+        StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
+            names the array.
     """
     arrays: dict[str, np.ndarray] = {}
     layers: dict[str, dict[str, Any]] = {}
 
     def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
+        if features.ndim != 2:
+            raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
         stored = encode(features.detach().float().cpu().numpy(), how, name)
         arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
         layers[name] = {"shape": list(shape), "encoding": how}
 
     def place(kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> None:
-        name, linear = coordinates_name(kind, shape), to_linear(bins, shape)
+        name = coordinates_name(kind, shape)
+        if bins.ndim != 2 or bins.shape[1] != 1 + len(shape) or bins[:, 0].any():
+            raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
+        try:
+            linear = to_linear(bins, shape)
+        except ValueError as error:
+            raise StoreError(f"{name}: a bin is beyond the grid ({error})") from error
         if not np.array_equal(arrays.setdefault(name, linear), linear):
             raise StoreError(f"{name}: teacher layers of this resolution have different coordinates")
 
@@ -190,33 +202,59 @@ def parse_scan_file(
         voxel_features: read the layers' voxel features too.
 
     Raises:
-        MemberError: the file is damaged or lacks an array; names the array.
+        MemberError: the file is damaged, lacks an array, or its arrays do not fit together; names the array.
     """
     members = read_members(data)
-    attributes = members.attributes
-    if not {"grid_shape", "features"} <= attributes.keys():
-        raise MemberError("zarr.json", "is not the metadata of a scan file")
-    grid_shape = tuple(attributes["grid_shape"])
+    return targets_of(members, layers, voxel_features), members.attributes
+
+
+def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+    """As `parse_scan_file`, of a file that `read_members` has opened."""
+    layout = attributes_of(members, FileLayout)
+    grid_shape = layout.grid_shape
     coordinates: dict[str, torch.Tensor] = {}
 
-    def layer(name: str, kind: str) -> EncodedLayer:
-        if name not in attributes["features"]:
+    def layer(name: str, kind: Literal["pillars", "voxels"]) -> EncodedLayer:
+        stored = layout.features.get(name)
+        if stored is None:
             raise MemberError(name, "is not in the file")
-        shape = tuple(attributes["features"][name]["shape"])
-        suffixes = ("", *COMPANIONS[attributes["features"][name]["encoding"]])
-        features = decodable({suffix: members.array(f"{name}{suffix}") for suffix in suffixes})
-        place = coordinates_name(kind, shape)
+        if not stored.fits(grid_shape[:2] if kind == "pillars" else grid_shape):
+            raise MemberError(name, f"has the resolution {stored.shape} on a grid of {grid_shape}")
+        arrays = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored.encoding]}
+        wrong = misfit(arrays, stored.encoding)
+        if wrong is not None:
+            raise MemberError(f"{name}{wrong[0]}", wrong[1])
+        place = coordinates_name(kind, stored.shape)
         if place not in coordinates:
-            coordinates[place] = torch.from_numpy(members.array(place).view(np.int32))
+            coordinates[place] = read_coordinates(members, place, math.prod(stored.shape))
+        features = decodable(arrays)
         if len(coordinates[place]) != len(features.values):
             raise MemberError(name, f"has {len(features.values)} rows for {len(coordinates[place])} {place}")
-        return EncodedLayer(features, shape)
+        return EncodedLayer(features, stored.shape)
 
-    logits = layer(LOGITS, "voxels").features
+    logits = layer(LOGITS, "voxels")
+    if logits.shape != grid_shape:
+        raise MemberError(LOGITS, f"has the resolution {logits.shape} instead of the grid's {grid_shape}")
     names = list(layers)
     pillar_layers = {name: layer(f"{name}{PILLAR_FEATURES}", "pillars") for name in names}
     voxel_layers = {name: layer(f"{name}{VOXEL_FEATURES}", "voxels") for name in names} if voxel_features else {}
-    return EncodedTargets(grid_shape, coordinates, logits, pillar_layers, voxel_layers), attributes
+    return EncodedTargets(grid_shape, coordinates, logits.features, pillar_layers, voxel_layers)
+
+
+def read_coordinates(members: GroupMembers, name: str, cells: int) -> torch.Tensor:
+    """Linear indices int32 [M] of one resolution with so many cells.
+
+    Raises:
+        MemberError: they are missing or damaged, beyond the grid, unsorted or not unique.
+    """
+    linear = members.array(name)
+    if linear.dtype != np.uint32 or linear.ndim != 1:
+        raise MemberError(name, f"is {linear.dtype} {linear.shape} instead of a row of uint32")
+    if len(linear) and int(linear.max()) >= cells:
+        raise MemberError(name, f"has the index {int(linear.max())}; there are {cells} cells")
+    if not (linear[1:] > linear[:-1]).all():
+        raise MemberError(name, "is not sorted, or names a cell twice")
+    return torch.from_numpy(linear.view(np.int32))
 
 
 def coordinates_name(kind: str, shape: Iterable[int]) -> str:

@@ -19,6 +19,17 @@ from typing import Protocol
 from common.errors import StoreError
 from common.files import TEMPORARY_SUFFIX, flush_to_disk, replacing, temporary_beside, write_atomically
 
+UNREADABLE_ZIP = (
+    zipfile.BadZipFile,
+    ValueError,
+    OSError,
+    OverflowError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What Python raises for a zip directory that is damaged or forged."""
+
 WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -81,14 +92,14 @@ class FolderStorage:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingFileError(name) from error
         except OSError as error:
-            raise _refused(self.folder / name, "read", error) from error
+            raise refused(self.folder / name, "read", error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write under a temporary name, flush to disk, rename, flush the folder."""
         try:
             write_atomically(self.folder / name, data)
         except OSError as error:
-            raise _refused(self.folder / name, "written", error) from error
+            raise refused(self.folder / name, "written", error) from error
 
     def create(self, name: str, data: bytes) -> bool:
         """As `write`, but link the finished file into place, which fails where there is one."""
@@ -105,7 +116,7 @@ class FolderStorage:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            raise _refused(path, "written", error) from error
+            raise refused(path, "written", error) from error
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -114,7 +125,7 @@ class FolderStorage:
         except NotADirectoryError:
             pass
         except OSError as error:
-            raise _refused(self.folder / name, "deleted", error) from error
+            raise refused(self.folder / name, "deleted", error) from error
 
     def forget(self, name: str) -> bool:
         """The disk would say the same again."""
@@ -128,7 +139,7 @@ class FolderStorage:
                 if name.startswith(prefix):
                     yield name, size
         except OSError as error:
-            raise _refused(self.folder / start, "listed", error) from error
+            raise refused(self.folder / start, "listed", error) from error
 
     def free_bytes(self) -> int | None:
         """Free space of the disk."""
@@ -196,7 +207,7 @@ class ArchiveStorage:
             # Only names and places are kept: a handle shared by threads or forked processes would mix their reads.
             with zipfile.ZipFile(path) as archive:
                 self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-        except (OSError, zipfile.BadZipFile) as error:
+        except UNREADABLE_ZIP as error:
             raise StoreError(f"{path}: not a readable zip archive of a store ({error}).") from error
 
     @property
@@ -210,16 +221,19 @@ class ArchiveStorage:
             raise MissingFileError(name)
         # Not by ZipFile.open: opening an archive parses its whole directory, once per scan would be too slow.
         info = self._members[name]
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise StoreError(f"{self.path}: {name} is compressed; make the archive with the command merge --archive.")
         try:
             with self.path.open("rb") as file:
+                # Python would set so many bytes aside before it looks how many there are.
+                if info.compress_size > os.fstat(file.fileno()).st_size:
+                    raise StoreError(f"{self.path}: {name} reaches beyond the end of the archive. Make it anew.")
                 file.seek(info.header_offset)
                 _, name_bytes, extra_bytes = struct.unpack("<26sHH", file.read(30))
                 file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
                 data = file.read(info.compress_size)
-        except (OSError, struct.error) as error:
+        except (OSError, ValueError, OverflowError, struct.error) as error:
             raise StoreError(f"{self.path}: {name} cannot be read from the archive ({error}).") from error
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise StoreError(f"{self.path}: {name} is compressed; make the archive with the command merge --archive.")
         if zlib.crc32(data) != info.CRC:
             raise StoreError(f"{self.path}: {name} is damaged in the archive. Make the archive anew.")
         return data
@@ -303,12 +317,16 @@ def _put_new(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _refused(path: Path, what: str, error: OSError) -> StoreError:
+def refused(path: Path, what: str, error: OSError) -> StoreError:
+    """An operation on a file or folder that the operating system refused; `what` is a participle, such as `read`."""
     hints = {
         errno.ENOSPC: "Free some space",
         errno.EDQUOT: "Free some of your quota",
         errno.EACCES: "Check the permissions",
         errno.EROFS: "Choose a folder that can be written",
+        errno.EISDIR: "It is a folder: choose another name",
+        errno.ENOTDIR: "A part of the path is a file: choose another folder",
+        errno.EEXIST: "A part of the path is a file: choose another folder",
     }
     hint = hints.get(error.errno or 0, "Check the disk")
     return StoreError(f"{path}: cannot be {what} ({error.strerror or error}). {hint}, then run the command again.")

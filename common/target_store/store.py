@@ -1,29 +1,31 @@
 """Targets of many scans in one storage, with a manifest that says what made them."""
 
-import datetime
 import hashlib
-import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from common.config import parse_settings
-from common.errors import SettingsError, StoreError
+from common.errors import DataError, StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
 from common.semantic_kitti import ScanId
-from common.target_store.identity import FORMAT_VERSION, StoreIdentity, differences, grid_identity
-from common.target_store.members import MemberError, read_members
-from common.target_store.scan_file import EncodedTargets, parse_scan_file, scan_file_bytes
+from common.target_store.checks import ForeignFileError, check_belongs, check_scan_file, read_checked
+from common.target_store.chunks import MemberError
+from common.target_store.identity import StoreIdentity, differences, grid_identity
+from common.target_store.layout import FileOrigin
+from common.target_store.manifest import MANIFEST, manifest_bytes, read_manifest
+from common.target_store.members import read_members
+from common.target_store.scan_file import EncodedTargets, scan_file_bytes
 from common.target_store.storage import MissingFileError, Storage, open_storage
 from common.teacher_targets import TeacherTargets
 from common.view import View
 
-MANIFEST = "manifest.json"
 SEQUENCES = "sequences/"
 SUFFIX = ".zarr.zip"
+VIEW_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 Parsed = TypeVar("Parsed")
 
@@ -59,14 +61,8 @@ class TargetStore:
             StoreError: the store was made by something else; lists each difference.
         """
         storage = as_storage(location)
-        manifest = {
-            "identity": identity.model_dump(mode="json"),
-            "identity_hash": identity.hash,
-            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "provenance": provenance,
-        }
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
-        storage.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        storage.create(MANIFEST, manifest_bytes(identity, provenance))
         store = cls.open(storage)
         lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
         if lines:
@@ -85,26 +81,7 @@ class TargetStore:
             StoreError: there is none, or its manifest is damaged or of another format version.
         """
         storage = as_storage(location)
-        name = f"{storage.location}/{MANIFEST}"
-        try:
-            manifest = json.loads(storage.read(MANIFEST))
-            version = manifest["identity"]["format_version"]
-            if version != FORMAT_VERSION:
-                raise StoreError(f"{name}: format version {version}, this program reads {FORMAT_VERSION}. Dump again.")
-            identity = parse_settings(StoreIdentity, manifest["identity"], name)
-            intact = manifest["identity_hash"] == identity.hash
-        except MissingFileError as error:
-            raise StoreError(
-                f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or "
-                "check CACHE."
-            ) from error
-        except SettingsError as error:
-            raise StoreError(f"{error.message}\nRestore the manifest from a copy, or dump again.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{name}: not a manifest of a target store ({error}). Restore it from a copy.") from error
-        if not intact:
-            raise StoreError(f"{name}: was changed after the store was made. Restore it from a copy, or dump again.")
-        return cls(storage, identity)
+        return cls(storage, read_manifest(storage).identity)
 
     @property
     def location(self) -> str:
@@ -115,14 +92,16 @@ class TargetStore:
         """Refuse an experiment that this store was not made for.
 
         Raises:
-            StoreError: grid, volume or classes differ, or a layer is not in the store; lists each difference.
+            StoreError: grid, volume, classes or learning map differ, or a layer is not in the store; lists each
+                difference.
         """
-        stored = self.identity.model_dump(mode="json")
+        stored = self.identity.model_dump(mode="json", include={"grid", "classes", "learning_map"})
         expected = {
             "grid": grid_identity(grid).model_dump(mode="json"),
             "classes": label_map.names,
+            "learning_map": label_map.model_dump(mode="json")["learning_map"],
         }
-        lines = differences({key: stored[key] for key in expected}, expected)
+        lines = differences(stored, expected)
         absent = [name for name in layers if name not in self.identity.layers]
         if absent:
             lines.append(f"  layers: the experiment needs {absent}, the store has {list(self.identity.layers)}")
@@ -137,13 +116,16 @@ class TargetStore:
         return f"{SEQUENCES}{scan.sequence}/{scan.frame}.v{view}{SUFFIX}"
 
     def sizes(self) -> dict[tuple[ScanId, int], int]:
-        """Bytes of every scan and view whose targets are in the store."""
+        """Bytes of every scan and view whose targets are in the store.
+
+        Raises:
+            StoreError: the store cannot be listed, or holds a scan file whose name is that of no scan and view.
+        """
         found = {}
         for name, size in self.storage.sizes(SEQUENCES):
-            sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
-            frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
-            if file.endswith(SUFFIX) and frame and view.isdigit():
-                found[(ScanId(sequence, frame), int(view))] = size
+            # Copies from a Mac bring a companion of each file along.
+            if name.endswith(SUFFIX) and not name.rpartition("/")[2].startswith("._"):
+                found[self._scan_view(name)] = size
         return found
 
     def finished(self) -> set[tuple[ScanId, int]]:
@@ -164,19 +146,25 @@ class TargetStore:
             size of the file in bytes.
 
         Raises:
-            StoreError: a target is NaN or infinite, or the file cannot be written.
+            StoreError: the targets are not what this store's identity promises (see `checks.check_scan_file`), the view
+                is not one of the store's, or the file cannot be written.
         """
+        views = self.identity.views.count
+        if not 0 <= index < views:
+            raise StoreError(f"scan {scan}: there is no view {index} among the {views} of {self.location}")
         attributes = {
             "scan": str(scan),
             "view_index": index,
             "view": view.model_dump(mode="json"),
             "scan_sha256": scan_hash(points),
             "teacher_hash": self.identity.teacher_hash,
+            "identity_hash": self.identity.hash,
         }
         try:
             data = scan_file_bytes(targets, self.identity.grid.shape, self.identity.encoding, attributes)
-        except StoreError as error:
-            raise StoreError(f"scan {scan}, view {index}: {error.message}") from error
+            check_scan_file(data, self.identity, scan, index)
+        except (StoreError, MemberError, ForeignFileError) as error:
+            raise StoreError(f"scan {scan}, view {index}: {error}") from error
         self.storage.write(self.name(scan, index), data)
         return len(data)
 
@@ -204,11 +192,14 @@ class TargetStore:
         if voxel_features and not self.identity.voxel_features:
             raise StoreError(f"{self.location}: keeps no voxel features; dump again with voxel_features=true")
         names = list(self.identity.layers if layers is None else layers)
+        if not self.identity.layers.keys() >= set(names):
+            raise StoreError(f"{self.location}: keeps the layers {list(self.identity.layers)}, not all of {names}")
 
         def parse(data: bytes) -> tuple[EncodedTargets, View]:
-            targets, attributes = parse_scan_file(data, names, voxel_features)
-            self._check_origin(scan, index, attributes, points)
-            return targets, View.model_validate(attributes["view"])
+            members = read_members(data)
+            origin = check_belongs(members, self.identity, scan, index)
+            self._check_scan(scan, index, origin, points)
+            return read_checked(members, self.identity, names, voxel_features), origin.view
 
         return self._parsed(scan, index, parse)
 
@@ -225,7 +216,7 @@ class TargetStore:
         return targets.decode(), view
 
     def verify(self, scan: ScanId, index: int) -> dict[str, int]:
-        """Decode every array of one scan and view, checking all checksums, those of unused metadata included.
+        """Check everything about the file of one scan and view, see `checks.check_scan_file`.
 
         Returns:
             stored bytes by array.
@@ -235,11 +226,7 @@ class TargetStore:
         """
 
         def parse(data: bytes) -> dict[str, int]:
-            _, attributes = parse_scan_file(data, self.identity.layers, self.identity.voxel_features)
-            self._check_origin(scan, index, attributes, None)
-            members = read_members(data)
-            members.check_all()
-            return members.stored_bytes()
+            return check_scan_file(data, self.identity, scan, index).members.stored_bytes()
 
         return self._parsed(scan, index, parse)
 
@@ -261,6 +248,12 @@ class TargetStore:
                 f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
                 "Run the command repair, or delete the file and run make dump-teacher again."
             ) from error
+        except ForeignFileError as error:
+            raise StoreError(
+                f"{self.location}/{self.name(scan, index)}: holds other targets.\n"
+                + "\n".join(error.lines)
+                + "\nRun the command repair."
+            ) from error
 
     def _bytes(self, scan: ScanId, index: int) -> bytes:
         try:
@@ -271,17 +264,25 @@ class TargetStore:
                 "exactly what is missing."
             ) from error
 
-    def _check_origin(self, scan: ScanId, index: int, attributes: dict[str, Any], points: np.ndarray | None) -> None:
-        name = f"{self.location}/{self.name(scan, index)}"
-        expected = {"teacher_hash": self.identity.teacher_hash, "scan": str(scan), "view_index": index}
-        wrong = differences({key: attributes.get(key) for key in expected}, expected)
-        if wrong:
-            raise StoreError(f"{name}: holds other targets.\n" + "\n".join(wrong) + "\nRun the command repair.")
-        if points is not None and attributes.get("scan_sha256") != scan_hash(points):
+    def _check_scan(self, scan: ScanId, index: int, origin: FileOrigin, points: np.ndarray | None) -> None:
+        if points is not None and origin.scan_sha256 != scan_hash(points):
             raise StoreError(
-                f"{name}: scan {scan} has changed since its targets were made. Restore the scan, or run the command "
-                "repair, which dumps it again."
+                f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
+                "Restore the scan, or run the command repair, which dumps it again."
             )
+
+    def _scan_view(self, name: str) -> tuple[ScanId, int]:
+        sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
+        frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
+        try:
+            if VIEW_NUMBER.fullmatch(view) is None:
+                raise DataError(f"{view!r} is not the number of a view.")
+            return ScanId(sequence, frame), int(view)
+        except DataError as error:
+            raise StoreError(
+                f"{self.location}: holds the file {name!r}, which a store never writes: {error.message} Do not trust "
+                "this store if you did not make it; if you did, delete that file."
+            ) from error
 
 
 def as_storage(location: str | Path | Storage) -> Storage:

@@ -22,9 +22,10 @@ from zarr.storage import ZipStore
 from common.overlap import started_ahead
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
-from common.target_store.members import CHECKSUM_BYTES, chunk_name, read_members
+from common.target_store.chunks import CHECKSUM_BYTES
+from common.target_store.manifest import MANIFEST
+from common.target_store.members import chunk_name, read_members
 from common.target_store.storage import FolderStorage
-from common.target_store.store import MANIFEST
 from tests.golden.golden_files import REPOSITORY
 
 ScanView = tuple[ScanId, int]
