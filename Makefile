@@ -1,4 +1,4 @@
-# Commands of the project. `make help` lists them; every command also works as `python -m <stage> <command> --help`.
+# Commands of the project. `make help` lists them; they call `polar-distill`, whose --help lists all commands.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
@@ -39,6 +39,7 @@ BENCH =##                         names under tests/benchmarks, all when empty
 PYTHON = python3##                Python 3.11 or newer that makes the environment
 
 VENV_PYTHON = .venv/bin/python
+POLAR_DISTILL = $(VENV_PYTHON) -m polar_distill
 INSTALLED = .venv/.installed
 PIP_INSTALL = $(VENV_PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
 
@@ -70,7 +71,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU: five students from one cache
-	$(VENV_PYTHON) -m stage2_train_student demo
+	$(POLAR_DISTILL) demo
 
 test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
 	$(VENV_PYTHON) -m pytest $(TESTS)
@@ -97,67 +98,67 @@ browser: ## find the Chromium that tests open a page with (CHROMIUM=), or instal
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null
 
 simulate: need-SIMULATED $(INSTALLED) ## write simulated, labelled scans of made-up streets to SIMULATED
-	$(VENV_PYTHON) -m common.simulate $(call option,--out,SIMULATED) $(call option,--jobs,JOBS) $(settings)
+	$(POLAR_DISTILL) simulate $(call option,--out,SIMULATED) $(call option,--jobs,JOBS) $(settings)
 
 dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
-	$(VENV_PYTHON) -m stage1_dump_teacher dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+	$(POLAR_DISTILL) dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
 
 train-teacher: need-DATA $(INSTALLED) ## train a Cylinder3D on labelled DATA, where no published checkpoint fits
-	$(VENV_PYTHON) -m stage1_dump_teacher train-teacher $(call option,--data,DATA) $(call option,--run,TEACHER_RUN) \
+	$(POLAR_DISTILL) train-teacher $(call option,--data,DATA) $(call option,--run,TEACHER_RUN) \
 		$(call option,--config,CONFIG) $(call option,--device,DEVICE) \
 		$(if $(filter-out 0 no false,$(RESUME)),--resume) $(settings)
 
 store-info: $(INSTALLED) ## say what is in CACHE, and with DATA what is missing
-	@$(VENV_PYTHON) -m stage1_dump_teacher info $(call option,--cache,CACHE) $(call option,--data,DATA) \
+	@$(POLAR_DISTILL) info $(call option,--cache,CACHE) $(call option,--data,DATA) \
 		$(call option,--config,CONFIG) $(settings)
 
 store-verify: $(INSTALLED) ## check every checksum of CACHE; with DATA for changed scans; LIVE=3 runs the TEACHER again
-	@$(VENV_PYTHON) -m stage1_dump_teacher verify $(call option,--cache,CACHE) $(call option,--data,DATA) \
+	@$(POLAR_DISTILL) verify $(call option,--cache,CACHE) $(call option,--data,DATA) \
 		$(if $(strip $(LIVE)),$(call option,--live,LIVE) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE))
 
 store-repair: need-DATA need-TEACHER $(INSTALLED) ## delete what is damaged in CACHE and dump it again, and what is missing
-	$(VENV_PYTHON) -m stage1_dump_teacher repair $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+	$(POLAR_DISTILL) repair $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
 
 store-convert: need-TO $(INSTALLED) ## write CACHE with fewer arrays or smaller encodings to TO, without the teacher
-	$(VENV_PYTHON) -m stage1_dump_teacher convert $(call option,--cache,CACHE) $(call option,--to,TO) \
+	$(POLAR_DISTILL) convert $(call option,--cache,CACHE) $(call option,--to,TO) \
 		$(call option,--profile,PROFILE) $(settings)
 
 train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the student of EXPERIMENT on DATA and CACHE
-	$(VENV_PYTHON) -m stage2_train_student train $(call option,--data,DATA) $(call option,--experiment,EXPERIMENT) \
+	$(POLAR_DISTILL) train $(call option,--data,DATA) $(call option,--experiment,EXPERIMENT) \
 		$(call option,--cache,CACHE) $(call option,--teacher,TEACHER) $(call option,--run,RUN) \
 		$(call option,--device,DEVICE) $(if $(filter-out 0 no false,$(RESUME)),--resume) $(settings)
 
 sweep: need-DATA need-EXPERIMENTS $(INSTALLED) ## train EXPERIMENTS with SEEDS from one CACHE into RUNS; goes on where it stopped
-	$(VENV_PYTHON) -m stage2_train_student sweep $(call option,--data,DATA) $(call option,--experiments,EXPERIMENTS) \
+	$(POLAR_DISTILL) sweep $(call option,--data,DATA) $(call option,--experiments,EXPERIMENTS) \
 		$(call option,--seeds,SEEDS) $(call option,--cache,CACHE) $(call option,--teacher,TEACHER) \
 		$(call option,--out,RUNS) $(call option,--jobs,JOBS) $(call option,--device,DEVICE) $(settings)
 
 compare: need-RUNS $(INSTALLED) ## one page that compares RUNS; with DATA, pictures of SCAN by each student and the TEACHER
-	$(VENV_PYTHON) -m stage2_train_student compare $(foreach folder,$(RUNS),$(call quote,$(folder))) \
+	$(POLAR_DISTILL) compare $(foreach folder,$(RUNS),$(call quote,$(folder))) \
 		$(call option,--out,PAGE) $(call option,--data,DATA) $(if $(strip $(DATA)),$(call option,--teacher,TEACHER)) \
 		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--device,DEVICE)
 
 evaluate: need-DATA $(INSTALLED) ## IoU of each class and mIoU of the student in RUN (or WEIGHTS)
-	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(student) $(splits) \
+	$(POLAR_DISTILL) evaluate $(call option,--data,DATA) $(student) $(splits) \
 		$(call option,--views,VIEWS) $(call option,--device,DEVICE)
 
 evaluate-teacher: need-DATA need-TEACHER $(INSTALLED) ## the same of the TEACHER, with the grid of EXPERIMENT
-	$(VENV_PYTHON) -m stage2_train_student evaluate $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+	$(POLAR_DISTILL) evaluate $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--experiment,EXPERIMENT) $(splits) $(call option,--views,VIEWS) \
 		$(call option,--device,DEVICE) $(settings)
 
 predict: need-DATA need-OUT $(INSTALLED) ## write the student's labels of each scan to OUT, in the benchmark's layout
-	$(VENV_PYTHON) -m stage2_train_student predict $(call option,--data,DATA) $(student) $(splits) \
+	$(POLAR_DISTILL) predict $(call option,--data,DATA) $(student) $(splits) \
 		$(call option,--views,VIEWS) $(call option,--out,OUT) $(call option,--zip,ZIP) $(call option,--device,DEVICE)
 
 render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student and, where TEACHER is set, the teacher
-	$(VENV_PYTHON) -m stage2_train_student render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
+	$(POLAR_DISTILL) render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
 		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--out,PICTURES) $(call option,--device,DEVICE)
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
-	@$(VENV_PYTHON) -m stage1_dump_teacher doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
+	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
 		$(call option,--cache,CACHE)
 
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks

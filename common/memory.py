@@ -6,8 +6,10 @@ import re
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
@@ -30,9 +32,11 @@ def keep_freed_memory() -> bool:
     return bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, LARGEST))
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: "torch.device") -> int:
     """Most memory that this process has held so far, bytes: on the GPU for a CUDA device, otherwise resident in RAM."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     # Linux's own counter first: getrusage also counts what the parent process held when it started this one.

@@ -69,8 +69,8 @@ def consistency(
 
     \b
     Examples:
-      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --picture transport.png
-      python -m stage1_dump_teacher consistency --data dataset --teacher teacher.pt --policy anchors --draws 20 \\
+      polar-distill consistency --data dataset --teacher teacher.pt --picture transport.png
+      polar-distill consistency --data dataset --teacher teacher.pt --policy anchors --draws 20 \\
         --set views.anchors.rotations=4
     """
     if augmentations and policy != "transport":

@@ -67,9 +67,9 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
 
     \b
     Examples:
-      python -m stage1_dump_teacher info
-      python -m stage1_dump_teacher info --cache cache/train --data dataset --set splits=[train]
-      python -m stage1_dump_teacher info --cache s3://bucket/prefix --json
+      polar-distill info
+      polar-distill info --cache cache/train --data dataset --set splits=[train]
+      polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
     found = contents(store)
@@ -120,9 +120,9 @@ def verify(
 
     \b
     Examples:
-      python -m stage1_dump_teacher verify --cache cache/train
-      python -m stage1_dump_teacher verify --cache cache/train --sample 200 --data dataset
-      python -m stage1_dump_teacher verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
+      polar-distill verify --cache cache/train
+      polar-distill verify --cache cache/train --sample 200 --data dataset
+      polar-distill verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
     """
     if live is not None and (data is None or teacher is None):
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
@@ -173,8 +173,8 @@ def repair(
 
     \b
     Examples:
-      python -m stage1_dump_teacher repair --data dataset --teacher teacher.pt --dry-run
-      python -m stage1_dump_teacher repair --data dataset --teacher teacher.pt --set profile=train
+      polar-distill repair --data dataset --teacher teacher.pt --dry-run
+      polar-distill repair --data dataset --teacher teacher.pt --set profile=train
     """
     from stage1_dump_teacher.dump import identity_of, run
     from stage1_dump_teacher.published_weights import load_teacher
@@ -262,6 +262,3 @@ def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: l
     for line in live_lines(errors, items):
         click.echo(line)
     return all(error.explained for error in errors)
-
-
-STORE_COMMANDS = (info, verify, repair)

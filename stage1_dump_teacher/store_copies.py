@@ -55,9 +55,9 @@ def convert(
 
     \b
     Examples:
-      python -m stage1_dump_teacher convert --cache cache/full --to cache/train --profile train
-      python -m stage1_dump_teacher convert --cache cache/full --to cache/small --layers up0e --set voxel_features=false
-      python -m stage1_dump_teacher convert --cache cache/full --to cache/fast --set encoding.codec=lz4
+      polar-distill convert --cache cache/full --to cache/train --profile train
+      polar-distill convert --cache cache/full --to cache/small --layers up0e --set voxel_features=false
+      polar-distill convert --cache cache/full --to cache/fast --set encoding.codec=lz4
     """
     source = TargetStore.open(cache)
     values = kept_arrays(source.identity)
@@ -113,8 +113,8 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
 
     \b
     Examples:
-      python -m stage1_dump_teacher merge --from machine1/cache --from machine2/cache --to cache/all
-      python -m stage1_dump_teacher merge --from cache/all --archive all.zip
+      polar-distill merge --from machine1/cache --from machine2/cache --to cache/all
+      polar-distill merge --from cache/all --archive all.zip
     """
     if (destination is None) == (archive is None):
         raise SettingsError("say where to merge to: either --to or --archive")
@@ -149,7 +149,7 @@ def export(cache: str, scan: str, view: int, out: Path) -> None:
 
     \b
     Examples:
-      python -m stage1_dump_teacher export --scan 00/000000 --out targets.npz
+      polar-distill export --scan 00/000000 --out targets.npz
       python -c "import numpy as np; print(np.load('targets.npz')['logits'].argmax(1))"
     """
     if out.suffix != ".npz":
@@ -162,6 +162,3 @@ def export(cache: str, scan: str, view: int, out: Path) -> None:
     ]
     click.echo("\n".join(table(rows)))
     click.echo(f"  and as JSON: {', '.join(name for name, values in arrays.items() if not values.ndim)}")
-
-
-COPY_COMMANDS = (convert, merge, export)

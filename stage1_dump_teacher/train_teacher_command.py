@@ -45,8 +45,8 @@ def train_teacher(
 
     \b
     Examples:
-      python -m stage1_dump_teacher train-teacher --data dataset
-      python -m stage1_dump_teacher train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
+      polar-distill train-teacher --data dataset
+      polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.store_commands import INTERRUPTED

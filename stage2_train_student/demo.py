@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
     Attributes:
         title: what it does.
-        words: what follows `python -m`.
+        words: what follows `polar-distill`.
     """
 
     title: str
@@ -86,15 +86,15 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
     files = " ".join(str(configs / f"{name}.yaml") for name in experiments)
     yield Step(
         "simulate streets that a LiDAR drives through",
-        words("common.simulate", out=data, config=configs / "streets.yaml", jobs=jobs),
+        words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs),
     )
     yield Step(
         "stage one: run the teacher once over the training scans",
-        words("stage1_dump_teacher", "dump", data=data, teacher=TEACHER, cache=cache, config=configs / "dump.yaml"),
+        words("dump", data=data, teacher=TEACHER, cache=cache, config=configs / "dump.yaml"),
     )
     yield Step(
         "stage two: train the students, all from the same cache",
-        words("stage2_train_student", "sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs),
+        words("sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs),
     )
     theirs = runs / TEACHER_EVALUATION
     if not theirs.is_file():
@@ -102,7 +102,6 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
         yield Step(
             "mIoU of the teacher on streets that nobody trained on",
             words(
-                "stage2_train_student",
                 "evaluate",
                 data=data,
                 teacher=TEACHER,
@@ -116,10 +115,10 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
             run = student_folder(runs, name)
             yield Step(
                 f"mIoU of the student of '{name}' there, and how often it says what the teacher says",
-                words("stage2_train_student", "evaluate", data=data, run=run, split=SPLIT, agreement=TEACHER),
+                words("evaluate", data=data, run=run, split=SPLIT, agreement=TEACHER),
             )
     page = {"out": runs / PAGE, "data": data, "teacher": TEACHER, "teacher-evaluation": theirs}
-    yield Step("the page", words("stage2_train_student", "compare", runs, **page))
+    yield Step("the page", words("compare", runs, **page))
 
 
 def words(*names: Any, **options: Any) -> list[str]:
@@ -134,8 +133,8 @@ def run_step(number: int, step: Step) -> None:
         TrainingError: it failed; what it said stands above.
     """
     click.secho(f"\n{number}. {step.title}", bold=True)
-    click.echo(f"$ python -m {shlex.join(step.words)}")
-    code = subprocess.run([sys.executable, "-m", *step.words], check=False).returncode
+    click.echo(f"$ polar-distill {shlex.join(step.words)}")
+    code = subprocess.run([sys.executable, "-m", "polar_distill", *step.words], check=False).returncode
     if code:
         raise TrainingError(
             f"the demo stopped at step {number} (exit status {code}, see above). Once that is mended, the same command "

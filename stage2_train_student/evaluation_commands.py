@@ -68,9 +68,9 @@ def evaluate(
 
     \b
     Examples:
-      python -m stage2_train_student evaluate --data dataset --run runs/full --views 8 --batch-size 4
-      python -m stage2_train_student evaluate --data dataset --run runs/full --agreement cylinder3d_val_65.4.pt
-      python -m stage2_train_student evaluate --data dataset --experiment full --teacher cylinder3d_val_65.4.pt
+      polar-distill evaluate --data dataset --run runs/full --views 8 --batch-size 4
+      polar-distill evaluate --data dataset --run runs/full --agreement cylinder3d_val_65.4.pt
+      polar-distill evaluate --data dataset --experiment full --teacher cylinder3d_val_65.4.pt
     """
     if teacher is not None and weights is not None:
         raise SettingsError("--teacher and --weights name two models; compare a student with --agreement TEACHER")
@@ -132,8 +132,8 @@ def predict(
 
     \b
     Examples:
-      python -m stage2_train_student predict --data dataset --run runs/full --out predictions
-      python -m stage2_train_student predict --data dataset --run runs/full --views 8 --zip submission.zip
+      polar-distill predict --data dataset --run runs/full --out predictions
+      polar-distill predict --data dataset --run runs/full --views 8 --zip submission.zip
     """
     if out is None and archive is None:
         raise SettingsError("say where predictions go: --out FOLDER, --zip FILE, or both")
@@ -192,9 +192,9 @@ def render(
 
     \b
     Examples:
-      python -m stage2_train_student render --data dataset --scan 08/000000 --run runs/full --cache cache/val
-      python -m stage2_train_student render --data dataset --scan 08/000000 --run runs/full --teacher teacher.pt
-      python -m stage2_train_student render --data dataset --scan 08/000000 --experiment full
+      polar-distill render --data dataset --scan 08/000000 --run runs/full --cache cache/val
+      polar-distill render --data dataset --scan 08/000000 --run runs/full --teacher teacher.pt
+      polar-distill render --data dataset --scan 08/000000 --experiment full
     """
     # Imported here: drawing needs matplotlib, which takes a second to load.
     from stage2_train_student.picture_sources import cached_teacher, live_teacher, scan_picture
@@ -248,6 +248,3 @@ def select_reporting_absent(data: Path, label_map: LabelMap, splits: tuple[str, 
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return scans
-
-
-EVALUATION_COMMANDS = (evaluate, predict, render)

@@ -123,7 +123,7 @@ def profile(
 
     \b
     Example:
-      python -m stage2_train_student profile --data dataset --experiment full --set batch_size=1
+      polar-distill profile --data dataset --experiment full --set batch_size=1
     """
     settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
     settings = settings.model_copy(update={"validate_on": []})

@@ -220,7 +220,7 @@ def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:
         TrainingError: it is being trained by another process.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "stage2_train_student", "train", *common, *run.words, "--resume"]
+    command = [sys.executable, "-m", "polar_distill", "train", *common, *run.words, "--resume"]
     settings = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

@@ -66,8 +66,8 @@ def sweep(
 
     \b
     Examples:
-      python -m stage2_train_student sweep --data dataset --experiments "baseline full" --seeds 0-2
-      python -m stage2_train_student sweep --data dataset --experiments full --seeds "0 1" --jobs 2 --set epochs=10
+      polar-distill sweep --data dataset --experiments "baseline full" --seeds 0-2
+      polar-distill sweep --data dataset --experiments full --seeds "0 1" --jobs 2 --set epochs=10
     """
     names = [name for text in experiments for name in text.split()]
     runs = plan_runs(names, parse_seeds(seeds), out, overrides)

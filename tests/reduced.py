@@ -53,6 +53,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def command_named(main: click.Group, name: str) -> click.Command:
+    """One command of a program."""
+    found = main.get_command(click.Context(main), name)
+    assert found is not None, name
+    return found
+
+
 def command(main: click.Group, *words: Any) -> Result:
     """Run a command of a stage in this process; an exception that is not a click error is raised."""
     with one_thread():

@@ -1,6 +1,5 @@
 """The Makefile: what `make help` promises exists, and what a user types reaches the commands unharmed."""
 
-import importlib
 import os
 import re
 import shlex
@@ -8,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from polar_distill import program
+from tests.reduced import command_named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -56,7 +58,7 @@ def test_dump_needs_a_teacher():
 
 def test_paths_and_settings_arrive_as_typed():
     words = command_line("dump-teacher", "DATA=/a b/it's", "TEACHER=t $$x.pt", "SET=views.count=4 layers=[up0e,up2e]")
-    assert words[1:4] == ["-m", "stage1_dump_teacher", "dump"]
+    assert words[1:4] == ["-m", "polar_distill", "dump"]
     assert words[words.index("--data") + 1] == "/a b/it's"
     assert words[words.index("--teacher") + 1] == "t $x.pt"
     assert words[-4:] == ["--set", "views.count=4", "--set", "layers=[up0e,up2e]"]
@@ -97,8 +99,8 @@ def test_every_option_exists(target):
     variables = ("DATA=x", "TEACHER=x", "SPLIT=val", "SET=a=1", "RESUME=1", "CONFIG=x", "SCAN=00/000000", "ZIP=a.zip")
     words = command_line(target, *variables)
     module, command = words[2:4]
-    commands = importlib.import_module(f"{module}.__main__").main.commands
-    known = {option for parameter in commands[command].params for option in parameter.opts}
+    assert module == "polar_distill"
+    known = {option for parameter in command_named(program, command).params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
 

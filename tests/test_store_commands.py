@@ -18,7 +18,7 @@ from common.target_store.members import read_members
 from common.target_store.scan_file import zip_of_group
 from common.target_store.storage import MemoryStorage
 from stage1_dump_teacher.__main__ import main
-from tests.reduced import fail, finish, start, succeed
+from tests.reduced import command_named, fail, finish, start, succeed
 from tests.small_stores import (
     FIRST,
     SECOND,
@@ -279,17 +279,17 @@ def test_looking_after_a_store_needs_no_spconv(tmp_path, train_store, store_scan
 @pytest.mark.parametrize("command", ["info", "verify", "repair", "convert", "merge", "export"])
 def test_help_shows_how(command):
     output = succeed(stage_one(command, "--help"))
-    assert f"python -m stage1_dump_teacher {command} " in output
-    assert all(option.help for option in main.commands[command].params)
+    assert f"polar-distill {command} " in output
+    assert all(option.help for option in command_named(main, command).params)
 
 
 @pytest.mark.parametrize("target", ["store-info", "store-verify", "store-repair", "store-convert"])
 def test_targets_of_the_makefile(target):
     words = command_line(target, "DATA=/a b", "TEACHER=t.pt", "CACHE=c", "TO=d", "LIVE=2", "SET=a=1", "CONFIG=x")
-    assert words[1:3] == ["-m", "stage1_dump_teacher"]
+    assert words[1:3] == ["-m", "polar_distill"]
     assert f"store-{words[3]}" == target
     assert words[words.index("--cache") + 1] == "c"
-    known = {option for parameter in main.commands[words[3]].params for option in parameter.opts}
+    known = {option for parameter in command_named(main, words[3]).params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     needed = {"store-repair": "DATA", "store-convert": "TO"}.get(target)
     if needed:

@@ -1,4 +1,4 @@
-"""Command of the simulator: `python -m common.simulate --help`."""
+"""The command `simulate`."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ def main(out: Path, config: Path | None, jobs: int, overrides: tuple[str, ...]) 
 
     \b
     Examples:
-      python -m common.simulate --out data/simulated
-      python -m common.simulate --out data/small --set sensor.beams=32 --set sensor.columns=512
-      python -m common.simulate --out data/load --set scans="{00: 1000}" --set spacing=1 --jobs 2
+      polar-distill simulate --out data/simulated
+      polar-distill simulate --out data/small --set sensor.beams=32 --set sensor.columns=512
+      polar-distill simulate --out data/load --set scans="{00: 1000}" --set spacing=1 --jobs 2
     """
     if config is None:
         values: dict[str, object] = {}

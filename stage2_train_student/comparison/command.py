@@ -81,8 +81,8 @@ def compare(
 
     \b
     Examples:
-      python -m stage2_train_student compare runs/baseline runs/full --out comparison.html
-      python -m stage2_train_student compare runs/sweep --data dataset --scan 08/000000 --teacher teacher.pt
+      polar-distill compare runs/baseline runs/full --out comparison.html
+      polar-distill compare runs/sweep --data dataset --scan 08/000000 --teacher teacher.pt
     """
     # Imported here: they need matplotlib, which takes a second to load.
     from stage2_train_student.comparison.page import Comparison, page

@@ -71,12 +71,12 @@ def steps(jobs: int, seeds: str, policy_seeds: str) -> Iterator[Step]:
 
 def dumps(jobs: int) -> list[Step]:
     """Scans, and a cache for each policy of views."""
-    simulate = words("common.simulate", out=DATA, config=STREETS, jobs=jobs)
+    simulate = words("simulate", out=DATA, config=STREETS, jobs=jobs)
     return [Step("simulate", simulate)] + [
         Step(
             f"stage one for {name}",
             words(
-                *("stage1_dump_teacher", "dump"),
+                "dump",
                 data=DATA,
                 teacher=TEACHER,
                 cache=cache,
@@ -92,7 +92,7 @@ def sweeps(jobs: int, seeds: str, policy_seeds: str) -> list[Step]:
 
     def sweep(title: str, names: tuple[str, ...], seeds: str, **options: Any) -> Step:
         files = " ".join(str(CONFIGS / f"{name}.yaml") for name in names)
-        command = words("stage2_train_student", "sweep", data=DATA, experiments=files, seeds=seeds, out=RUNS, jobs=jobs)
+        command = words("sweep", data=DATA, experiments=files, seeds=seeds, out=RUNS, jobs=jobs)
         return Step(title, command + words(**options))
 
     return [
@@ -108,16 +108,14 @@ def evaluations() -> list[Step]:
     missing = []
     if not theirs.is_file():
         first = CONFIGS / "baseline.yaml"
-        command = words(
-            "stage2_train_student", "evaluate", data=DATA, teacher=TEACHER, experiment=first, split=SPLIT, json=theirs
-        )
+        command = words("evaluate", data=DATA, teacher=TEACHER, experiment=first, split=SPLIT, json=theirs)
         missing.append(Step("mIoU of the teacher", command))
     for folder in find_runs([RUNS]):
         if not newer(folder / EVALUATION_FILE, folder / FINISHED_FILE):
-            command = words("stage2_train_student", "evaluate", data=DATA, run=folder, split=SPLIT, agreement=TEACHER)
+            command = words("evaluate", data=DATA, run=folder, split=SPLIT, agreement=TEACHER)
             missing.append(Step(f"mIoU of {folder}", command))
     page = {"out": RUNS / "comparison.html", "data": DATA, "teacher": TEACHER, "teacher-evaluation": theirs}
-    return [*missing, Step("the page", words("stage2_train_student", "compare", RUNS, baseline="baseline", **page))]
+    return [*missing, Step("the page", words("compare", RUNS, baseline="baseline", **page))]
 
 
 def timed_runs() -> list[Step]:
@@ -128,7 +126,7 @@ def timed_runs() -> list[Step]:
         Step(
             f"seconds of a step of {name}",
             words(
-                *("stage2_train_student", "train"),
+                *("train"),
                 *("--set", f"steps={TIMED_STEPS}"),
                 **{"data": DATA, "experiment": CONFIGS / f"{name}.yaml", "run": TIMING / name, **source},
             ),

@@ -171,7 +171,7 @@ def open_large_store(store: TargetStore, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.store_reading", str(folder)]
     done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    command = [sys.executable, "-m", "stage1_dump_teacher", "info", "--cache", str(folder)]
+    command = [sys.executable, "-m", "polar_distill", "info", "--cache", str(folder)]
     start = time.perf_counter()
     subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
     return {**numbers, "info_23201_s": time.perf_counter() - start}

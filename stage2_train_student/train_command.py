@@ -1,0 +1,80 @@
+"""The command `train`."""
+
+from pathlib import Path
+
+import click
+
+from common.config import load_settings
+from common.processes import started_processes
+from common.target_store.local_copy import CopySettings
+from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.train import run as run_training
+from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
+
+
+@click.command()
+@data_option
+@click.option(
+    "--experiment",
+    default="full",
+    show_default=True,
+    help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
+)
+@click.option("--run", "run_folder", type=path_type, help="Folder for the results.  [default: runs/<experiment>]")
+@click.option(
+    "--cache",
+    default="cache/semantic_kitti",
+    show_default=True,
+    help="Target store: a folder, or a URL such as s3://bucket/prefix.",
+)
+@click.option(
+    "--local-copy",
+    type=path_type,
+    default=CopySettings().folder,
+    show_default=True,
+    help="Folder that keeps what was read from a --cache at a URL.",
+)
+@click.option(
+    "--local-copy-gb",
+    type=click.FloatRange(min=0),
+    default=CopySettings().gigabytes,
+    show_default=True,
+    help="Largest size of that folder in GB; 0 keeps nothing.",
+)
+@click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
+@click.option("--resume", is_flag=True, help="Continue the run in its folder.")
+@device_option
+@set_option
+def train(
+    data: Path,
+    experiment: str,
+    run_folder: Path | None,
+    cache: str,
+    local_copy: Path,
+    local_copy_gb: float,
+    teacher: Path | None,
+    resume: bool,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a student.
+
+    \b
+    Examples:
+      polar-distill train --data dataset --experiment full
+      polar-distill train --data dataset --experiment vpd --set optimiser.learning_rate=1e-3
+      polar-distill train --data dataset --experiment full --resume
+      torchrun --nproc-per-node=4 -m polar_distill -- train --data dataset --set batch_size=8
+    """
+    settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
+    folder = run_folder or Path("runs") / Path(experiment).stem
+    copies = CopySettings(local_copy, local_copy_gb)
+    with started_processes(device) as processes:
+        state = run_training(settings, data, folder, processes.device, cache, teacher, resume, copies, processes)
+    if not processes.first:
+        return
+    best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"
+    saved = folder / (BEST_STUDENT if state.best_miou >= 0 else LAST_STUDENT)
+    click.echo(f"{state.step} steps, {state.epoch} epochs finished; {best}; student: {saved}")
+    click.echo(f"curves: tensorboard --logdir {folder}    next: make evaluate RUN={folder} DATA={data}")

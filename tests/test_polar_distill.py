@@ -1,0 +1,65 @@
+"""The program `polar-distill`: its list of commands, and which part of the project knows which."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from polar_distill import COMMANDS, program, stage_one, stage_two
+from tests.reduced import command, command_named, succeed
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAMES = [name for listed in COMMANDS.values() for name in listed]
+
+HELP = """
+import sys
+from click.testing import CliRunner
+from polar_distill import program
+output = CliRunner().invoke(program, ["--help"]).output
+assert "dump" in output and "compare" in output, output
+loaded = {"torch", "numpy", "pydantic", "matplotlib", "common", "stage1_dump_teacher", "stage2_train_student"}
+assert not loaded & set(sys.modules), loaded & set(sys.modules)
+"""
+
+
+def test_the_list_of_commands_teaches_the_order_of_work():
+    text = succeed(command(program, "--help"))
+    places = [text.index(f"{title}:") for title in COMMANDS]
+    assert places == sorted(places)
+    assert [next(iter(listed)) for listed in COMMANDS.values()] == ["demo", "train-teacher", "info", "train", "sweep"]
+    for listed in COMMANDS.values():
+        for name, (_, line) in listed.items():
+            assert re.search(rf"^  {name} +{re.escape(line)}$", text, re.MULTILINE), name
+
+
+def test_the_list_of_commands_loads_nothing_else():
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_listed_command_is_there_and_explains_itself(name):
+    found = command_named(program, name)
+    assert found.help
+    assert all(option.help for option in found.params if isinstance(option, click.Option))
+    for example in re.findall(r"polar-distill (\S+)", found.help):
+        assert example in NAMES, example
+    assert "python -m stage" not in found.help
+
+
+def test_each_stage_lists_its_own_commands():
+    context = click.Context(program)
+    of_one, of_two = set(stage_one.list_commands(context)), set(stage_two.list_commands(context))
+    assert of_one | of_two | {"simulate"} == set(NAMES)
+    assert not of_one & of_two
+    assert {"dump", "verify", "doctor"} < of_one
+    assert {"train", "compare", "demo"} < of_two
+
+
+def test_an_unknown_command_is_a_message():
+    result = command(program, "dmup")
+    assert result.exit_code == 2
+    assert "No such command 'dmup'" in result.output
