@@ -13,6 +13,12 @@ from common.errors import DataError
 POINT_BYTES = 16
 LABEL_BYTES = 4
 SCAN_SUFFIX = ".bin"
+FARTHEST = 1e4
+"""Metres; anything farther is no echo of a sensor on the road, and would drown all others in the teacher's features."""
+
+BRIGHTEST = 65535
+"""Largest reflectance that 16 bits hold; most sensors say 0..1 or 0..255."""
+
 HIDDEN = "."
 """Begins the names of what is not part of a dataset."""
 LONGEST_NAME = 200
@@ -134,7 +140,7 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
     """Points of a scan, float32 [N, 4]: x, y, z in metres, remission.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or holds values that are not finite.
+        DataError: the file is missing, empty, truncated, or holds values that are not finite or that no sensor says.
     """
     path = scan_path(root, scan)
     data = _read(path)
@@ -151,6 +157,13 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
         raise DataError(
             f"{path}: {int(bad.sum())} of {len(points)} points hold NaN or infinity, the first at row "
             f"{int(bad.argmax())}. Restore the file, or remove those points and their labels."
+        )
+    farthest, brightest = np.abs(points[:, :3]).max(), np.abs(points[:, 3]).max()
+    if farthest > FARTHEST or brightest > BRIGHTEST:
+        raise DataError(
+            f"{path}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor says more "
+            f"than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
+            "0..1 in SemanticKITTI. Restore or convert the file."
         )
     return points
 

@@ -1,7 +1,7 @@
 """Stage one: run the frozen teacher once over every scan and cache what it says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.dataset import LabelledScan, read_scan, select_scans, voxelise_view
 from common.environment import environment
-from common.errors import DataError, StoreError
+from common.errors import DataError
 from common.label_map import LabelMap, load_label_map
 from common.overlap import BackgroundWriter, started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
@@ -24,10 +24,8 @@ from common.view import View
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
-
-SIZE_SAMPLE = 5
-"""Scans written before the size of the whole dump is estimated."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +35,6 @@ class PreparedScan:
     source: LabelledScan
     view: View
     voxelised: VoxelisedScan
-
-
-@dataclass
-class DumpReport:
-    """What a dump did.
-
-    Attributes:
-        written: scan-views written now.
-        present: scan-views that were there before.
-        size: bytes written now.
-        skipped: reasons, one for each bad scan-view.
-        left: scan-views that are still missing because the dump was asked to stop.
-    """
-
-    written: int = 0
-    present: int = 0
-    size: int = 0
-    skipped: list[str] = field(default_factory=list)
-    left: int = 0
 
 
 def run(
@@ -71,7 +50,8 @@ def run(
     Raises:
         DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
         CheckpointError: the teacher does not load completely.
-        StoreError: the store belongs to something else, the disk is too small, or the teacher produced NaN.
+        StoreError: the store belongs to something else or vanishes meanwhile, the disk is too small, or the teacher
+            produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
     label_map = load_label_map(settings.dataset)
     grid = settings.grid.grid()
@@ -85,46 +65,39 @@ def run(
     missing = [item for item in work if item not in finished]
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
-    dump_missing(store, teacher.model, missing, settings, preparer(settings, data, grid, label_map), report, device)
+    writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
+    dump_missing(writer, teacher.model, missing, settings, preparer(settings, data, grid, label_map), device)
+    writer.check_all_there(finished.intersection(work))
     return report
 
 
 def dump_missing(
-    store: TargetStore,
+    scan_writer: ScanWriter,
     teacher: Cylinder3D,
     missing: list[tuple[ScanId, int]],
     settings: DumpSettings,
     prepare: Callable[[tuple[ScanId, int]], PreparedScan],
-    report: DumpReport,
     device: torch.device,
 ) -> None:
     """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C."""
-
-    def write(scan: ScanId, index: int, prepared: PreparedScan, targets) -> None:  # type: ignore[no-untyped-def]
-        report.size += store.write(scan, index, prepared.view, targets, prepared.source.points)
-        report.written += 1
-        if report.written == SIZE_SAMPLE:
-            check_room(store, report.size // report.written, len(missing) - report.written)
-
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
     # On a CPU the teacher uses every core; encoding beside it would only slow it down, waiting for a network would not.
-    waits = device.type != "cpu" or not isinstance(store.storage, FolderStorage)
+    waits = device.type != "cpu" or not isinstance(scan_writer.store.storage, FolderStorage)
     with progress, StopRequest() as stop, BackgroundWriter(depth=2 if waits else 0) as writer:
         for (scan, index), future in started_ahead(prepare, missing, settings.read_ahead):
             try:
                 prepared = future.result()
             except DataError as error:
-                if settings.on_bad_scan == "stop":
-                    raise
-                report.skipped.append(f"scan {scan}: {error.message}")
+                scan_writer.pass_over(scan, index, error)
                 progress.update()
                 continue
             batch = batch_scans([prepared.voxelised], settings.grid.shape).to(device)
             targets = teacher_targets(teacher, batch, settings.layers, settings.voxel_features).to("cpu")
-            writer.submit(write, scan, index, prepared, targets)
+            writer.submit(scan_writer.write, scan, index, prepared.view, targets, prepared.source.points)
             progress.update()
             if stop:
                 break
+    report = scan_writer.report
     report.left = len(missing) - report.written - len(report.skipped)
 
 
@@ -165,20 +138,6 @@ def check_classes(teacher: Cylinder3D, label_map: LabelMap) -> None:
         raise DataError(
             f"the teacher has {teacher.widths.classes} classes, dataset '{label_map.name}' has "
             f"{len(label_map.classes)}. Use the checkpoint's own dataset file (setting dataset)."
-        )
-
-
-def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
-    """Stop before the disk is full rather than when it is.
-
-    Raises:
-        StoreError: what is left to write will not fit.
-    """
-    needed, free = scan_bytes * scans_left, store.storage.free_bytes()
-    if free is not None and needed > free:
-        raise StoreError(
-            f"{store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
-            "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
         )
 
 

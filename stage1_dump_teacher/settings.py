@@ -36,7 +36,7 @@ class DumpSettings(Settings):
         voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
         encoding: of the arrays.
         views: of every scan.
-        on_bad_scan: `stop` at a damaged scan, or `skip` it and list it at the end.
+        on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.
         read_ahead: scans that are read and voxelised while the teacher works.
     """
 

@@ -17,6 +17,7 @@ from common.semantic_kitti import ScanId, list_scans, present_sequences
 from common.target_store import TargetStore
 from common.target_store.contents import contents
 from common.target_store.maintenance import Problem, ScanView, absent, inspect_all, leftovers, sample
+from common.target_store.skipped import read_skipped
 from common.target_store.storage import ArchiveStorage
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_reports import (
@@ -28,6 +29,7 @@ from stage1_dump_teacher.store_reports import (
     dump_lines,
     live_lines,
     problem_lines,
+    skipped_lines,
     unsigned_line,
 )
 
@@ -72,17 +74,20 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
       polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
-    found = contents(store)
+    found, finished = contents(store), store.finished()
     missing, expected = None, 0
     if data is not None:
         settings = load_settings(DumpSettings, config, overrides)
         scans = select_scans(data, load_label_map(settings.dataset), settings.splits).scans
-        missing = completeness(store, store.finished(), scans)
+        missing = completeness(store, finished, scans)
         expected = len(scans) * store.identity.views.count
+    skipped = read_skipped(store, finished)
     if as_json:
-        click.echo(json.dumps(contents_json(store, found, missing), indent=1))
+        click.echo(json.dumps(contents_json(store, found, missing, skipped), indent=1))
         return
     lines = contents_lines(store, found)
+    if skipped:
+        lines += ["", *skipped_lines(skipped)]
     if missing is not None:
         total = found.total
         lines += ["", *completeness_lines(missing, expected, total.size / max(total.scan_views, 1))]
@@ -129,12 +134,16 @@ def verify(
     store = TargetStore.open(cache)
     finished = store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
-    problems = absent(store, finished, neighbours(data, finished))
+    skipped = read_skipped(store, finished)
+    missing = absent(store, finished, neighbours(data, finished))
+    problems = [problem for problem in missing if problem.scan_view not in skipped]
     problems += inspected(store, chosen, data, threads)
     for line in problem_lines(problems):
         click.echo(line)
     checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
     click.echo(f"{checked}: {count_text(len(problems), 'problem') if problems else 'nothing wrong'}")
+    if skipped:
+        click.echo("\n".join(skipped_lines(skipped)))
     if problems:
         click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
     failed = bool(problems)

@@ -21,8 +21,8 @@ from common.target_store.conversion import (
     write_npz,
 )
 from common.target_store.maintenance import ScanView
-from common.target_store.manifest import MANIFEST
 from common.target_store.merging import archive_all, check_mergeable, copy_all, holders
+from common.target_store.skipped import carry_over
 from common.target_store.storage import MemoryStorage
 from stage1_dump_teacher.settings import PROFILES
 from stage1_dump_teacher.store_commands import cache_option, path_type, set_option, threads_option
@@ -88,6 +88,7 @@ def convert(
     results = [
         future.result() for _, future in tqdm(started, total=len(left), unit="scan", desc="convert", leave=False)
     ]
+    carry_over([source], target, sizes.keys() | present.keys())
     written = sum(result for result in results if isinstance(result, int))
     failed = [result.message for result in results if isinstance(result, StoreError)]
     done = len(left) - len(failed)
@@ -127,11 +128,14 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
         if archive.suffix != ".zip":
             raise SettingsError(f"{archive}: the name of an archive ends in .zip, so that it is known for one")
         manifest = TargetStore.create_or_resume(MemoryStorage(), stores[0].identity, provenance)
-        copied = archive_all(found, manifest.storage.read(MANIFEST), archive, threads)
+        carry_over(stores, manifest, found.keys())
+        copied = archive_all(found, manifest.storage, archive, threads)
         total, present, place = len(found), 0, archive
     else:
         target = TargetStore.create_or_resume(str(destination), stores[0].identity, provenance)
-        present = len(target.finished() & found.keys())
+        held = target.finished()
+        present = len(held & found.keys())
+        carry_over(stores, target, held | found.keys())
         copied = copy_all(holders([*stores, target]), target, threads)
         total, place = len(found) - present, target.location
     sizes = list(tqdm(copied, total=total, unit="scan", desc="merge", leave=False))

@@ -7,12 +7,13 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.target_store.contents import Provenance, StoreContents
 from common.target_store.maintenance import Problem
+from common.target_store.skipped import Skipped
 from common.text import printable
 
 if TYPE_CHECKING:
     # These come with the teacher, which these lines do not need.
-    from stage1_dump_teacher.dump import DumpReport
     from stage1_dump_teacher.live_check import LiveError
+    from stage1_dump_teacher.scan_writer import DumpReport
 
 LISTED_SCANS = 5
 """Missing scan-views of a sequence that `info` names one by one."""
@@ -144,8 +145,18 @@ def completeness_lines(missing: dict[str, list[tuple[ScanId, int]]], expected: i
     return [*lines, "  make dump-teacher dumps exactly these."]
 
 
+def skipped_lines(skipped: Skipped) -> list[str]:
+    """Scan-views that the dump could not use, the first ones with the reason."""
+    lines = [f"{count_text(len(skipped), 'scan-view')} skipped by the dump; training leaves their scans out:"]
+    lines += [f"  {scan} view {view}: {reason}" for (scan, view), reason in list(skipped.items())[:LISTED_SCANS]]
+    return lines + (["  ..."] if len(skipped) > LISTED_SCANS else [])
+
+
 def contents_json(
-    store: TargetStore, found: StoreContents, missing: dict[str, list[tuple[ScanId, int]]] | None
+    store: TargetStore,
+    found: StoreContents,
+    missing: dict[str, list[tuple[ScanId, int]]] | None,
+    skipped: Skipped,
 ) -> dict[str, Any]:
     """The report of `info` for programs."""
     report = {
@@ -158,6 +169,7 @@ def contents_json(
         "sampled_files": found.sampled,
         "unreadable_files": found.unreadable,
         "arrays": {name: vars(size) for name, size in found.arrays.items()},
+        "skipped": {f"{scan} view {view}": reason for (scan, view), reason in skipped.items()},
     }
     if missing is not None:
         names = {sequence: [f"{scan} view {view}" for scan, view in items] for sequence, items in missing.items()}
@@ -212,7 +224,8 @@ def dump_lines(report: "DumpReport") -> list[str]:
     lines += [f"skipped  {reason}" for reason in report.skipped]
     if report.skipped:
         lines.append(
-            f"{count_text(len(report.skipped), 'scan-view')} skipped; repair the scans and run the same command again"
+            f"{count_text(len(report.skipped), 'scan-view')} skipped: training leaves their scans out. Repair them and "
+            "run the same command again"
         )
     if report.left:
         lines.append(f"Stopped with {count_text(report.left, 'scan-view')} left; the same command goes on from here.")

@@ -16,6 +16,7 @@ from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, copied_locally
+from common.target_store.skipped import read_skipped
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.averaging import averaged_copy
 from stage2_train_student.distillation.term import TermContext
@@ -38,12 +39,14 @@ class TargetSource(NamedTuple):
         online: for `targets: online`, a function from a batch on the device to its targets.
         channels: of each teacher layer.
         hash: of the store's identity, or of the online teacher's weights.
+        skipped: scans that have no targets since the dump could not use them, and why.
     """
 
     store: TargetStore | None = None
     online: OnlineTargets | None = None
     channels: dict[str, int] = {}
     hash: str | None = None
+    skipped: dict[ScanId, str] = {}
 
 
 class Scans(NamedTuple):
@@ -100,24 +103,48 @@ def open_targets(
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
     store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
-    check_complete(store, scans)
-    return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash)
+    skipped = check_complete(store, scans)
+    return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash, skipped=skipped)
 
 
-def check_complete(store: TargetStore, scans: list[ScanId]) -> None:
-    """Refuse to start when a training scan has no targets.
+def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
+    """Refuse to start when a training scan has no targets, unless the dump recorded that it could not use it.
+
+    Returns:
+        why, by scan.
 
     Raises:
-        StoreError: says how many, and the first.
+        StoreError: says how many have none, and the first; or none has any.
     """
     finished = store.finished()
     views = range(store.identity.views.count)
-    missing = [scan for scan in scans if any((scan, view) not in finished for view in views)]
+    absent = [(scan, view) for scan in scans for view in views if (scan, view) not in finished]
+    reasons = read_skipped(store, finished) if absent else {}
+    missing = list(dict.fromkeys(scan for scan, view in absent if (scan, view) not in reasons))
     if missing:
         raise StoreError(
             f"{store.location}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
             f"{missing[0]}. Run make dump-teacher again: it dumps exactly what is missing."
         )
+    skipped = {scan: reasons[scan, view] for scan, view in absent}
+    if skipped and len(skipped) == len(scans):
+        scan, reason = next(iter(skipped.items()))
+        raise StoreError(
+            f"{store.location}: the dump could use none of the {len(scans)} training scans; of {scan} it says: {reason}"
+        )
+    return skipped
+
+
+def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALONE) -> Scans:
+    """The scans without those that the dump skipped, which are named."""
+    if source.skipped and processes.first:
+        scan, reason = next(iter(source.skipped.items()))
+        click.echo(
+            f"note: training without {len(source.skipped)} of {len(scans.train)} scans, which the dump skipped; the "
+            f"first is {scan}: {reason}",
+            err=True,
+        )
+    return scans._replace(train=[scan for scan in scans.train if scan not in source.skipped])
 
 
 def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, source: TargetSource) -> StudentData:

@@ -17,7 +17,14 @@ from common.label_map import load_label_map
 from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
-from stage2_train_student.experiment import OnlineTargets, choose_scans, new_state, open_targets, student_data
+from stage2_train_student.experiment import (
+    OnlineTargets,
+    choose_scans,
+    new_state,
+    open_targets,
+    student_data,
+    with_targets,
+)
 from stage2_train_student.precision import autocast, in_float32
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import targets_of
@@ -129,8 +136,9 @@ def profile(
     settings = settings.model_copy(update={"validate_on": []})
     chosen = select_device(device)
     label_map = load_label_map(settings.dataset)
-    scans = choose_scans(settings, data, label_map).train
-    source = open_targets(settings, label_map, scans, chosen, cache, teacher)
+    chosen_scans = choose_scans(settings, data, label_map)
+    source = open_targets(settings, label_map, chosen_scans.train, chosen, cache, teacher)
+    scans = with_targets(chosen_scans, source).train
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, chosen)
     batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)

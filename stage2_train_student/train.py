@@ -29,6 +29,7 @@ from stage2_train_student.experiment import (
     open_targets,
     start_or_resume,
     student_data,
+    with_targets,
 )
 from stage2_train_student.finished_run import forget_finished, write_finished
 from stage2_train_student.parallel import draw_apart, parallel
@@ -68,6 +69,7 @@ def run(
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map, processes)
     source = open_targets(settings, label_map, scans.train, device, cache, teacher, copies)
+    scans = with_targets(scans, source, processes)
     dataset = student_data(settings, data, label_map, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)

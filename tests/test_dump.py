@@ -14,6 +14,7 @@ from common.polar_grid import PolarGrid
 from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId, label_path, list_scans, present_sequences, read_points, scan_path
 from common.target_store import TargetStore
+from common.target_store.skipped import read_skipped
 from common.view import IDENTITY, ViewPolicy, draw_view
 from stage1_dump_teacher import dump as dump_module
 from stage1_dump_teacher.__main__ import main as stage_one
@@ -250,6 +251,106 @@ def test_bad_scans_are_skipped_on_request_listed_and_dumped_when_repaired(data, 
     scan_path(data, BAD).write_bytes(original)
     assert "2 scan-views written" in succeed(dump(*words))
     assert (BAD, 1) in TargetStore.open(cache).finished()
+
+
+def far_away(root: Path, scan: ScanId) -> None:
+    points = read_points(root, scan).copy()
+    points[3, 0] = 1e9
+    write_scan(root, scan, points)
+
+
+def dazzling(root: Path, scan: ScanId) -> None:
+    points = read_points(root, scan).copy()
+    points[:, 3] *= 1e6
+    write_scan(root, scan, points)
+
+
+@pytest.mark.parametrize("spoil", [far_away, dazzling])
+def test_numbers_that_no_sensor_says_are_the_fault_of_the_scan(data, cache, reduced_teacher, spoil):
+    spoil(data, BAD)
+    words = (data, reduced_teacher, cache, STREET_GRID, TRAIN, "encoding.logits=float16")
+    message = fail(dump(*words))
+    assert str(scan_path(data, BAD)) in message
+    assert "no sensor says" in message
+    assert "encoding" not in message
+    output = succeed(dump(*words, "on_bad_scan=skip"))
+    assert "1 scan-view written" in output
+    assert "1 scan-view skipped" in output
+
+
+def spoil_targets(monkeypatch, chosen) -> None:
+    """Let the teacher say infinity for those of its scans, counted from 0, for which `chosen` says so."""
+    scans = iter(range(1000))
+
+    def spoilt(*arguments):
+        targets = teacher_targets(*arguments)
+        if chosen(next(scans)):
+            targets.logits[0, 0] = float("inf")
+        return targets
+
+    monkeypatch.setattr(dump_module, "teacher_targets", spoilt)
+
+
+def test_a_scan_whose_targets_cannot_be_stored_is_skipped_like_a_bad_one(data, cache, reduced_teacher, monkeypatch):
+    spoil_targets(monkeypatch, lambda number: number == 0)
+    words = (data, reduced_teacher, cache, STREET_GRID, TRAIN, "on_bad_scan=skip")
+    output = succeed(dump(*words))
+    assert "2 scan-views written" in output
+    assert "skipped  scan 00/000000, view 0: logits: the teacher produced NaN or infinity. Check the coord" in output
+    assert "1 scan-view written" in succeed(dump(*words))
+
+
+def test_a_teacher_that_says_nan_of_every_scan_is_refused(tmp_path, cache, reduced_teacher, monkeypatch):
+    write_dataset(tmp_path / "dataset", {"00": 9}, points=200)
+    spoil_targets(monkeypatch, lambda number: True)
+    words = (tmp_path / "dataset", reduced_teacher, cache, STREET_GRID, TRAIN, "on_bad_scan=skip")
+    assert "scan 00/000005, view 0: logits: the teacher produced NaN" in fail(dump(*words))
+
+
+def test_what_was_skipped_and_why_is_recorded_until_it_is_dumped(data, cache, reduced_teacher):
+    original = scan_path(data, BAD).read_bytes()
+    named = truncate(data, BAD)
+    words = (data, reduced_teacher, cache, STREET_GRID, TRAIN, "views.count=2", "on_bad_scan=skip")
+    succeed(dump(*words))
+    store = TargetStore.open(cache)
+    recorded = read_skipped(store, store.finished())
+    assert list(recorded) == [(BAD, 0), (BAD, 1)]
+    assert all(str(named) in reason and "truncated" in reason for reason in recorded.values())
+    output = succeed(command(stage_one, "info", "--cache", cache))
+    assert "2 scan-views skipped by the dump" in output
+    assert f"  {BAD} view 1: {named}: " in output
+    verified = succeed(command(stage_one, "verify", "--cache", cache, "--data", data))
+    assert "4 of 4 scan-views checked: nothing wrong" in verified
+    assert "2 scan-views skipped by the dump" in verified
+
+    succeed(command(stage_one, "merge", "--from", cache, "--archive", cache.with_suffix(".zip")))
+    succeed(command(stage_one, "convert", "--cache", cache, "--to", f"{cache}-small", "--profile", "train"))
+    for other in (f"{cache}.zip", f"{cache}-small"):
+        assert read_skipped(TargetStore.open(other), set()) == recorded
+
+    scan_path(data, BAD).write_bytes(original)
+    assert "2 scan-views written" in succeed(dump(*words))
+    assert read_skipped(store, set()) == {}
+    assert "skipped by" not in succeed(command(stage_one, "info", "--cache", cache))
+
+
+# A store that vanishes meanwhile
+
+
+@pytest.mark.parametrize("part", ["", "sequences"])
+def test_a_store_that_is_deleted_during_the_dump_is_noticed(data, cache, reduced_teacher, monkeypatch, part):
+    scans = iter(range(3))
+
+    def deleting(*arguments):
+        if next(scans) == 1:
+            shutil.rmtree(cache / part)
+        return teacher_targets(*arguments)
+
+    monkeypatch.setattr(dump_module, "teacher_targets", deleting)
+    message = fail(dump(data, reduced_teacher, cache, STREET_GRID, TRAIN))
+    expected = "1 of 3 scan-views were there and are gone" if part else "deleted or replaced while this dump wrote"
+    assert expected in message
+    assert "run the same command again" in message
 
 
 def test_a_teacher_that_says_nan_stops_the_dump_naming_the_scan(data, cache, reduced_teacher, monkeypatch):

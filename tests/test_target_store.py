@@ -179,7 +179,7 @@ def test_nan_and_infinity_are_refused_naming_the_array(new_store, array, value):
 @pytest.mark.parametrize("array", SPOILT)
 def test_a_value_too_large_for_float16_is_refused_naming_the_array(new_store, array):
     store = new_store(encoding=encoding_of("float16"))
-    with pytest.raises(StoreError, match=rf"{array}: 7e\+04 is too large for float16; set its encoding to float32"):
+    with pytest.raises(StoreError, match=rf"{array}: .*7e\+04, too large for float16\..* the scan"):
         store.write(SCAN, 1, VIEW, SPOILT[array](-7e4), POINTS)
     assert store.finished() == set()
 

@@ -15,6 +15,7 @@ from common.label_map import load_label_map
 from common.recorder import read_metrics
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
+from common.target_store.skipped import record_skipped
 from common.view import IDENTITY, View
 from stage1_dump_teacher.online import online_teacher
 from stage2_train_student.distillation.terms import teacher_layers
@@ -236,6 +237,30 @@ def test_a_store_without_a_layer_that_the_experiment_needs_is_refused(streets, r
     message = refused(streets, cache, runs / "vpd", name="vpd")
     assert "the experiment needs ['down1c', 'down3c', 'up4e', 'up2e'], the store has ['up0e']" in message
     succeed(train(streets, cache, runs / "lwd", "steps=1", "validate_on=[]", name="lwd"))
+
+
+def test_scans_that_the_dump_skipped_are_left_out_and_named(streets, street_cache, tmp_path, runs):
+    cache = shutil.copytree(street_cache, tmp_path / "cache")
+    store = TargetStore.open(cache)
+    bad, other = ScanId("00", "000002"), ScanId("00", "000004")
+    file_of(store, bad, 1).unlink()
+    record_skipped(store, bad, 1, "the scan is empty")
+    options = ("epochs=1", "batch_size=1", "validate_on=[]")
+    output = succeed(train(streets, cache, runs / "some", *options))
+    assert "training without 1 of 5 scans, which the dump skipped; the first is 00/000002: the scan is empty" in output
+    assert len(read_metrics(runs / "some", "train")) == 4
+
+    file_of(store, other, 0).unlink()
+    message = refused(streets, cache, runs / "missing")
+    assert "1 of 5 training scans have no complete targets, the first is 00/000004" in message
+
+    for scan, view in store.finished():
+        if scan.sequence == "00":
+            file_of(store, scan, view).unlink()
+            record_skipped(store, scan, view, "the scan is empty")
+    record_skipped(store, other, 0, "it is dark")
+    message = refused(streets, cache, runs / "none")
+    assert "the dump could use none of the 5 training scans; of 00/000000 it says: the scan is empty" in message
 
 
 def test_missing_targets_are_counted_and_the_first_is_named(streets, street_cache, tmp_path, runs):

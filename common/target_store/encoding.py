@@ -15,6 +15,11 @@ LARGEST_CODE = 127
 STEPS_PER_DEVIATION = 16
 """Quantisation steps in one standard deviation of a channel: an error of about 1/55 of that deviation."""
 
+ADVICE = (
+    "Check the coordinates and reflectances of the scan; if all scans do that, the checkpoint and its volume, or set "
+    "encoding float32."
+)
+
 EncodedArrays = dict[str, np.ndarray]
 """Stored arrays by suffix: `""` the values or codes, and what `DecodableFeatures` needs beside them."""
 
@@ -49,6 +54,10 @@ class DecodableFeatures:
         return decoded
 
 
+class UnstorableError(StoreError):
+    """Targets hold values that their encoding cannot: the scan they are of, or the teacher, is not as others are."""
+
+
 def encode(values: np.ndarray, encoding: ArrayEncoding, name: str) -> EncodedArrays:
     """Encode features.
 
@@ -59,10 +68,10 @@ def encode(values: np.ndarray, encoding: ArrayEncoding, name: str) -> EncodedArr
         name: of the array, for errors.
 
     Raises:
-        StoreError: a value is NaN or infinite, or too large for the encoding.
+        UnstorableError: a value is NaN or infinite, or too large for the encoding.
     """
     if not np.isfinite(values).all():
-        raise StoreError(f"{name}: the teacher produced NaN or infinity; check the scan and the checkpoint's volume")
+        raise UnstorableError(f"{name}: the teacher produced NaN or infinity. {ADVICE}")
     return ENCODERS[encoding](values, name)
 
 
@@ -73,14 +82,14 @@ def _float32(values: np.ndarray, name: str) -> EncodedArrays:
 def _float16(values: np.ndarray, name: str) -> EncodedArrays:
     largest = float(np.abs(values).max(initial=0.0))
     if largest > float(np.finfo(np.float16).max):
-        raise StoreError(f"{name}: {largest:.3g} is too large for float16; set its encoding to float32 or int8_row")
+        raise UnstorableError(f"{name}: the teacher produced {largest:.3g}, too large for float16. {ADVICE}")
     return {"": values.astype(np.float16)}
 
 
 def _int8_row(values: np.ndarray, name: str) -> EncodedArrays:
     scale = np.abs(values).max(axis=1, initial=0.0) / LARGEST_CODE
     if scale.max(initial=0.0) > float(np.finfo(np.float16).max):
-        raise StoreError(f"{name}: values are too large for int8_row; set its encoding to float32")
+        raise UnstorableError(f"{name}: the teacher's values are too large for int8_row. {ADVICE}")
     # Rounded up, so that the largest value of a row still fits into a code.
     scale = np.nextafter(scale.astype(np.float16), np.float16(np.inf))
     codes = np.rint(values / scale.astype(np.float32)[:, None])

@@ -51,6 +51,11 @@ class Problem:
         return self.kind == "unsigned"
 
     @property
+    def scan_view(self) -> ScanView:
+        """Which scan and view."""
+        return self.scan, self.view
+
+    @property
     def file_is_wrong(self) -> bool:
         """Whether there is a file that no reader should use."""
         return self.kind in ("damaged", "foreign", "changed")

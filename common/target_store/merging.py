@@ -9,8 +9,7 @@ from common.files import replacing
 from common.overlap import started_ahead
 from common.target_store.identity import differences
 from common.target_store.maintenance import ScanView, inspect_bytes
-from common.target_store.manifest import MANIFEST
-from common.target_store.storage import MissingFileError, refused
+from common.target_store.storage import MissingFileError, Storage, refused
 from common.target_store.store import TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
@@ -113,8 +112,9 @@ def copy_all(found: Holders, target: TargetStore, threads: int = 1) -> Iterator[
         yield future.result()
 
 
-def archive_all(found: Holders, manifest: bytes, path: Path, threads: int = 1) -> Iterator[int]:
-    """Write scan-views into one zip archive that is a read-only store, whole or not at all; yields bytes of each.
+def archive_all(found: Holders, rest: Storage, path: Path, threads: int = 1) -> Iterator[int]:
+    """Write scan-views, and the files of `rest` (the manifest, and records of what was skipped), into one zip archive
+    that is a read-only store, whole or not at all; yields bytes of each scan-view.
 
     Raises:
         StoreError: as `whole_copy`, or the archive cannot be written.
@@ -123,7 +123,8 @@ def archive_all(found: Holders, manifest: bytes, path: Path, threads: int = 1) -
         raise StoreError(f"{path}: is a folder. Choose another name for the archive.")
     try:
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)
+            for name, _ in sorted(rest.sizes()):
+                archive.writestr(zipfile.ZipInfo(name), rest.read(name))
             for item, future in started_ahead(lambda item: whole_copy(item, found[item]), found, 2 * threads, threads):
                 content = future.result()
                 archive.writestr(zipfile.ZipInfo(found[item][0].name(*item)), content)

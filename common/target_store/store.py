@@ -14,6 +14,7 @@ from common.polar_grid import PolarGrid
 from common.semantic_kitti import ScanId
 from common.target_store.checks import ForeignFileError, check_belongs, check_scan_file, read_checked
 from common.target_store.chunks import MemberError
+from common.target_store.encoding import UnstorableError
 from common.target_store.identity import StoreIdentity, differences, grid_identity
 from common.target_store.layout import FileOrigin
 from common.target_store.manifest import MANIFEST, manifest_bytes, read_manifest
@@ -146,6 +147,7 @@ class TargetStore:
             size of the file in bytes.
 
         Raises:
+            UnstorableError: a target is NaN or infinite, or too large for its encoding.
             StoreError: the targets are not what this store's identity promises (see `checks.check_scan_file`), the view
                 is not one of the store's, or the file cannot be written.
         """
@@ -163,6 +165,8 @@ class TargetStore:
         try:
             data = scan_file_bytes(targets, self.identity.grid.shape, self.identity.encoding, attributes)
             check_scan_file(data, self.identity, scan, index)
+        except UnstorableError as error:
+            raise UnstorableError(f"scan {scan}, view {index}: {error.message}") from error
         except (StoreError, MemberError, ForeignFileError) as error:
             raise StoreError(f"scan {scan}, view {index}: {error}") from error
         self.storage.write(self.name(scan, index), data)

@@ -22,9 +22,10 @@ from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.scan_batch import batch_scans
 from common.target_store import TargetStore
-from stage1_dump_teacher.dump import DumpReport, dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
@@ -70,7 +71,7 @@ def dump_sample(settings: DumpSettings, teacher: LoadedTeacher, folder: Path) ->
             teacher_targets(teacher.model, batch, settings.layers, settings.voxel_features)
         alone.append((time.perf_counter() - start) / len(work))
         start = time.perf_counter()
-        dump_missing(store, teacher.model, work, settings, prepare, DumpReport(), cpu)
+        dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher.model, work, settings, prepare, cpu)
         dumped.append((time.perf_counter() - start) / len(work))
     ratio = statistics.median(ours / theirs for ours, theirs in zip(dumped, alone, strict=True))
     return store, {

@@ -9,8 +9,9 @@ from common.config import load_settings
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
-from stage1_dump_teacher.dump import DumpReport, dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.published_weights import LoadedTeacher
+from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.settings import ExperimentSettings
@@ -25,7 +26,8 @@ def loss_agreement(
     label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
     reference = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
     prepare = preparer(exact, data, grid, label_map)
-    dump_missing(reference, teacher.model, [(scan, 0)], exact, prepare, DumpReport(), torch.device("cpu"))
+    writer = ScanWriter(reference, DumpReport(), 1)
+    dump_missing(writer, teacher.model, [(scan, 0)], exact, prepare, torch.device("cpu"))
 
     full_precision, expected = terms_and_gradient(reference, data, scan)
     one_byte, gradient = terms_and_gradient(store, data, scan, view=0)

@@ -1,0 +1,116 @@
+"""The writing end of a dump: targets, or why there are none, and the count of both."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.errors import PolarDistillError, StoreError
+from common.semantic_kitti import ScanId
+from common.target_store import TargetStore, UnstorableError
+from common.target_store.skipped import forget_skipped, record_skipped, skipped_scan_views
+from common.target_store.watch import StoreWatch
+from common.teacher_targets import TeacherTargets
+from common.view import View
+
+SIZE_SAMPLE = 5
+"""Scans written before the size of the whole dump is estimated."""
+
+HOPELESS = 5
+"""Scans in a row from the start whose targets cannot be stored: then it is the teacher, not the scans."""
+
+
+@dataclass
+class DumpReport:
+    """What a dump did.
+
+    Attributes:
+        written: scan-views written now.
+        present: scan-views that were there before.
+        size: bytes written now.
+        skipped: reasons, one for each bad scan-view.
+        left: scan-views that are still missing because the dump was asked to stop.
+    """
+
+    written: int = 0
+    present: int = 0
+    size: int = 0
+    skipped: list[str] = field(default_factory=list)
+    left: int = 0
+
+
+class ScanWriter:
+    """Writes targets into a store, or why there are none, and counts.
+
+    Attributes:
+        store: where to.
+        report: of the dump, kept up to date.
+        written: scan-views written so far.
+    """
+
+    def __init__(self, store: TargetStore, report: DumpReport, expected: int, skip: bool = False) -> None:
+        """Look at the store as it is.
+
+        Args:
+            store: where to.
+            report: to be kept up to date.
+            expected: scan-views that are about to be written.
+            skip: go on after scans that cannot be used.
+        """
+        self.store = store
+        self.report = report
+        self.written: set[tuple[ScanId, int]] = set()
+        self._watch = StoreWatch(store)
+        self._skip = skip
+        self._expected = expected
+        self._recorded = skipped_scan_views(store)
+
+    def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> None:
+        """Write the targets of one scan-view, as `TargetStore.write` does.
+
+        Raises:
+            StoreError: they cannot be written, or the store is gone.
+        """
+        try:
+            self.report.size += self.store.write(scan, index, view, targets, points)
+        except UnstorableError as error:
+            self.pass_over(scan, index, error)
+            return
+        self._watch.check()
+        self.written.add((scan, index))
+        self.report.written += 1
+        if (scan, index) in self._recorded:
+            forget_skipped(self.store, scan, index)
+        if self.report.written == SIZE_SAMPLE:
+            check_room(self.store, self.report.size // SIZE_SAMPLE, self._expected - SIZE_SAMPLE)
+
+    def check_all_there(self, present: set[tuple[ScanId, int]]) -> None:
+        """That the store holds what was written and what was present before, see `StoreWatch.check_holds`."""
+        self._watch.check_holds(present | self.written)
+
+    def pass_over(self, scan: ScanId, index: int, error: PolarDistillError) -> None:
+        """Write down why a scan-view has no targets.
+
+        Raises:
+            PolarDistillError: the same, where bad scans are not to be skipped, or nothing but such is found.
+        """
+        report = self.report
+        alone = isinstance(error, UnstorableError) and not (report.written or report.present)
+        if not self._skip or (alone and len(report.skipped) >= HOPELESS):
+            raise error
+        name = f"scan {scan}"
+        report.skipped.append(error.message if error.message.startswith(name) else f"{name}: {error.message}")
+        record_skipped(self.store, scan, index, error.message)
+
+
+def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
+    """Stop before the disk is full rather than when it is.
+
+    Raises:
+        StoreError: what is left to write will not fit.
+    """
+    needed, free = scan_bytes * scans_left, store.storage.free_bytes()
+    if free is not None and needed > free:
+        raise StoreError(
+            f"{store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
+            "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
+        )
