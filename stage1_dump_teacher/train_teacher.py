@@ -14,6 +14,7 @@ from common.label_map import LabelMap, load_label_map
 from common.metrics import ConfusionMatrix
 from common.overlap import started_ahead
 from common.recorder import Recorder
+from common.run_lock import locked
 from common.scan_batch import ScanBatch, batch_scans
 from common.schedule import learning_rate_factor
 from common.segmentation_loss import segmentation_terms
@@ -39,7 +40,8 @@ def run(
 
     Raises:
         DataError: a scan cannot be used, or has no labels.
-        TrainingError: the folder holds a run already and `resume` is off, or the loss is not finite.
+        TrainingError: another process trains in `folder`, it holds a run already and `resume` is off, or the loss is
+            not finite.
         CheckpointError: the run in the folder does not fit.
     """
     label_map = load_label_map(settings.dataset)
@@ -47,14 +49,15 @@ def run(
     validation = validation_scans(settings, data, label_map)
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, device)
-    start_or_resume(state, settings, folder, resume)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
-    with Recorder(folder, settings, state.step, state.epoch) as recorder, StopRequest() as stop:
-        while state.epoch < settings.epochs and not (stop or reached(state, settings)):
-            train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
-            if not state.step_in_epoch and validation and state.epoch % settings.validate_every == 0:
-                validate(state, settings, data, validation, label_map, recorder, folder, device)
-            state.save(folder, settings)
+    with locked(folder):
+        start_or_resume(state, settings, folder, resume)
+        with Recorder(folder, settings, state.step, state.epoch) as recorder, StopRequest() as stop:
+            while state.epoch < settings.epochs and not (stop or reached(state, settings)):
+                train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
+                if not state.step_in_epoch and validation and state.epoch % settings.validate_every == 0:
+                    validate(state, settings, data, validation, label_map, recorder, folder, device)
+                state.save(folder, settings)
     return state
 
 

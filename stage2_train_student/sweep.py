@@ -1,6 +1,5 @@
 """Many experiments from one cache: each run a process of its own, what is finished skipped, what stopped resumed."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -21,7 +20,8 @@ from common.config import load_settings
 from common.errors import PolarDistillError, SettingsError, TrainingError
 from common.recorder import METRICS_FILE, SETTINGS_FILE
 from common.resuming import check_same_settings
-from common.signals import StopRequest
+from common.run_lock import locked
+from common.signals import STARTED_BY, StopRequest
 from common.target_store import TargetStore
 from stage2_train_student.command_options import experiment_file
 from stage2_train_student.finished_run import FinishedRun, read_finished
@@ -214,10 +214,10 @@ def progress_bar(runs: int, finished: int) -> "tqdm[NoReturn]":
 
 
 def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:
-    """Start or resume a run; its output goes to the end of its log.
+    """Start or resume a run; its output goes to the end of its log. It stops by itself where this process is killed.
 
     Raises:
-        TrainingError: it is being trained by another process.
+        TrainingError: it is being trained by another process, which is named.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "polar_distill", "train", *common, *run.words, "--resume"]
@@ -226,14 +226,12 @@ def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:
         "MKL_NUM_THREADS": str(threads),
         "TQDM_MININTERVAL": str(LOG_SECONDS),
         "PYTHONUNBUFFERED": "1",
+        STARTED_BY: str(os.getpid()),
     }
     with (run.folder / LOG_FILE).open("ab", buffering=0) as log:
-        try:
-            # The run inherits the lock with its output, and holds it even where this process dies before it.
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError("is being trained by another process") from error
-        log.write(f"$ {shlex.join(command)}\n".encode())
+        # The run takes the lock again, for itself: this time only so that no log is written into beside another run.
+        with locked(run.folder):
+            log.write(f"$ {shlex.join(command)}\n".encode())
         # In a group of its own, so that Ctrl-C reaches it once, through this process.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | settings, process_group=0

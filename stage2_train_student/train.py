@@ -17,6 +17,7 @@ from common.memory import peak_memory
 from common.metrics import ConfusionMatrix
 from common.processes import ALONE, Processes
 from common.recorder import Recorder
+from common.run_lock import locked
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store.local_copy import CopySettings
@@ -64,6 +65,11 @@ def run(
         resume: continue the run in `folder`.
         copies: where what is read from a target store at a URL is kept.
         processes: that train together, each calling this with the same arguments; the first one writes and speaks.
+
+    Raises:
+        TrainingError: another process trains in `folder`, it holds a run and `resume` is off, or a loss is not finite.
+        CheckpointError: the run in `folder` is another one.
+        DataError: a scan cannot be used.
     """
     check_divisible(settings, processes)
     label_map = load_label_map(settings.dataset)
@@ -75,30 +81,37 @@ def run(
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, device)
     draw_apart(settings.seed, state.step, processes)
-    start_or_resume(state, settings, folder, resume, processes)
-    if processes.first:
-        forget_finished(folder)
-    state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
-    writer = Recorder(folder, settings, state.step, state.epoch) if processes.first else nullcontext()
-    with writer as recorder, StopRequest() as stop:
-        clock = time.perf_counter()
-        while not (processes.any(stop) or finished(state, settings)):
-            train_epoch(
-                state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device, processes
-            )
-            if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
-                validate(state, dataset, scans.validation, recorder, folder, device, processes)
-            state.save(folder, settings, processes)
-            if recorder is not None:
-                clock = record_cost(recorder, state, clock, device)
-    if no_better(state, settings) and processes.first:
+    with locked(folder, processes):
+        start_or_resume(state, settings, folder, resume, processes)
+        if processes.first:
+            forget_finished(folder)
+        state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
+        writer = Recorder(folder, settings, state.step, state.epoch) if processes.first else nullcontext()
+        with writer as recorder, StopRequest() as stop:
+            clock = time.perf_counter()
+            while not (processes.any(stop) or finished(state, settings)):
+                train_epoch(
+                    state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device, processes
+                )
+                if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
+                    validate(state, dataset, scans.validation, recorder, folder, device, processes)
+                state.save(folder, settings, processes)
+                if recorder is not None:
+                    clock = record_cost(recorder, state, clock, device)
+        if processes.first:
+            note_end(folder, settings, state)
+    return state
+
+
+def note_end(folder: Path, settings: ExperimentSettings, state: TrainingState) -> None:
+    """Say why a run ended early, and note in its folder that it has ended as its settings ask."""
+    if no_better(state, settings):
         tqdm.write(
             f"stopped: {state.validations_since_best} validations without a better mIoU (setting early_stopping)"
         )
-    if finished(state, settings) and processes.first:
+    if finished(state, settings):
         write_finished(folder, settings, state)
-    return state
 
 
 def train_epoch(

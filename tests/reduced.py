@@ -158,6 +158,17 @@ def start(*words: Any) -> "subprocess.Popen[str]":
     )
 
 
+def read_until(process: "subprocess.Popen[str]", word: str) -> None:
+    """Read the output of a process up to a line with a word in it."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            return
+    raise AssertionError(f"ended without {word!r}: {''.join(lines)}")
+
+
 def finish(process: "subprocess.Popen[str]") -> str:
     """Output of a process that must end well."""
     output, _ = process.communicate(timeout=120)

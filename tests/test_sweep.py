@@ -1,7 +1,7 @@
 """Many runs from one cache: what is finished is skipped, what stopped goes on bit for bit, what fails is named."""
 
-import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.recorder import read_metrics
+from common.run_lock import LOCK_FILE, locked
 from common.target_store import StoreIdentity
 from stage2_train_student import sweep as sweep_module
 from stage2_train_student.__main__ import main as stage_two
@@ -134,6 +135,34 @@ def test_ctrl_c_stops_a_run_with_its_state_and_the_command_goes_on_bit_for_bit(s
     assert_same_run(folder, runs / "straight")
 
 
+def test_a_run_does_not_outlive_a_sweep_that_is_killed(streets, street_cache, runs):
+    """It saves its state, gives its folder back, and the same command goes on bit for bit."""
+    out, vpd = runs / "sweep", experiment_file("vpd")
+    process = start(
+        "-m", "stage2_train_student", *sweep_words(streets, street_cache, out, "epochs=100", experiments=vpd)
+    )
+    folder = out / "vpd/seed0"
+    deadline = time.monotonic() + 120
+    while not ((folder / "metrics.jsonl").exists() and read_metrics(folder, "train")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    while (folder / LOCK_FILE).read_text():
+        assert time.monotonic() < deadline, "the run goes on without its sweep"
+        time.sleep(0.02)
+    with locked(folder):
+        reached = saved(folder)["progress"]["step"]
+    assert read_metrics(folder, "train")[-1]["step"] == reached
+    assert f"process {process.pid}, which started this one, has ended" in (folder / "train.log").read_text()
+
+    longer = ("epochs=100", f"steps={reached + 2}")
+    succeed(command(stage_two, *sweep_words(streets, street_cache, out, *longer, experiments=vpd)))
+    succeed(train(streets, street_cache, runs / "straight", *QUICK, *longer, name="vpd"))
+    assert_same_run(folder, runs / "straight")
+
+
 def test_runs_that_fail_are_named_with_their_logs_and_the_others_go_on(streets, street_cache, runs, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text(f"extends: {experiment_file('baseline')}\ntrain: ['05']\n")
@@ -141,11 +170,11 @@ def test_runs_that_fail_are_named_with_their_logs_and_the_others_go_on(streets, 
     folder.mkdir(parents=True)
     names = f"{experiment_file('baseline')} {broken}"
     words = sweep_words(streets, street_cache, runs / "sweep", experiments=names)
-    with (folder / "train.log").open("ab") as theirs:
-        fcntl.flock(theirs, fcntl.LOCK_EX)
+    with locked(folder):
         message = fail(command(stage_two, *words))
     assert "2 of 2 runs failed" in message
-    assert f"baseline/seed0: is being trained by another process {folder / 'train.log'}" in message
+    assert f"baseline/seed0: {folder}: in use by process {os.getpid()} on " in message
+    assert (folder / "train.log").read_text() == ""
     assert not (folder / "metrics.jsonl").exists()
     assert "broken/seed0: exit status 1:" in message
     assert str(log) in message
