@@ -29,10 +29,13 @@ from stage2_train_student.evaluate import (
     teacher_logits,
     write_report,
 )
-from stage2_train_student.evaluation_file import file_hash, scans_hash, write_evaluation
+from stage2_train_student.evaluation_file import file_hash, scans_hash, sequences_that_chose, write_evaluation
 from stage2_train_student.runs import load_student
 from stage2_train_student.submission import write_predictions
 from stage2_train_student.test_time import predictions
+
+RUNS = Path("runs")
+"""Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
 
 
 @click.command()
@@ -43,7 +46,12 @@ from stage2_train_student.test_time import predictions
 @split_option("val; without it on this disk every labelled sequence")
 @plan_options
 @click.option("--confusion", type=path_type, help="PNG to draw the confusion matrix into.")
-@click.option("--json", "json_file", type=path_type, help="Where the numbers go.  [default: beside the weights]")
+@click.option(
+    "--json",
+    "json_file",
+    type=path_type,
+    help="Where the numbers go.  [default: beside the weights; a teacher's in runs/]",
+)
 @device_option
 def evaluate(
     data: Path,
@@ -63,8 +71,8 @@ def evaluate(
 ) -> None:
     """IoU of every class and their mean, over all points of a split and by distance from the sensor.
 
-    The numbers are also written beside the weights, as evaluation_<split>.json, with the confusion matrix. Those of a
-    --run are kept in its evaluation.json as well, where compare finds them.
+    The numbers are also written beside the weights, as evaluation_<split>.json, with the confusion matrix; a teacher's
+    into --run, or else into runs/. Those of a --run are kept in its evaluation.json as well, where compare finds them.
 
     \b
     Examples:
@@ -89,13 +97,22 @@ def evaluate(
     evaluation = evaluate_by_range(model, data, scans, settings.grid.grid(), label_map, chosen, "evaluate", plan, other)
     named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
     named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
-    numbers = named | full_report(evaluation, label_map)
+    chosen_on = [] if who == "teacher" else sequences_that_chose(evaluated, settings, splits, label_map)
+    numbers = named | {"chosen_on": chosen_on} | full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
     name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
-    path = json_file or evaluated.parent / (f"{evaluated.stem}_{name}" if who == "teacher" else name)
+    # Beside a teacher may be another's folder, such as configs/.
+    beside = evaluated.parent / name if who == "student" else (run_folder or RUNS) / f"{evaluated.stem}_{name}"
+    path = json_file or beside
     write_report(path, numbers)
     click.echo(table(numbers))
+    if chosen_on:
+        click.echo(
+            f"note: {evaluated.name} was chosen among the run's students by its mIoU on {', '.join(chosen_on)}, so "
+            "this mIoU is a little optimistic",
+            err=True,
+        )
     click.echo(f"{who} {evaluated}, {len(scans)} scans; written to {path}")
     if run_folder is not None and teacher is None and weights is None:
         click.echo(f"kept for compare in {write_evaluation(run_folder, evaluated, numbers)}")
@@ -109,7 +126,7 @@ def evaluate(
 @click.command()
 @data_option
 @subject_options
-@split_option("every sequence on this disk; with --zip and without --out, test")
+@split_option("every sequence on this disk; with --zip, test")
 @plan_options
 @click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label.")
 @click.option("--zip", "archive", type=path_type, help="Zip for the benchmark's server.")
@@ -142,7 +159,7 @@ def predict(
     settings, weights = student_of(run_folder, weights, experiment, overrides)
     chosen = select_device(device)
     student, label_map = load_student(settings, weights, chosen)
-    splits = splits or (tuple(present_sequences(data)) if out is not None else ("test",))
+    splits = splits or (tuple(present_sequences(data)) if archive is None else ("test",))
     scans = select_reporting_absent(data, label_map, splits)
     lacking = sorted(set(label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
+from common.label_map import LabelMap
 from common.semantic_kitti import ScanId
 from stage2_train_student.evaluate import write_report
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training_state import BEST_STUDENT
 
 EVALUATION_FILE = "evaluation.json"
 REQUIRED = ("weights", "weights_sha256", "splits", "scans", "scans_sha256", "views", "seed", "miou", "iou", "points")
@@ -24,6 +27,22 @@ def file_hash(path: Path) -> str:
 def scans_hash(scans: Iterable[ScanId]) -> str:
     """SHA-256 over the names of scans, independent of their order."""
     return hashlib.sha256("\n".join(sorted(map(str, scans))).encode()).hexdigest()
+
+
+def sequences_that_chose(
+    weights: Path, settings: ExperimentSettings, evaluated_on: Iterable[str], label_map: LabelMap
+) -> list[str]:
+    """Sequences by which a run chose these weights as its best student, and on which they are evaluated too.
+
+    Args:
+        weights: a student of the run; nothing chose the last one.
+        settings: of the run.
+        evaluated_on: splits and sequences.
+        label_map: says which sequences a split is.
+    """
+    if weights.name != BEST_STUDENT:
+        return []
+    return sorted(set(label_map.sequences(evaluated_on)) & set(label_map.sequences(settings.validate_on)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:

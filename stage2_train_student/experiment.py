@@ -22,11 +22,12 @@ from stage2_train_student.averaging import averaged_copy
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers
 from stage2_train_student.evaluate import refuse_unlabelled
+from stage2_train_student.evaluation_file import EVALUATION_FILE
 from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import check_precision, gradient_scaler
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentData
-from stage2_train_student.training_state import STATE_FILE, TrainingState
+from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT, STATE_FILE, TrainingState
 
 OnlineTargets = Callable[[ScanBatch], TeacherTargets]
 
@@ -237,7 +238,7 @@ def start_or_resume(
     """Restore the run in `folder`, or make sure that there is none to overwrite.
 
     Raises:
-        TrainingError: there is a run and nobody said to resume it.
+        TrainingError: there is a run and nobody said to resume it, or the students of one whose state is gone.
     """
     exists = (folder / STATE_FILE).exists()
     if exists and not resume:
@@ -250,5 +251,21 @@ def start_or_resume(
             click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
             if not same_processes:
                 click.echo("note: another number of processes than before, so random numbers are drawn anew", err=True)
-    elif resume and processes.first:
+        return
+    refuse_left_students(folder)
+    if resume and processes.first:
         click.echo(f"nothing to resume in {folder}; starting from the beginning")
+
+
+def refuse_left_students(folder: Path) -> None:
+    """Make sure that no student of an earlier run would be taken for the new one's.
+
+    Raises:
+        TrainingError: names what is there.
+    """
+    left = [name for name in (BEST_STUDENT, LAST_STUDENT, EVALUATION_FILE) if (folder / name).exists()]
+    if left:
+        raise TrainingError(
+            f"{folder}: holds {', '.join(left)} of an earlier run, but no training state ({STATE_FILE}) to go on from. "
+            "Move them away, or choose another RUN folder."
+        )

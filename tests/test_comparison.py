@@ -117,7 +117,14 @@ def test_validations_on_different_scans_are_refused(tmp_path):
     write_run(tmp_path / "baseline")
     write_run(tmp_path / "full", "validate_on=['00']", name="full")
     message = fail(command(main, "compare", tmp_path))
-    assert "validate_on ['val'] and ['00']" in message
+    assert "validate_on ['08'] and ['00']" in message
+
+
+def test_a_split_and_its_sequences_are_the_same_scans(tmp_path):
+    write_evaluation(write_run(tmp_path / "baseline"), 0.4)
+    write_evaluation(write_run(tmp_path / "full", "validate_on=['08']", name="full"), 0.5, splits=["08"])
+    for scores in ("evaluation", "validation"):
+        assert len(rows_of(compare(tmp_path, tmp_path, "--scores", scores))) == 2
 
 
 def test_an_evaluation_of_weights_that_changed_since_is_refused(tmp_path):
@@ -126,8 +133,19 @@ def test_an_evaluation_of_weights_that_changed_since_is_refused(tmp_path):
     (folder / "student_best.pt").write_bytes(b"trained on")
     message = fail(command(main, "compare", folder))
     assert "student_best.pt has changed since it was evaluated" in message
+    text = compare(tmp_path, folder, "--scores", "validation").with_suffix(".md").read_text()
+    assert "| baseline | 1 (0) | 50.0 |" in text
+    assert f"Evaluations that cannot be used are left out: {folder}." in text
     (folder / "evaluation.json").write_text('{"miou": 0.5}')
     assert "it lacks weights, weights_sha256" in fail(command(main, "compare", folder))
+
+
+def test_scores_on_the_scans_that_chose_the_students_are_said_to_be_so(tmp_path):
+    folder = write_run(tmp_path / "baseline")
+    write_evaluation(folder, 0.4)
+    assert "Students were chosen by their mIoU on 08" in compare(tmp_path, tmp_path).with_suffix(".md").read_text()
+    write_evaluation(folder, 0.4, splits=["11"])
+    assert "Students were chosen" not in compare(tmp_path, tmp_path).with_suffix(".md").read_text()
 
 
 def test_runs_of_different_datasets_are_refused_but_not_of_one_under_two_paths(tmp_path):
@@ -159,6 +177,21 @@ def test_runs_with_targets_of_different_caches_are_different_experiments(tmp_pat
     page = compare(tmp_path, tmp_path)
     assert set(rows_of(page)) == {"one_view", "four_views"}
     assert "aaaaaaaaaaaa" in page.with_suffix(".md").read_text().partition("Settings that differ")[2]
+
+
+def test_a_run_that_has_recorded_nothing_yet_belongs_to_its_experiment(tmp_path):
+    for seed in range(3):
+        folder = write_run(tmp_path / "full" / f"seed{seed}", name="full", seed=seed, targets_hash="a" * 64)
+    (folder / "metrics.jsonl").write_text("")
+    rows = rows_of(compare(tmp_path, tmp_path))
+    assert {name: row["seeds"] for name, row in rows.items()} == {"full": "0 1 2"}
+
+
+def test_settings_that_change_nothing_about_the_student_do_not_split_an_experiment(tmp_path):
+    write_run(tmp_path / "full" / "seed0", name="full")
+    write_run(tmp_path / "full" / "seed1", "loading_threads=4", "save_every=10", name="full", seed=1)
+    rows = rows_of(compare(tmp_path, tmp_path))
+    assert {name: row["seeds"] for name, row in rows.items()} == {"full": "0 1"}
 
 
 def test_without_a_teacherless_experiment_there_is_no_difference_unless_a_baseline_is_named(tmp_path):

@@ -125,9 +125,11 @@ def test_scans_without_labels_are_refused_by_evaluate(streets, student_file, exp
 def test_a_run_is_evaluated_by_its_folder_and_its_student_loads_back(streets, street_cache, runs, semantic_kitti):
     run = runs / "full"
     succeed(train(streets, street_cache, run, "steps=1", "batch_size=5"))
-    succeed(command(main, "evaluate", "--data", streets, "--run", run, "--device", "cpu"))
+    output = succeed(command(main, "evaluate", "--data", streets, "--run", run, "--device", "cpu"))
     numbers = json.loads((run / "evaluation_val.json").read_text())
     assert numbers["weights"] == str(run / "student_best.pt")
+    assert numbers["chosen_on"] == ["08"]
+    assert "student_best.pt was chosen among the run's students by its mIoU on 08" in output
     [validated] = [
         json.loads(line)
         for line in (run / "metrics.jsonl").read_text().splitlines()
@@ -146,6 +148,8 @@ def test_a_run_is_evaluated_by_its_folder_and_its_student_loads_back(streets, st
     (run / "student_best.pt").unlink()
     output = succeed(command(main, "evaluate", "--data", streets, "--run", run, "--device", "cpu"))
     assert str(run / "student_last.pt") in output
+    assert "was chosen" not in output
+    assert json.loads((run / "evaluation.json").read_text())["chosen_on"] == []
 
 
 def test_scans_without_one_labelled_point_have_no_miou(student_file, experiment, tmp_path):

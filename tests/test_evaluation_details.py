@@ -68,13 +68,17 @@ def teacher_labels(streets, reduced_teacher) -> dict[ScanId, np.ndarray]:
 
 
 def test_the_teacher_is_evaluated_by_the_same_command(
-    streets, reduced_teacher, experiment, teacher_labels, semantic_kitti, tmp_path
+    streets, reduced_teacher, experiment, teacher_labels, semantic_kitti, tmp_path, monkeypatch
 ):
-    teacher = tmp_path / "teacher.pt"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    teacher = tmp_path / "configs" / "teacher.pt"
     shutil.copy(reduced_teacher, teacher)
     words = ["evaluate", "--data", streets, "--experiment", experiment, "--teacher", teacher, "--device", "cpu"]
     output = succeed(command(main, *words, "--split", "00", "--split", "08", "--batch-size", 4))
-    numbers = json.loads((tmp_path / "teacher_evaluation_00_08.json").read_text())
+    numbers = json.loads((tmp_path / "runs" / "teacher_evaluation_00_08.json").read_text())
+    assert [path.name for path in teacher.parent.iterdir()] == [teacher.name]
+    assert numbers["chosen_on"] == []
     assert f"teacher {teacher}, 6 scans" in output
     truth = [label for scan in teacher_labels for label in read_scan(streets, scan, semantic_kitti).labels.tolist()]
     prediction = np.concatenate(list(teacher_labels.values())).tolist()

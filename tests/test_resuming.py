@@ -246,6 +246,18 @@ def test_a_run_is_not_overwritten(streets, street_cache, straight_run):
     assert differing(saved(straight_run), before) == []
 
 
+@pytest.mark.parametrize("words", [{}, RESUME])
+def test_the_best_student_of_an_earlier_run_is_not_taken_for_the_new_ones(streets, runs, words):
+    """The new run does not validate, so evaluate would find the old student."""
+    run = runs / "reused"
+    succeed(train(streets, None, run, "steps=1", "batch_size=5", name="baseline"))
+    (run / "last.pt").unlink()
+    before = (run / "student_best.pt").read_bytes()
+    message = fail(train(streets, None, run, "steps=1", "batch_size=5", "validate_on=[]", name="baseline", **words))
+    assert f"{run}: holds student_best.pt, student_last.pt of an earlier run" in message
+    assert (run / "student_best.pt").read_bytes() == before
+
+
 def test_resuming_another_experiment_is_refused_naming_each_setting(streets, street_cache, straight_run):
     changes = ("optimiser.learning_rate=1e-3", "seed=1", "student.dropblock=0")
     message = fail(train(streets, street_cache, straight_run, *SLOW, *changes, **RESUME))

@@ -127,6 +127,16 @@ def test_the_zip_is_what_the_server_takes(test_split, student, tmp_path):
     assert (tmp_path / "unpacked/sequences/11/predictions/000001.label").stat().st_size == 240
 
 
+def test_a_zip_beside_a_folder_holds_the_test_split_and_not_every_sequence_on_disk(streets, student, tmp_path):
+    """`make predict ZIP=` always names a folder as well."""
+    words = ["predict", "--data", streets, *student, "--zip", tmp_path / "a.zip", "--out", tmp_path / "folder"]
+    succeed(command(main, *words))
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        sequences = {name.split("/")[1] for name in archive.namelist()} - {""}
+    assert sequences == {"11"}
+    assert {path.name for path in (tmp_path / "folder/sequences").iterdir()} == {"11"}
+
+
 def test_a_zip_without_all_test_sequences_is_written_with_a_note(streets, student, tmp_path):
     words = ["predict", "--data", streets, *student, "--zip", tmp_path / "part.zip", "--out", tmp_path / "folder"]
     output = succeed(command(main, *words, "--split", "11", "--split", "00"))

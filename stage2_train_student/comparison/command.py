@@ -94,7 +94,7 @@ def compare(
     experiments = group_runs([read_run(folder) for folder in find_runs(list(folders))])
     label_map = one_label_map(experiments)
     reference = choose_baseline(experiments, baseline)
-    source = choose_source(experiments, scores)
+    source = choose_source(experiments, scores, label_map)
     found = results(experiments, reference, source, label_map)
     ordered = [result.experiment for result in found]
     pictures = [] if data is None else draw(ordered, data, scan_names, label_map, teacher, device, radius)
@@ -103,7 +103,7 @@ def compare(
         results=found,
         label_map=label_map,
         scored_on=scored_on(ordered, source),
-        notes=notes(found, source),
+        notes=notes(found, source, label_map),
         settings=differing_settings(ordered),
         teacher_miou=None if teacher_evaluation is None else teacher_miou(teacher_evaluation, ordered, source),
         pictures=pictures,
@@ -161,7 +161,7 @@ def scored_on(experiments: list[Experiment], source: Source) -> str:
     )
 
 
-def notes(found: list[Result], source: Source) -> list[str]:
+def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]:
     """What a reader must know to judge the numbers."""
     experiments = [result.experiment for result in found]
     runs = [run for experiment in experiments for run in experiment.runs]
@@ -181,6 +181,15 @@ def notes(found: list[Result], source: Source) -> list[str]:
             lines.append(
                 f"Not evaluated, so that evaluations are not shown: {', '.join(str(run.folder) for run in lacking)}."
             )
+    outdated = [str(run.folder) for run in runs if run.evaluation_problem is not None]
+    if outdated:
+        lines.append(f"Evaluations that cannot be used are left out: {', '.join(outdated)}.")
+    chosen_on = sorted({name for run in runs for name in run.chosen_on(label_map)})
+    if source == "evaluation" and chosen_on:
+        lines.append(
+            f"Students were chosen by their mIoU on {', '.join(chosen_on)}, and are scored there too: as the best of "
+            "several validations it is a little optimistic."
+        )
     lines.append(
         "± of a mean is the standard deviation over seeds (n - 1); ± of a difference its standard error, "
         "sqrt(s1²/n1 + s2²/n2). A difference counts as clear beyond twice that."

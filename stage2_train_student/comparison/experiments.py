@@ -11,6 +11,7 @@ from typing import Any
 from common.errors import SettingsError
 from common.label_map import LabelMap, load_label_map
 from stage2_train_student.comparison.training_runs import TrainingRun
+from stage2_train_student.finished_run import MATTERS_NOT
 from stage2_train_student.settings import ExperimentSettings
 
 SEED_IN_NAME = re.compile(r"[\s_.-]*seed[\s_=.-]*\d+", re.IGNORECASE)
@@ -20,7 +21,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed, and in settings that change nothing about the student, only.
 
     Attributes:
         name: from the names of the run folders.
@@ -44,15 +45,22 @@ class Experiment:
 def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
     """Runs as experiments, in the order in which they were given.
 
-    Runs belong together where all settings but the seed, and what made their targets, are the same.
+    Runs belong together where all settings that matter but the seed, and what made their targets, are the same. A run
+    that has not recorded yet what made its targets joins the others of its settings, where these agree.
 
     Raises:
         SettingsError: two runs have the same settings and the same seed.
     """
-    groups: dict[str, list[TrainingRun]] = {}
+    hashes: dict[str, set[str]] = {}
     for run in runs:
-        key = json.dumps([comparable_settings(run.settings), run.targets_hash], sort_keys=True)
-        groups.setdefault(key, []).append(run)
+        known = hashes.setdefault(settings_key(run), set())
+        if run.targets_hash is not None:
+            known.add(run.targets_hash)
+    groups: dict[tuple[str, str | None], list[TrainingRun]] = {}
+    for run in runs:
+        known = hashes[settings_key(run)]
+        targets = next(iter(known)) if run.targets_hash is None and len(known) == 1 else run.targets_hash
+        groups.setdefault((settings_key(run), targets), []).append(run)
     members = [sorted(group, key=lambda run: run.settings.seed) for group in groups.values()]
     for group in members:
         for one, other in pairwise(group):
@@ -65,10 +73,15 @@ def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
     return [Experiment(name, tuple(group)) for name, group in zip(names, members, strict=True)]
 
 
+def settings_key(run: TrainingRun) -> str:
+    """The settings that make an experiment, as text."""
+    return json.dumps(comparable_settings(run.settings), sort_keys=True)
+
+
 def comparable_settings(settings: ExperimentSettings) -> dict[str, Any]:
     """Settings that make an experiment; the dataset's file is left out, its content is compared on its own."""
     values = settings.model_dump(mode="json")
-    return {name: value for name, value in values.items() if name not in ("seed", "dataset")}
+    return {name: value for name, value in values.items() if name not in {"seed", "dataset"} | MATTERS_NOT}
 
 
 def distinct_names(folders: list[Path]) -> list[str]:

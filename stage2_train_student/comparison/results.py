@@ -92,18 +92,22 @@ class Result:
     peak_memory: Sample
 
 
-def choose_source(experiments: list[Experiment], wanted: Source | None) -> Source:
+def choose_source(experiments: list[Experiment], wanted: Source | None, label_map: LabelMap) -> Source:
     """Where scores come from: one source for all runs, so that like is compared with like.
 
     Args:
         experiments: to compare.
         wanted: a source that was asked for; None takes evaluations where every run has one, else best validations.
+        label_map: says which sequences a split is.
 
     Raises:
-        DataError: evaluations were asked for and a run has none; runs were evaluated on different scans or in
-            different ways.
+        DataError: evaluations were asked for and a run has none; one is of another student, and nobody asked for
+            validations; runs were scored on different scans or in different ways.
     """
     runs = [run for experiment in experiments for run in experiment.runs]
+    problem = next((run.evaluation_problem for run in runs if run.evaluation_problem), None)
+    if problem is not None and wanted != "validation":
+        raise DataError(f"{problem.message} Or compare validations (--scores validation).")
     lacking = not_evaluated(experiments)
     if wanted == "evaluation" and lacking:
         raise DataError(
@@ -111,10 +115,11 @@ def choose_source(experiments: list[Experiment], wanted: Source | None) -> Sourc
             f"Run evaluate --run {lacking[0].folder}, or compare their validations (--scores validation)."
         )
     source: Source = wanted or ("validation" if lacking else "evaluation")
-    protocol = evaluation_protocol if source == "evaluation" else validation_protocol
-    first = protocol(runs[0])
-    for run in runs[1:]:
-        other = protocol(run)
+    protocols = [
+        evaluation_protocol(run) if source == "evaluation" else validation_protocol(run, label_map) for run in runs
+    ]
+    first = protocols[0]
+    for run, other in zip(runs[1:], protocols[1:], strict=True):
         if other != first:
             unequal = ", ".join(
                 f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]
@@ -138,13 +143,14 @@ def evaluation_protocol(run: TrainingRun) -> dict[str, Any]:
 
 def report_protocol(numbers: dict[str, Any]) -> dict[str, Any]:
     """The same of a report of `evaluate`."""
-    names = ("splits", "scans", "points", "views")
+    # Not the names of the splits: `val` and `08` are the same scans.
+    names = ("scans", "points", "views")
     return {name: numbers.get(name) for name in names} | {"scans' hash": str(numbers.get("scans_sha256"))[:12]}
 
 
-def validation_protocol(run: TrainingRun) -> dict[str, Any]:
+def validation_protocol(run: TrainingRun, label_map: LabelMap) -> dict[str, Any]:
     """What must agree for validations to be comparable."""
-    return {"validate_on": run.settings.validate_on}
+    return {"validate_on": sorted(label_map.sequences(run.settings.validate_on))}
 
 
 def score_of(run: TrainingRun, source: Source) -> Score | None:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.errors import DataError
+from common.label_map import LabelMap
 from common.recorder import METRICS_FILE, SETTINGS_FILE
-from stage2_train_student.evaluation_file import read_evaluation
+from stage2_train_student.evaluation_file import read_evaluation, sequences_that_chose
 from stage2_train_student.runs import run_settings
 from stage2_train_student.settings import ExperimentSettings
 
@@ -41,7 +42,8 @@ class TrainingRun:
         steps: records of each step, in order.
         validations: records of each validation, in order.
         costs: records of time and memory, in order; empty for a run of an older version.
-        evaluation: of `evaluation.json`, None where the run was not evaluated.
+        evaluation: of `evaluation.json`, None where the run was not evaluated, or the evaluation cannot be used.
+        evaluation_problem: why it cannot be used, None where it can.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class TrainingRun:
     validations: list[dict[str, Any]]
     costs: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
+    evaluation_problem: DataError | None = None
 
     @property
     def targets_hash(self) -> str | None:
@@ -99,6 +102,14 @@ class TrainingRun:
         numbers = self.evaluation
         return None if numbers is None or numbers["miou"] is None else score_of_report(numbers)
 
+    def chosen_on(self, label_map: LabelMap) -> list[str]:
+        """Sequences that chose the student and that it was evaluated on as well."""
+        if self.evaluation is None:
+            return []
+        return sequences_that_chose(
+            Path(self.evaluation["weights"]), self.settings, self.evaluation["splits"], label_map
+        )
+
 
 def score_of_report(numbers: dict[str, Any]) -> Score:
     """The score in a report of `evaluate`."""
@@ -137,7 +148,7 @@ def read_run(folder: Path) -> TrainingRun:
     """Read a run folder.
 
     Raises:
-        DataError: its records are damaged or its evaluation is out of date.
+        DataError: its records are damaged.
         SettingsError: its settings cannot be used.
     """
     kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "run": []}
@@ -151,6 +162,11 @@ def read_run(folder: Path) -> TrainingRun:
             # A run that is being written may end in half a line.
             if number < len(lines):
                 raise DataError(f"{path}: line {number} is not a record of a training run.") from error
+    evaluation, problem = None, None
+    try:
+        evaluation = read_evaluation(folder)
+    except DataError as error:
+        problem = error
     return TrainingRun(
         folder=folder,
         settings=run_settings(folder),
@@ -158,7 +174,8 @@ def read_run(folder: Path) -> TrainingRun:
         steps=kinds["train"],
         validations=kinds["validation"],
         costs=kinds["run"],
-        evaluation=read_evaluation(folder),
+        evaluation=evaluation,
+        evaluation_problem=problem,
     )
 
 
