@@ -100,7 +100,8 @@ def test_finished_runs_of_another_cache_are_refused(swept, streets, street_cache
     manifest = tmp_path / "other/manifest.json"
     content = json.loads(manifest.read_text())
     identity = StoreIdentity.model_validate(content["identity"]).model_copy(update={"teacher_hash": "b" * 64})
-    manifest.write_text(json.dumps({"identity": identity.model_dump(mode="json"), "identity_hash": identity.hash}))
+    changed = {"identity": identity.model_dump(mode="json"), "identity_hash": identity.hash}
+    manifest.write_text(json.dumps(content | changed))
     message = fail(command(stage_two, *sweep_words(streets, tmp_path / "other", swept[0], "steps=2")))
     assert "1 of 2 run folders hold other runs" in message  # the baseline reads no cache
     assert str(swept[0] / "vpd/seed0") in message
