@@ -4,10 +4,10 @@ import copy
 
 import torch
 
-from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.students.student import Student
 
 
-def averaged_copy(student: PolarNet) -> PolarNet:
+def averaged_copy(student: Student) -> Student:
     """A student that starts as a copy and is changed by `update_average` only."""
     return copy.deepcopy(student).requires_grad_(False).eval()
 
@@ -21,7 +21,7 @@ def decay_at(step: int, decay: float) -> float:
 
 
 @torch.no_grad()
-def update_average(average: PolarNet, student: PolarNet, decay: float) -> None:
+def update_average(average: Student, student: Student, decay: float) -> None:
     """average <- decay * average + (1 - decay) * student, in place.
 
     Running statistics of batch norm are averaged too, since they belong to the weights; counters are copied.

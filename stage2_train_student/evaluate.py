@@ -15,7 +15,7 @@ from common.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_dista
 from common.polar_grid import PolarGrid
 from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId, has_labels
-from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.students.student import Student
 from stage2_train_student.test_time import PLAIN, PredictionPlan, VoxelLogits, predictions
 
 
@@ -37,7 +37,7 @@ class Evaluation:
         return add_up(self.by_range, len(self.by_range[0].counts))
 
 
-def student_logits(student: PolarNet) -> VoxelLogits:
+def student_logits(student: Student) -> VoxelLogits:
     """A student as a function from a batch to voxel logits; puts it into eval mode."""
     student.eval()
     return lambda batch: student(batch).voxel_logits

@@ -23,10 +23,10 @@ from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers
 from stage2_train_student.evaluate import refuse_unlabelled
 from stage2_train_student.evaluation_file import EVALUATION_FILE
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import check_precision, gradient_scaler
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentData
+from stage2_train_student.students.student import Student, student_class
 from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT, STATE_FILE, TrainingState
 
 OnlineTargets = Callable[[ScanBatch], TeacherTargets]
@@ -180,17 +180,10 @@ def labelled_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap
     return labelled
 
 
-def new_student(settings: ExperimentSettings, label_map: LabelMap) -> PolarNet:
+def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:
     """A student as the settings describe it, with fresh weights."""
-    return PolarNet(
-        height_bins=settings.grid.shape[2],
-        classes=len(label_map.classes),
-        point_channels=settings.student.point_channels,
-        compressed_channels=settings.student.compressed_channels,
-        max_points_per_pillar=settings.student.max_points_per_pillar,
-        dropblock=settings.student.dropblock,
-        width=settings.student.width,
-    )
+    network = student_class(settings.student.network)
+    return network.build(settings.student, settings.grid.shape, len(label_map.classes))
 
 
 def new_state(
@@ -213,7 +206,7 @@ def new_state(
     average = averaged_copy(student) if settings.averaging is not None else None
     if settings.compile:
         # In place and after the copy: the state dict keeps its names, and the average, seldom run, stays as it is.
-        student.BEV_model.network.compile()
+        student.compile()
     scaler = gradient_scaler(settings.precision, device)
     return TrainingState(student, distillation, optimiser, scaler, average, targets_hash=source.hash)
 

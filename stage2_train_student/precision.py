@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from common.errors import SettingsError
-from stage2_train_student.polarnet import StudentOutputs
+from stage2_train_student.students.student import StudentOutputs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,11 +35,11 @@ def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScale
 
 def in_float32(outputs: StudentOutputs) -> StudentOutputs:
     """The same outputs for losses to read; those that are float32 already are not copied."""
-    pillar_logits = outputs.pillar_logits
+    classifier_input, pillar_logits = outputs.classifier_input, outputs.pillar_logits
     return replace(
         outputs,
         voxel_logits=outputs.voxel_logits.float(),
         layers={name: layer.float() for name, layer in outputs.layers.items()},
-        classifier_input=outputs.classifier_input.float(),
-        pillar_logits=lambda pillars: pillar_logits(pillars).float(),
+        classifier_input=None if classifier_input is None else classifier_input.float(),
+        pillar_logits=None if pillar_logits is None else lambda pillars: pillar_logits(pillars).float(),
     )

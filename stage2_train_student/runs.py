@@ -11,12 +11,12 @@ from common.label_map import LabelMap, load_label_map
 from common.recorder import SETTINGS_FILE
 from common.resuming import load_strictly
 from stage2_train_student.experiment import new_student
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.students.student import Student
 from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
 
 
-def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[PolarNet, LabelMap]:
+def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[Student, LabelMap]:
     """A student in eval mode from a plain state dict: ours, or a published PolarNet checkpoint.
 
     Raises:
@@ -24,7 +24,7 @@ def load_student(settings: ExperimentSettings, weights: Path, device: torch.devi
     """
     label_map = load_label_map(settings.dataset)
     student = new_student(settings, label_map)
-    load_strictly(weights, student, load_state_dict_file(weights), f"PolarNet with {settings.student}")
+    load_strictly(weights, student, load_state_dict_file(weights), f"{type(student).__name__} with {settings.student}")
     return student.eval().to(device), label_map
 
 

@@ -9,26 +9,8 @@ from common.config import Settings
 from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
 from common.view import ViewPolicy
-from stage2_train_student.birds_eye_unet import PUBLISHED_WIDTH
 from stage2_train_student.distillation.settings import DistillationSettings
-
-
-class StudentSettings(Settings):
-    """Widths of PolarNet; the defaults are the published ones.
-
-    Attributes:
-        point_channels: width of the point features that are pooled into pillars.
-        compressed_channels: channels of the pillar map.
-        max_points_per_pillar: points of one pillar that count in training.
-        dropblock: drop probability of DropBlock, 0 = off.
-        width: channels of the U-Net's first block; all others are multiples of it.
-    """
-
-    point_channels: int = Field(512, ge=1)
-    compressed_channels: int = Field(32, ge=1)
-    max_points_per_pillar: int = Field(256, ge=1)
-    dropblock: float = Field(0.5, ge=0, lt=1)
-    width: int = Field(PUBLISHED_WIDTH, ge=1)
+from stage2_train_student.students.student import StudentSettings
 
 
 class AugmentationSettings(Settings):

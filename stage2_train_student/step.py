@@ -15,10 +15,10 @@ from stage2_train_student.averaging import decay_at, update_average
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.experiment import OnlineTargets
 from stage2_train_student.parallel import gradients_of, mean_statistics
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.precision import autocast, in_float32
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentBatch
+from stage2_train_student.students.student import Student
 from stage2_train_student.training_state import TrainingState
 
 
@@ -160,7 +160,7 @@ def targets_of(
 
 
 def losses(
-    student: PolarNet,
+    student: Student,
     distillation: Distillation,
     batch: ScanBatch,
     targets: TeacherTargets | None,

@@ -13,8 +13,8 @@ from common.processes import ALONE, Processes
 from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.parallel import draw_apart
-from stage2_train_student.polarnet import PolarNet
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.students.student import Student
 
 STATE_FILE = "last.pt"
 BEST_STUDENT = "student_best.pt"
@@ -42,11 +42,11 @@ class TrainingState:
         parallel: student and adapters as one network that computes with other processes; None for one process alone.
     """
 
-    student: PolarNet
+    student: Student
     distillation: Distillation
     optimiser: torch.optim.Adam
     scaler: torch.amp.GradScaler
-    average: PolarNet | None = None
+    average: Student | None = None
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -56,7 +56,7 @@ class TrainingState:
     parallel: DistributedDataParallel | None = None
 
     @property
-    def trained(self) -> PolarNet:
+    def trained(self) -> Student:
         """The student to validate, save and use: the average where there is one."""
         return self.student if self.average is None else self.average
 
@@ -138,7 +138,7 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
         )
 
 
-def published_student(student: PolarNet) -> dict[str, torch.Tensor]:
+def published_student(student: Student) -> dict[str, torch.Tensor]:
     """The student's weights as published PolarNet checkpoints hold them: a plain, contiguous state dict on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
 

@@ -7,7 +7,7 @@ import torch
 
 from common.polar_grid import PolarGrid, bin_indices, to_polar, voxelise
 from common.scan_batch import batch_scans
-from stage2_train_student.polarnet import PolarNet
+from stage2_train_student.students.polarnet import PolarNet
 from tests.reduced import one_thread
 
 

@@ -12,14 +12,15 @@ from common.errors import SettingsError
 from common.scan_batch import ScanBatch
 from common.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
 from common.teacher_targets import PillarFeatures, TeacherTargets
-from stage2_train_student.birds_eye_unet import STUDENT_LAYERS
 from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
 from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, safe_sqrt
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.distillation.vpd import VPD_PAIRS, voxel_to_pillar_loss
-from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
+from stage2_train_student.students.birds_eye_unet import STUDENT_LAYERS
+from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
+from stage2_train_student.students.student import StudentOutputs
 from tests.test_polarnet import CLASSES, GRID, small_batch
 
 FEATURES = 6
@@ -299,8 +300,8 @@ def test_half_precision_targets_are_accepted():
         (lambda: built(others={"vdp": 1.0}), "unknown distillation term 'vdp'; choose from logit, lwd, vpd"),
         (lambda: built(others={"vpd": 1.0}), "has a setting of its own"),
         (lambda: built(others={"no_such_file:Term": 1.0}), "no_such_file cannot be imported"),
-        (lambda: built(others={"os:system": 1.0}), "os has no class system"),
-        (lambda: built(others={"common.semantic_kitti:ScanId": 1.0}), "has no class ScanId with a `name`"),
+        (lambda: built(others={"os:system": 1.0}), "os has no class system that is a"),
+        (lambda: built(others={"common.semantic_kitti:ScanId": 1.0}), "has no class ScanId that is a"),
         (lambda: built(others={"stage2_train_student.distillation.vpd:VoxelToPillar": 1.0}), "same name: logit, vpd"),
         (lambda: built({"down1c": 64}, logit=0, lwd=0), "no teacher layer down3c, up2e, up4e"),
     ],

@@ -14,10 +14,10 @@ from stage2_train_student import train as train_module
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.averaging import averaged_copy, decay_at, update_average
 from stage2_train_student.experiment import TargetSource, new_state, student_data
-from stage2_train_student.polarnet import PolarNet, without_running_statistics
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, losses, targets_of, train_step
 from stage2_train_student.student_data import StudentBatch
+from stage2_train_student.students.polarnet import PolarNet, without_running_statistics
 from stage2_train_student.training_state import TrainingState
 from tests.reduced import (
     FULL_LAYERS,

@@ -5,7 +5,7 @@ import torch
 
 from common.scatter import segment_max
 from stage2_train_student import point_pooling
-from stage2_train_student.point_pooling import pooled_linear, segment_chunks
+from stage2_train_student.students.point_pooling import pooled_linear, segment_chunks
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 100])

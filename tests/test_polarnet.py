@@ -9,8 +9,9 @@ from torch.nn import functional
 from common.errors import SettingsError
 from common.polar_grid import PolarGrid, voxelise
 from common.scan_batch import ScanBatch, batch_scans
-from stage2_train_student.birds_eye_unet import STUDENT_LAYERS, DoubleConvolution, drop_blocks, wrap_azimuth
-from stage2_train_student.polarnet import PolarNet, choose_points, pillars_last
+from stage2_train_student.students.birds_eye_unet import STUDENT_LAYERS, DoubleConvolution, drop_blocks, wrap_azimuth
+from stage2_train_student.students.pillar_maps import pillars_last
+from stage2_train_student.students.polarnet import PolarNet, choose_points
 
 GRID = (16, 24, 4)
 CLASSES = 5

@@ -5,7 +5,7 @@ from torch import nn
 
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.polarnet import map_layout
+from stage2_train_student.students.pillar_maps import map_layout
 
 
 class Adapter(nn.Module):

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from common.errors import SettingsError
 from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
-from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
+from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
+from stage2_train_student.students.student import StudentOutputs
 
 LOGIT_EPSILON = 1e-6
 CHUNK_PILLARS = 8192
@@ -19,14 +20,13 @@ CHUNK_PILLARS = 8192
 PillarLogits = Callable[[torch.Tensor], torch.Tensor]
 
 
-class SoftLogits(nn.Module):
+class SoftLogits(Term):
     """The divergence of teacher and student over the voxels of the chosen support."""
 
     name = "logit"
-    teacher_layers: tuple[str, ...] = ()
 
     def __init__(self, context: TermContext) -> None:
-        super().__init__()
+        super().__init__(context)
         self.settings = context.settings
 
     def forward(
@@ -38,6 +38,8 @@ class SoftLogits(nn.Module):
         if self.settings.support == "occupied":
             return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes)}
         features, classifier = outputs.classifier_input, outputs.pillar_logits
+        if features is None or classifier is None:
+            raise SettingsError("distillation.support: dense needs a student that classifies pillars; set occupied")
         loss = dense_logit_distillation_loss(student, teacher, features, classifier, batch, scale, threshold, processes)
         return {"logit": loss}
 

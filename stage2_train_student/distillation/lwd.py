@@ -1,14 +1,14 @@
 """Label-weight distillation (LWD): the layer before the classifier, weighted by the classes that a pillar holds."""
 
 import torch
-from torch import nn
 
 from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.adapter import adapted, adapters
-from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.polarnet import StudentOutputs, pillar_rows, pillars_last
+from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
+from stage2_train_student.students.student import StudentOutputs
 
 LWD_PAIR = ("up0e", "x_up2")
 """Teacher and student layer, the last ones before the classifiers."""
@@ -16,7 +16,7 @@ LWD_PAIR = ("up0e", "x_up2")
 LABEL_WEIGHT_DIVISOR = 50.0
 
 
-class LabelWeight(nn.Module):
+class LabelWeight(Term):
     """`label_weight_loss` between the last layers of teacher and student."""
 
     name = "lwd"
@@ -24,7 +24,7 @@ class LabelWeight(nn.Module):
     class_weights: torch.Tensor
 
     def __init__(self, context: TermContext) -> None:
-        super().__init__()
+        super().__init__(context)
         self.adapters = adapters(dict([LWD_PAIR]), context)
         self.register_buffer("class_weights", context.class_weights, persistent=False)
 

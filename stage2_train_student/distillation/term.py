@@ -1,16 +1,18 @@
 """What a distillation loss is: one class in one file of this folder, or anywhere else that a setting can name."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
+from torch import nn
 
-from common.processes import Processes
+from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.settings import DistillationSettings
-from stage2_train_student.polarnet import StudentOutputs
+from stage2_train_student.students.student import StudentOutputs
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,8 @@ class TermContext:
     class_weights: torch.Tensor
 
 
-@runtime_checkable
-class Term(Protocol):
-    """A distillation loss: a `torch.nn.Module` built from a `TermContext`, whose parameters train with the student's.
+class Term(nn.Module):
+    """A distillation loss, whose parameters train with the student's.
 
     Attributes:
         name: of its value in what a run records; of the file, for a term in this folder.
@@ -40,13 +41,17 @@ class Term(Protocol):
     """
 
     name: ClassVar[str]
-    teacher_layers: ClassVar[tuple[str, ...]]
+    teacher_layers: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(
-        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes
+    @abstractmethod
+    def __init__(self, context: TermContext) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(
+        self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
         """Its unweighted value, a scalar under `name`; parts of it may stand beside it as `name.part`.
 
         Where several processes hold a part of the batch each, the values are those of the whole.
         """
-        ...

@@ -1,7 +1,6 @@
 """The distillation terms of an experiment together: which there are, what they read, and their weighted sum."""
 
 from collections.abc import Iterable, Mapping
-from typing import cast
 
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.distillation.term import Term, TermContext
-from stage2_train_student.polarnet import StudentOutputs
+from stage2_train_student.students.student import StudentOutputs
 
 ROOM = "stage2_train_student.distillation"
 
@@ -24,10 +23,7 @@ def term_class(name: str) -> type[Term]:
     Raises:
         SettingsError: there is none.
     """
-    found = named_class(name, ROOM, "distillation term")
-    if not (issubclass(found, nn.Module) and isinstance(getattr(found, "teacher_layers", None), tuple)):
-        raise SettingsError(f"distillation term '{name}': not a torch.nn.Module with `name` and `teacher_layers`")
-    return cast(type[Term], found)
+    return named_class(name, ROOM, Term, "distillation term")
 
 
 def teacher_layers(settings: DistillationSettings) -> list[str]:
@@ -60,7 +56,7 @@ class Distillation(nn.Module):
                 f"the targets hold no teacher layer {', '.join(missing)} (they hold: "
                 f"{', '.join(context.teacher_channels) or 'none'}); dump these layers, or set the term's weight to 0"
             )
-        self.terms = nn.ModuleDict({found.name: found(context) for found in classes.values()})  # type: ignore[call-arg, misc]
+        self.terms = nn.ModuleDict({found.name: found(context) for found in classes.values()})
         self.weights = dict(zip(names, context.settings.weights.values(), strict=True))
 
     def forward(

@@ -1,7 +1,6 @@
 """Voxel-to-pillar distillation (VPD): the student's maps learn from the teacher's features, gathered into pillars."""
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from common.errors import SettingsError
@@ -9,21 +8,21 @@ from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.adapter import adapted, adapters
-from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.polarnet import StudentOutputs
+from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.students.student import StudentOutputs
 
 VPD_PAIRS = {"down1c": "x2", "down3c": "x4", "up4e": "x_up5", "up2e": "x_up3"}
 """Teacher layer to student layer."""
 
 
-class VoxelToPillar(nn.Module):
+class VoxelToPillar(Term):
     """Sum over the pairs of layers of the mean squared error between adapted teacher map and student map."""
 
     name = "vpd"
     teacher_layers = tuple(VPD_PAIRS)
 
     def __init__(self, context: TermContext) -> None:
-        super().__init__()
+        super().__init__(context)
         self.adapters = adapters(VPD_PAIRS, context)
 
     def forward(

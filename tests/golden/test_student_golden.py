@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stage2_train_student.polarnet import PolarNet, StudentOutputs, pillars_last
+from stage2_train_student.students.pillar_maps import pillars_last
+from stage2_train_student.students.polarnet import PolarNet
+from stage2_train_student.students.student import StudentOutputs
 from tests.golden.golden_files import (
     GRIDS,
     golden_arrays,

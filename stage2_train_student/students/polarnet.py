@@ -4,9 +4,9 @@ State-dict keys and shapes are those of published PolarNet checkpoints (`PPmodel
 `BEV_model.network.*`), so that either side loads strictly into the other.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,30 +17,15 @@ from common.errors import SettingsError
 from common.polar_grid import POINT_FEATURES
 from common.scan_batch import ScanBatch
 from common.scatter import segment_max
-from stage2_train_student.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
-from stage2_train_student.point_pooling import pooled_linear
+from stage2_train_student.students.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
+from stage2_train_student.students.pillar_maps import map_layout, pillar_rows, pillars_last
+from stage2_train_student.students.point_pooling import pooled_linear
+from stage2_train_student.students.student import Student, StudentOutputs, StudentSettings
 
 SMALLEST_MAP = 16
 
 
-@dataclass(frozen=True)
-class StudentOutputs:
-    """What PolarNet says about a `ScanBatch`.
-
-    Attributes:
-        voxel_logits: float32 [V, classes], one row for each row of the batch's `voxels`.
-        layers: float32 [B, C, R, P] by layer name, see `birds_eye_unet.STUDENT_LAYERS`.
-        classifier_input: float32 [B, C, R, P], the map that the classifier reads; `x_up2` unless dropout is on.
-        pillar_logits: the classifier, float32 [K, C] (pillars of `classifier_input`) to [K, height bins, classes].
-    """
-
-    voxel_logits: torch.Tensor
-    layers: dict[str, torch.Tensor]
-    classifier_input: torch.Tensor
-    pillar_logits: Callable[[torch.Tensor], torch.Tensor]
-
-
-class PolarNet(nn.Module):
+class PolarNet(Student):
     """The student network.
 
     Args:
@@ -53,6 +38,8 @@ class PolarNet(nn.Module):
         dropout: drop probability before the classifier; acts only when DropBlock is off.
         width: channels of the U-Net's first block.
     """
+
+    name = "polarnet"
 
     def __init__(
         self,
@@ -80,6 +67,26 @@ class PolarNet(nn.Module):
         self.fea_compression = nn.Sequential(nn.Linear(point_channels, compressed_channels), nn.ReLU(inplace=True))
         self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock, width))
         self.layers = student_layers(width)
+
+    @classmethod
+    def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
+        """A student with fresh weights, see `Student`."""
+        return cls(
+            height_bins=grid_shape[2],
+            classes=classes,
+            point_channels=settings.point_channels,
+            compressed_channels=settings.compressed_channels,
+            max_points_per_pillar=settings.max_points_per_pillar,
+            dropblock=settings.dropblock,
+            width=settings.width,
+        )
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the bird's-eye-view network, in place, so that the state dict keeps its names.
+
+        The point network stays as it is: its number of rows changes with every batch.
+        """
+        self.BEV_model.network.compile(*arguments, **options)
 
     def forward(self, batch: ScanBatch) -> StudentOutputs:
         """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.
@@ -179,27 +186,6 @@ def without_running_statistics(network: nn.Sequential) -> Iterator[None]:
     finally:
         for module, name, buffer in originals:
             setattr(module, name, buffer)
-
-
-def map_layout(device: torch.device) -> torch.memory_format:
-    """Memory layout of maps: channels last on CUDA, where convolutions want it, channels first on a CPU.
-
-    On a CPU both are as fast, but PyTorch's channels-last batch norm adds up its statistics naively in float32: on
-    sparse maps of 480x360 bins that moved an adapter's output by 5e-4.
-    """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def pillars_last(features: torch.Tensor) -> torch.Tensor:
-    """A map [B, C, R, P] as rows of pillars, [B * R * P, C]; no copy for maps in channels-last layout."""
-    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-
-
-def pillar_rows(batch: ScanBatch) -> torch.Tensor:
-    """Row in `pillars_last` of each occupied pillar, int64 [pillars]."""
-    radial, azimuth, _ = batch.grid_shape
-    scan, rho, phi = batch.pillars.unbind(1)
-    return (scan * radial + rho) * azimuth + phi
 
 
 def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch.Tensor | None:

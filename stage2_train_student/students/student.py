@@ -1,0 +1,94 @@
+"""What a student is: one class in one file beside `polarnet.py`, or anywhere else that a setting can name."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from common.config import Settings
+from common.named import named_class
+from common.scan_batch import ScanBatch
+
+ROOM = "stage2_train_student.students"
+
+
+@dataclass(frozen=True)
+class StudentOutputs:
+    """What a student says about a `ScanBatch`.
+
+    Attributes:
+        voxel_logits: float32 [V, classes], one row for each row of the batch's `voxels`.
+        layers: float32 [B, C, R, P] by layer name: what a teacher's layers can be compared with.
+        classifier_input: float32 [B, C, R, P], the map that the classifier reads; None where there is no such map.
+        pillar_logits: the classifier, float32 [K, C] (pillars of `classifier_input`) to [K, height bins, classes].
+    """
+
+    voxel_logits: torch.Tensor
+    layers: dict[str, torch.Tensor]
+    classifier_input: torch.Tensor | None = None
+    pillar_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+class Student(nn.Module):
+    """A network that is trained, evaluated and used for predictions.
+
+    Attributes:
+        name: that the setting `student.network` gives; the name of the file.
+        layers: channels of each layer in its outputs, by name.
+    """
+
+    name: ClassVar[str]
+    layers: dict[str, int]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, settings: "StudentSettings", grid_shape: tuple[int, int, int], classes: int) -> Self:
+        """A student with fresh weights for a grid (bins along rho, phi, z), its classes with "unlabelled" as 0."""
+
+    @abstractmethod
+    def forward(self, batch: ScanBatch) -> StudentOutputs:
+        """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.
+
+        Raises:
+            SettingsError: the batch's grid does not fit this network.
+        """
+
+    def __call__(self, batch: ScanBatch) -> StudentOutputs:
+        """As `forward`."""
+        outputs: StudentOutputs = super().__call__(batch)
+        return outputs
+
+
+class StudentSettings(Settings):
+    """The student; the defaults are the published PolarNet.
+
+    Attributes:
+        network: `polarnet`, or a class of your own such as `my_package.my_file:MyStudent`.
+        options: settings of a network of your own.
+        point_channels: width of PolarNet's point features that are pooled into pillars.
+        compressed_channels: channels of PolarNet's pillar map.
+        max_points_per_pillar: points of one pillar that count in training.
+        dropblock: drop probability of DropBlock, 0 = off.
+        width: channels of PolarNet's first U-Net block; all others are multiples of it.
+    """
+
+    network: str = "polarnet"
+    options: dict[str, Any] = {}
+    point_channels: int = Field(512, ge=1)
+    compressed_channels: int = Field(32, ge=1)
+    max_points_per_pillar: int = Field(256, ge=1)
+    dropblock: float = Field(0.5, ge=0, lt=1)
+    width: int = Field(64, ge=1)
+
+
+def student_class(network: str) -> type[Student]:
+    """The class that `student.network` names.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    return named_class(network, ROOM, Student, "student")
