@@ -118,7 +118,7 @@ def verify(
     device: str,
     threads: int,
 ) -> None:
-    """Check every checksum of a store; exit with status 1 if anything is wrong.
+    """Check every checksum and all contents of a store; exit with status 1 if anything is wrong.
 
     With --data, also notice scans that have changed since the teacher saw them. With --live, --data and --teacher, run
     the teacher again and compare: differences beyond what the encoding explains are errors.

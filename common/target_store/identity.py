@@ -16,8 +16,8 @@ from common.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 
 FORMAT_VERSION = 2
 
-MOST_VIEWS, MOST_LAYERS = 1000, 256
-"""Of each scan. They bound the work that a manifest can cause, far beyond what anyone would dump."""
+MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS = 1000, 256, 65_536
+"""Of each scan, of a teacher, of a layer: bounds of the work that a manifest can cause, beyond what anyone dumps."""
 
 
 class TargetEncoding(Settings):
@@ -133,7 +133,7 @@ class StoreIdentity(Settings):
     @classmethod
     def _are_layers(cls, layers: dict[str, int]) -> dict[str, int]:
         # Names of layers become names of arrays, and of their members in zip files.
-        wrong = [name for name, channels in layers.items() if not is_name(name) or channels < 1]
+        wrong = [name for name, channels in layers.items() if not is_name(name) or not 0 < channels <= MOST_CHANNELS]
         if wrong:
             raise ValueError(f"{wrong[0]!r:.100} with {layers[wrong[0]]} channels cannot be a layer")
         return layers

@@ -206,7 +206,7 @@ class ArchiveStorage:
         try:
             # Only names and places are kept: a handle shared by threads or forked processes would mix their reads.
             with zipfile.ZipFile(path) as archive:
-                self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+                self._members = {info.filename: info for info in archive.infolist() if info.filename[-1:] != "/"}
         except UNREADABLE_ZIP as error:
             raise StoreError(f"{path}: not a readable zip archive of a store ({error}).") from error
 

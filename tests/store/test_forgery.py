@@ -227,6 +227,7 @@ def test_every_bit_of_the_flags_of_a_member_is_noticed_or_harmless():
         (lambda it: it.update(layers={f"layer{row}": 4 for row in range(100_000)}), "layers"),
         (lambda it: it.update(layers={"../../x": 4}), "layers"),
         (lambda it: it.update(layers={"down1c": -4}), "layers"),
+        (lambda it: it.update(layers={"down1c": 10**12}), "layers"),
     ],
 )
 def test_a_manifest_that_asks_for_boundless_work_is_refused(change, words):
@@ -291,6 +292,12 @@ def test_an_archive_whose_directory_lies_about_sizes_is_refused_without_taking_m
     archive.write_bytes(data)
     with pytest.raises(StoreError, match="beyond the end"):
         ArchiveStorage(archive).read(next(iter(store_files())))
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    archive = tmp_path / "forged.zip"
+    archive.write_bytes(zip_of({**store_files(), "x": b"", "": b""}))
+    assert TargetStore.open(archive).finished() == store_with(dict(store_files())).finished()
 
 
 # Contents
