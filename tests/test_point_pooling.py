@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.scatter import segment_max
-from stage2_train_student import point_pooling
+from stage2_train_student.students import point_pooling
 from stage2_train_student.students.point_pooling import pooled_linear, segment_chunks
 
 
