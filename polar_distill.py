@@ -7,8 +7,15 @@ at once, and every command starts where what only others need is not installed.
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.teacher import Teacher
 
 COMMANDS = {
     "First steps": {
@@ -60,7 +67,7 @@ class Program(click.Group):
     """
 
     def __init__(self, package: str, help: str) -> None:
-        super().__init__(help=help, context_settings=HELP_SETTINGS)
+        super().__init__(callback=offer_teacher, help=help, context_settings=HELP_SETTINGS)
         self.package = package
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -90,6 +97,23 @@ class Program(click.Group):
             for title, listed in COMMANDS.items()
         ]
         return [(title, listed) for title, listed in chosen if listed]
+
+
+def load_teacher(checkpoint: Path, device: "torch.device") -> "Teacher":
+    """A teacher from a published-layout checkpoint, for commands of stage two.
+
+    Raises:
+        CheckpointError: it does not load completely.
+    """
+    from stage1_dump_teacher import published_weights
+
+    return published_weights.load_teacher(checkpoint, device)
+
+
+@click.pass_context
+def offer_teacher(context: click.Context) -> None:
+    """Before any command: hand it the loader of teachers."""
+    context.obj = load_teacher
 
 
 program = Program(

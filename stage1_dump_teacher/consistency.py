@@ -17,6 +17,7 @@ from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import TargetEncoding
 from common.target_store.scan_file import parse_scan_file, scan_file_bytes
+from common.teacher import check_classes
 from common.teacher_targets import TeacherTargets
 from common.transport import carry_through_points, rotate_by_bins
 from common.view import (
@@ -34,8 +35,6 @@ from common.view import (
     rotated_by_bins,
 )
 from stage1_dump_teacher.agreement import Agreement, agreement
-from stage1_dump_teacher.dump import check_classes
-from stage1_dump_teacher.pillar_targets import teacher_targets
 from stage1_dump_teacher.published_weights import load_teacher
 from stage1_dump_teacher.settings import DumpSettings
 
@@ -45,7 +44,7 @@ DEFAULT_AUGMENTATIONS = (
 )
 AUGMENTATION = re.compile(r"(rotate|bins|flip|scale):(-?\d+(?:\.\d+)?|x|y)")
 
-Teacher = Callable[[ScanBatch], TeacherTargets]
+LiveTargets = Callable[[ScanBatch], TeacherTargets]
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
 def measure_transport(
     scans: Iterable[tuple[ScanId, LabelledScan]],
     augmentations: Sequence[Augmentation],
-    teacher: Teacher,
+    teacher: LiveTargets,
     grid: PolarGrid,
 ) -> Iterator[tuple[str, str, Agreement]]:
     """Targets of the scan as it is, transported to each augmentation; aligned rotations in both ways.
@@ -123,7 +122,7 @@ def measure_anchors(
     scans: Iterable[tuple[ScanId, LabelledScan]],
     anchors: AnchorSet,
     draws: int | None,
-    teacher: Teacher,
+    teacher: LiveTargets,
     grid: PolarGrid,
     seed: int = 0,
 ) -> Iterator[tuple[str, str, Agreement]]:
@@ -167,7 +166,7 @@ def measure_replay(
     policy: ViewPolicy,
     draws: int,
     encoding: TargetEncoding,
-    teacher: Teacher,
+    teacher: LiveTargets,
     grid: PolarGrid,
 ) -> Iterator[tuple[str, str, Agreement]]:
     """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher.
@@ -199,18 +198,18 @@ def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
     return list(rows.values())
 
 
-def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> Teacher:
+def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTargets:
     """A checkpoint as a function from a cloud to targets on the CPU.
 
     Raises:
         CheckpointError: it does not load completely.
-        DataError: it has other classes than the dataset.
+        SettingsError: it has other classes than the dataset.
     """
     loaded = load_teacher(checkpoint, device)
-    check_classes(loaded.model, label_map)
+    check_classes(loaded, label_map)
 
     def targets(batch: ScanBatch) -> TeacherTargets:
-        return teacher_targets(loaded.model, batch.to(device), settings.layers).to("cpu")
+        return loaded.targets(batch.to(device), settings.layers).to("cpu")
 
     return targets
 

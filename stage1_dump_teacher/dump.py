@@ -20,10 +20,11 @@ from common.shards import Shard
 from common.signals import StopRequest
 from common.target_store import StoreIdentity, TargetStore
 from common.target_store.storage import FolderStorage
+from common.teacher import Teacher, check_classes, layer_channels
 from common.view import View
-from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D
+from stage1_dump_teacher.cylinder3d import Cylinder3D
 from stage1_dump_teacher.pillar_targets import teacher_targets
-from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+from stage1_dump_teacher.published_weights import Cylinder3DTeacher, load_teacher
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 
@@ -50,6 +51,7 @@ def run(
     Raises:
         DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
         CheckpointError: the teacher does not load completely.
+        SettingsError: it has other classes than the dataset.
         StoreError: the store belongs to something else or vanishes meanwhile, the disk is too small, or the teacher
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
@@ -58,7 +60,7 @@ def run(
     check_distillable(grid.shape)
     scans, notes = select_scans(data, label_map, settings.splits)
     teacher = load_teacher(checkpoint, device)
-    check_classes(teacher.model, label_map)
+    check_classes(teacher, label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, label_map), environment())
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
@@ -115,34 +117,21 @@ def preparer(
     return prepare
 
 
-def identity_of(settings: DumpSettings, teacher: LoadedTeacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
+def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
     """What the store will say made it."""
     return StoreIdentity.of(
         teacher_hash=teacher.hash,
         grid=grid,
         label_map=label_map,
-        layers={name: FEATURE_LAYERS[name] * teacher.model.widths.base for name in settings.layers},
+        layers=layer_channels(teacher, settings.layers),
         voxel_features=settings.voxel_features,
         encoding=settings.encoding,
         views=settings.views,
     )
 
 
-def check_classes(teacher: Cylinder3D, label_map: LabelMap) -> None:
-    """Refuse a teacher whose classes cannot be those of the dataset.
-
-    Raises:
-        DataError: their numbers differ.
-    """
-    if teacher.widths.classes != len(label_map.classes):
-        raise DataError(
-            f"the teacher has {teacher.widths.classes} classes, dataset '{label_map.name}' has "
-            f"{len(label_map.classes)}. Use the checkpoint's own dataset file (setting dataset)."
-        )
-
-
 def announce(
-    teacher: LoadedTeacher,
+    teacher: Cylinder3DTeacher,
     store: TargetStore,
     scans: int,
     notes: list[str],

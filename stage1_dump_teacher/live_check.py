@@ -16,8 +16,7 @@ from common.target_store.encoding import ArrayEncoding, decodable, encode
 from common.target_store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
 from common.teacher_targets import TeacherTargets
 from common.view import apply_view
-from stage1_dump_teacher.pillar_targets import teacher_targets
-from stage1_dump_teacher.published_weights import LoadedTeacher
+from stage1_dump_teacher.published_weights import Cylinder3DTeacher
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "int8_channel": 5e-2, "int8_row": 5e-2}
 """Relative errors (Frobenius) that an encoding, and another device or number of threads, always explain."""
@@ -49,7 +48,11 @@ class LiveError:
 
 
 def compare_live(
-    store: TargetStore, teacher: LoadedTeacher, data: Path, items: Iterable[tuple[ScanId, int]], device: torch.device
+    store: TargetStore,
+    teacher: Cylinder3DTeacher,
+    data: Path,
+    items: Iterable[tuple[ScanId, int]],
+    device: torch.device,
 ) -> Iterator[list[LiveError]]:
     """Run the teacher again on some scan-views; yields the errors of each scan-view's arrays.
 
@@ -68,7 +71,7 @@ def compare_live(
         points = read_points(data, scan)
         cached, view = store.read(scan, index, points, voxel_features=identity.voxel_features)
         batch = batch_scans([voxelise(apply_view(points, view), grid)], grid.shape).to(device)
-        live = teacher_targets(teacher.model, batch, list(identity.layers), identity.voxel_features).to("cpu")
+        live = teacher.targets(batch, list(identity.layers), identity.voxel_features).to("cpu")
         yield errors(store, cached, live)
 
 

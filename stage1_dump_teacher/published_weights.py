@@ -6,6 +6,7 @@ So a published weight (k0, k1, k2, in, out) becomes this model's (out, e0, e1, e
 e0*e1*e2 slices, e the effective kernel. Dead slices may hold anything, NaN included, and are dropped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from common.checkpoint import (
     weights_hash,
 )
 from common.errors import CheckpointError
-from stage1_dump_teacher.cylinder3d import Cylinder3D, TeacherWidths
+from common.scan_batch import ScanBatch
+from common.teacher_targets import TeacherTargets
+from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D, TeacherWidths
+from stage1_dump_teacher.pillar_targets import teacher_targets
 
 SPARSE = "cylinder_3d_spconv_seg."
 DECLARED_KERNELS = {
@@ -39,8 +43,8 @@ DECLARED_KERNELS = {
 
 
 @dataclass(frozen=True)
-class LoadedTeacher:
-    """A frozen teacher ready for inference.
+class Cylinder3DTeacher:
+    """A frozen Cylinder3D that answers for any batch: a `common.teacher.Teacher`.
 
     Attributes:
         model: in eval mode, without gradients.
@@ -50,8 +54,22 @@ class LoadedTeacher:
     model: Cylinder3D
     hash: str
 
+    @property
+    def classes(self) -> int:
+        """Classes of its logits, "unlabelled" included."""
+        return self.model.widths.classes
 
-def load_teacher(path: Path, device: torch.device) -> LoadedTeacher:
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each layer."""
+        return {name: factor * self.model.widths.base for name, factor in FEATURE_LAYERS.items()}
+
+    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
+        """Targets of a batch on the teacher's device; with `voxel_features` those of the layers too."""
+        return teacher_targets(self.model, batch, layers, voxel_features)
+
+
+def load_teacher(path: Path, device: torch.device) -> Cylinder3DTeacher:
     """Load a published-layout checkpoint strictly and freeze it.
 
     Raises:
@@ -63,7 +81,7 @@ def load_teacher(path: Path, device: torch.device) -> LoadedTeacher:
     weights = from_published(published, model, str(path))
     model.load_state_dict(weights, strict=True)
     model.requires_grad_(False)
-    return LoadedTeacher(model.eval().to(device), weights_hash(weights))
+    return Cylinder3DTeacher(model.eval().to(device), weights_hash(weights))
 
 
 def widths_of(published: dict[str, torch.Tensor], source: str) -> TeacherWidths:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import torch
 
 from common.config import load_settings
 from common.errors import SettingsError
+from common.teacher import Teacher, TeacherLoader
 from stage2_train_student.runs import run_settings, run_weights
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.test_time import PredictionPlan
@@ -98,6 +100,17 @@ def choose_subject(
     raise SettingsError(
         "name a student: --run FOLDER, or --weights FILE with --experiment NAME (for a teacher --experiment alone)"
     )
+
+
+def online_teacher(
+    settings: ExperimentSettings, checkpoint: Path | None, load: TeacherLoader, device: torch.device
+) -> Teacher | None:
+    """The teacher of `targets: online`; None for other targets, or where none is named.
+
+    Raises:
+        CheckpointError: it does not load completely.
+    """
+    return None if checkpoint is None or settings.targets != "online" else load(checkpoint, device)
 
 
 def student_of(

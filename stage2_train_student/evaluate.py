@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import CheckpointError, DataError
+from common.errors import DataError
 from common.files import write_atomically
 from common.label_map import LabelMap
 from common.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
 from common.polar_grid import PolarGrid
-from common.scan_batch import ScanBatch
 from common.semantic_kitti import ScanId, has_labels
+from common.teacher import Teacher, check_classes
 from stage2_train_student.students.student import Student
 from stage2_train_student.test_time import PLAIN, PredictionPlan, VoxelLogits, predictions
 
@@ -43,27 +43,14 @@ def student_logits(student: Student) -> VoxelLogits:
     return lambda batch: student(batch).voxel_logits
 
 
-def teacher_logits(checkpoint: Path, label_map: LabelMap, device: torch.device) -> VoxelLogits:
-    """A published-layout Cylinder3D checkpoint as a function from a batch to voxel logits.
+def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
+    """A teacher as a function from a batch to voxel logits.
 
     Raises:
-        CheckpointError: it does not load completely, or has other classes than the dataset.
+        SettingsError: it has other classes than the dataset.
     """
-    # Stage one is imported here only, so that students are evaluated where spconv is not installed.
-    from stage1_dump_teacher.online import online_teacher
-
-    teacher = online_teacher(checkpoint, device, [])
-    classes = teacher.model.widths.classes
-    if classes != len(label_map.classes):
-        raise CheckpointError(
-            f"{checkpoint}: this teacher has {classes} classes, dataset '{label_map.name}' has "
-            f"{len(label_map.classes)}. Choose the dataset it was trained on (SET=dataset=...)."
-        )
-
-    def logits(batch: ScanBatch) -> torch.Tensor:
-        return teacher.targets(batch).logits
-
-    return logits
+    check_classes(teacher, label_map)
+    return lambda batch: teacher.targets(batch, ()).logits
 
 
 def evaluate(

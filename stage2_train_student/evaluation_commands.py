@@ -10,6 +10,7 @@ from common.devices import select_device
 from common.errors import DataError, SettingsError
 from common.label_map import LabelMap, load_label_map
 from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences
+from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
     choose_subject,
     data_option,
@@ -53,7 +54,9 @@ RUNS = Path("runs")
     help="Where the numbers go.  [default: beside the weights; a teacher's in runs/]",
 )
 @device_option
+@click.pass_obj
 def evaluate(
+    load_teacher: TeacherLoader,
     data: Path,
     run_folder: Path | None,
     weights: Path | None,
@@ -86,14 +89,14 @@ def evaluate(
     if teacher is not None:
         settings, _ = choose_subject(run_folder, None, experiment, overrides)
         label_map = load_label_map(settings.dataset)
-        model, evaluated, who = teacher_logits(teacher, label_map, chosen), teacher, "teacher"
+        model, evaluated, who = teacher_logits(load_teacher(teacher, chosen), label_map), teacher, "teacher"
     else:
         settings, evaluated = student_of(run_folder, weights, experiment, overrides)
         student, label_map = load_student(settings, evaluated, chosen)
         model, who = student_logits(student), "student"
     splits = splits or default_evaluation(data, label_map)
     scans = select_reporting_absent(data, label_map, splits)
-    other = None if agreement is None else teacher_logits(agreement, label_map, chosen)
+    other = None if agreement is None else teacher_logits(load_teacher(agreement, chosen), label_map)
     evaluation = evaluate_by_range(model, data, scans, settings.grid.grid(), label_map, chosen, "evaluate", plan, other)
     named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
     named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
@@ -189,7 +192,9 @@ def predict(
 @click.option("--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres shown each way.")
 @click.option("--out", type=path_type, default=Path("pictures"), show_default=True, help="Folder for 00_000000.png.")
 @device_option
+@click.pass_obj
 def render(
+    load_teacher: TeacherLoader,
     data: Path,
     run_folder: Path | None,
     weights: Path | None,
@@ -229,7 +234,7 @@ def render(
     label_map, grid = load_label_map(settings.dataset), settings.grid.grid()
     targets = None
     if teacher is not None:
-        targets = live_teacher(teacher, layer, label_map, chosen)
+        targets = live_teacher(load_teacher(teacher, chosen), layer, label_map)
     elif cache is not None:
         targets = cached_teacher(cache, layer, grid, label_map)
     for scan in scans:

@@ -1,6 +1,7 @@
 """What an experiment is made of: its scans, its source of targets, its student and optimiser."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, copied_locally
 from common.target_store.skipped import read_skipped
+from common.teacher import Teacher, check_classes, layer_channels
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.averaging import averaged_copy
 from stage2_train_student.distillation.term import TermContext
@@ -76,9 +78,8 @@ def open_targets(
     settings: ExperimentSettings,
     label_map: LabelMap,
     scans: list[ScanId],
-    device: torch.device,
     cache: str | Path | None,
-    teacher: Path | None,
+    teacher: Teacher | None,
     copies: CopySettings = CopySettings(),
 ) -> TargetSource:
     """The source of targets that the experiment asks for, checked against it.
@@ -95,11 +96,9 @@ def open_targets(
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
-        # The one place where stage two reaches into stage one: the live teacher is the reference for the cache.
-        from stage1_dump_teacher.online import online_teacher
-
-        online = online_teacher(teacher, device, layers)
-        return TargetSource(online=online.targets, channels=online.channels, hash=online.hash)
+        check_classes(teacher, label_map)
+        online = partial(teacher.targets, layers=layers)
+        return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
     store = copied_locally(TargetStore.open(cache), copies)

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from common.dataset import read_scan, voxelise_view
-from common.errors import SettingsError, StoreError
+from common.errors import StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
 from common.scan_batch import ScanBatch, batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
+from common.teacher import Teacher, check_classes, layer_channels
 from common.teacher_targets import PillarFeatures, TeacherTargets
 from common.view import IDENTITY
 from stage2_train_student.distillation.lwd import pillar_label_weights
@@ -24,27 +25,15 @@ ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 """A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""
 
 
-def live_teacher(checkpoint: Path, layer: str, label_map: LabelMap, device: torch.device) -> ScanTargets:
-    """A published-layout Cylinder3D checkpoint that runs on each scan.
+def live_teacher(teacher: Teacher, layer: str, label_map: LabelMap) -> ScanTargets:
+    """A teacher that runs on each scan.
 
     Raises:
-        CheckpointError: it does not load completely.
         SettingsError: it has no such layer, or other classes than the dataset.
     """
-    # Stage one is imported here only, so that pictures from a cache are drawn where spconv is not installed.
-    from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS
-    from stage1_dump_teacher.online import online_teacher
-
-    if layer not in FEATURE_LAYERS:
-        raise SettingsError(f"the teacher has no layer '{layer}' to draw; choose one of {', '.join(FEATURE_LAYERS)}")
-    teacher = online_teacher(checkpoint, device, [layer])
-    classes = teacher.model.widths.classes
-    if classes != len(label_map.classes):
-        raise SettingsError(
-            f"{checkpoint}: this teacher has {classes} classes, dataset '{label_map.name}' has "
-            f"{len(label_map.classes)}; choose the dataset it was trained on"
-        )
-    return lambda scan, points, batch: teacher.targets(batch)
+    layer_channels(teacher, [layer])
+    check_classes(teacher, label_map)
+    return lambda scan, points, batch: teacher.targets(batch, [layer])
 
 
 def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap) -> ScanTargets:

@@ -16,7 +16,15 @@ from common.devices import select_device
 from common.label_map import load_label_map
 from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
-from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
+from common.teacher import TeacherLoader
+from stage2_train_student.command_options import (
+    data_option,
+    device_option,
+    experiment_file,
+    online_teacher,
+    path_type,
+    set_option,
+)
 from stage2_train_student.experiment import (
     OnlineTargets,
     choose_scans,
@@ -123,8 +131,16 @@ def profile_table(seconds: dict[str, float]) -> str:
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Measured after a first one.")
 @device_option
 @set_option
+@click.pass_obj
 def profile(
-    data: Path, experiment: str, cache: str, teacher: Path | None, steps: int, device: str, overrides: tuple[str, ...]
+    load_teacher: TeacherLoader,
+    data: Path,
+    experiment: str,
+    cache: str,
+    teacher: Path | None,
+    steps: int,
+    device: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Print where the time of a training step goes. Nothing is written.
 
@@ -137,7 +153,8 @@ def profile(
     chosen = select_device(device)
     label_map = load_label_map(settings.dataset)
     chosen_scans = choose_scans(settings, data, label_map)
-    source = open_targets(settings, label_map, chosen_scans.train, chosen, cache, teacher)
+    live = online_teacher(settings, teacher, load_teacher, chosen)
+    source = open_targets(settings, label_map, chosen_scans.train, cache, live)
     scans = with_targets(chosen_scans, source).train
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, chosen)

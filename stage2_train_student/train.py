@@ -21,6 +21,7 @@ from common.run_lock import locked
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
 from common.target_store.local_copy import CopySettings
+from common.teacher import Teacher
 from stage2_train_student.evaluate import evaluate, report, student_logits
 from stage2_train_student.experiment import (
     TargetSource,
@@ -48,7 +49,7 @@ def run(
     folder: Path,
     device: torch.device,
     cache: str | Path | None = None,
-    teacher: Path | None = None,
+    teacher: Teacher | None = None,
     resume: bool = False,
     copies: CopySettings = CopySettings(),
     processes: Processes = ALONE,
@@ -61,7 +62,7 @@ def run(
         folder: of the run.
         device: to train on.
         cache: target store, for `targets: cache`.
-        teacher: published-layout checkpoint, for `targets: online`.
+        teacher: on the device, for `targets: online`.
         resume: continue the run in `folder`.
         copies: where what is read from a target store at a URL is kept.
         processes: that train together, each calling this with the same arguments; the first one writes and speaks.
@@ -74,7 +75,7 @@ def run(
     check_divisible(settings, processes)
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map, processes)
-    source = open_targets(settings, label_map, scans.train, device, cache, teacher, copies)
+    source = open_targets(settings, label_map, scans.train, cache, teacher, copies)
     scans = with_targets(scans, source, processes)
     dataset = student_data(settings, data, label_map, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.

@@ -7,7 +7,15 @@ import click
 from common.config import load_settings
 from common.processes import started_processes
 from common.target_store.local_copy import CopySettings
-from stage2_train_student.command_options import data_option, device_option, experiment_file, path_type, set_option
+from common.teacher import TeacherLoader
+from stage2_train_student.command_options import (
+    data_option,
+    device_option,
+    experiment_file,
+    online_teacher,
+    path_type,
+    set_option,
+)
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.train import run as run_training
 from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
@@ -46,7 +54,9 @@ from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
 @click.option("--resume", is_flag=True, help="Continue the run in its folder.")
 @device_option
 @set_option
+@click.pass_obj
 def train(
+    load_teacher: TeacherLoader,
     data: Path,
     experiment: str,
     run_folder: Path | None,
@@ -71,7 +81,8 @@ def train(
     folder = run_folder or Path("runs") / Path(experiment).stem
     copies = CopySettings(local_copy, local_copy_gb)
     with started_processes(device) as processes:
-        state = run_training(settings, data, folder, processes.device, cache, teacher, resume, copies, processes)
+        live = online_teacher(settings, teacher, load_teacher, processes.device)
+        state = run_training(settings, data, folder, processes.device, cache, live, resume, copies, processes)
     if not processes.first:
         return
     best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"

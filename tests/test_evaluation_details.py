@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.dataset import read_scan
-from common.errors import CheckpointError
+from common.errors import SettingsError
 from common.polar_grid import PolarGrid, voxelise
 from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId, list_scans, read_points
@@ -138,8 +138,8 @@ def test_contradicting_models_and_settings_are_refused(
     message = fail(command(main, *words, "--run", runs, "--set", "grid.volume=cylinder3d"))
     assert "--set changes the settings of --experiment" in message
     fewer = semantic_kitti.model_copy(update={"classes": semantic_kitti.classes[:5]})
-    with pytest.raises(CheckpointError, match="20 classes"):
-        teacher_logits(reduced_teacher, fewer, CPU)
+    with pytest.raises(SettingsError, match="20 classes"):
+        teacher_logits(load_teacher(reduced_teacher, CPU), fewer)
     assert "not a Cylinder3D checkpoint" in fail(
         command(main, *words, "--experiment", experiment, "--teacher", student_file, "--device", "cpu")
     )

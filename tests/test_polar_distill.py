@@ -1,5 +1,6 @@
 """The program `polar-distill`: its list of commands, and which part of the project knows which."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -63,3 +64,31 @@ def test_an_unknown_command_is_a_message():
     result = command(program, "dmup")
     assert result.exit_code == 2
     assert "No such command 'dmup'" in result.output
+
+
+def imported(path: Path) -> set[str]:
+    """First parts of the names of all modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("common", {"stage1_dump_teacher", "stage2_train_student", "polar_distill", "tests"}),
+        ("stage1_dump_teacher", {"stage2_train_student", "polar_distill", "tests"}),
+        ("stage2_train_student", {"stage1_dump_teacher", "polar_distill", "tests"}),
+    ],
+)
+def test_no_part_imports_what_it_must_not_know(room, others):
+    files = sorted((REPOSITORY / room).rglob("*.py"))
+    entry = REPOSITORY / room / "__main__.py"
+    found = {str(path): imported(path) & others for path in files if path != entry}
+    assert not {path: names for path, names in found.items() if names}
+    if entry.is_file():
+        assert imported(entry) & others <= {"polar_distill"}

@@ -12,7 +12,7 @@ from common.scan_batch import batch_scans
 from stage1_dump_teacher.cylinder3d import Cylinder3D, TeacherWidths
 from stage1_dump_teacher.published_weights import (
     SPARSE,
-    LoadedTeacher,
+    Cylinder3DTeacher,
     declared_kernel,
     from_published,
     load_teacher,
@@ -35,15 +35,15 @@ def published() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def teacher(reduced_teacher) -> LoadedTeacher:
+def teacher(reduced_teacher) -> Cylinder3DTeacher:
     return load_teacher(reduced_teacher, CPU)
 
 
 @pytest.fixture
-def load(tmp_path) -> Callable[..., LoadedTeacher]:
+def load(tmp_path) -> Callable[..., Cylinder3DTeacher]:
     """Save something as a checkpoint and load it."""
 
-    def save_and_load(content: object, name: str = "teacher.pt") -> LoadedTeacher:
+    def save_and_load(content: object, name: str = "teacher.pt") -> Cylinder3DTeacher:
         torch.save(content, tmp_path / name)
         return load_teacher(tmp_path / name, CPU)
 

@@ -18,6 +18,7 @@ from common.scan_batch import batch_scans
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.teacher_targets import PillarFeatures
+from stage1_dump_teacher.published_weights import load_teacher
 from stage2_train_student.__main__ import main
 from stage2_train_student.picture_sources import (
     cached_teacher,
@@ -213,7 +214,7 @@ def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_te
         live, cached = (
             scan_picture(streets, SCAN, GRID, semantic_kitti, CPU, None, source, "up2e")
             for source in (
-                live_teacher(reduced_teacher, "up2e", semantic_kitti, CPU),
+                live_teacher(load_teacher(reduced_teacher, CPU), "up2e", semantic_kitti),
                 cached_teacher(str(street_cache), "up2e", GRID, semantic_kitti),
             )
         )
@@ -244,5 +245,5 @@ def test_what_cannot_be_drawn_is_refused(
     assert "000077.bin" in fail(command(main, *words[:-2], "--scan", "00/000077"))
     fewer = semantic_kitti.model_copy(update={"classes": semantic_kitti.classes[:5]})
     with pytest.raises(SettingsError, match="20 classes"):
-        live_teacher(reduced_teacher, "up0e", fewer, CPU)
+        live_teacher(load_teacher(reduced_teacher, CPU), "up0e", fewer)
     assert not list(tmp_path.iterdir())

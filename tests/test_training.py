@@ -17,7 +17,7 @@ from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from common.target_store.skipped import record_skipped
 from common.view import IDENTITY, View
-from stage1_dump_teacher.online import online_teacher
+from stage1_dump_teacher.published_weights import load_teacher
 from stage2_train_student.distillation.terms import teacher_layers
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.settings import ExperimentSettings
@@ -74,7 +74,7 @@ def check_cached_losses(
     online = reduced_experiment(grid, "targets=online", "augmentation.count=3", *options, *augmentation)
     label_map = load_label_map(cached.dataset)
     scans = select_scans(root, label_map, ["train"]).scans[:2]
-    teacher = online_teacher(teacher_file, CPU, teacher_layers(cached.distillation))
+    teacher, layers = load_teacher(teacher_file, CPU), teacher_layers(cached.distillation)
     state = new_state(cached, label_map, TargetSource(channels=teacher.channels), CPU)
     weights = torch.from_numpy(label_map.class_weights())
     seen: list[View] = []
@@ -90,7 +90,7 @@ def check_cached_losses(
         terms = []
         for batch, targets in (
             (from_cache.batch, targets_of(from_cache, from_cache.batch, None, CPU)),
-            (from_scans.batch, teacher.targets(from_scans.batch)),
+            (from_scans.batch, teacher.targets(from_scans.batch, layers)),
         ):
             torch.manual_seed(epoch)
             with torch.no_grad(), one_thread():

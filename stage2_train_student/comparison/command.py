@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
+import torch
 
 from common.devices import select_device
 from common.errors import SettingsError
 from common.files import write_atomically
 from common.label_map import LabelMap
 from common.semantic_kitti import ScanId
+from common.teacher import Teacher, TeacherLoader
 from stage2_train_student.command_options import device_option, path_type
 from stage2_train_student.comparison.experiments import (
     Experiment,
@@ -61,7 +63,9 @@ if TYPE_CHECKING:
 @click.option("--teacher", type=path_type, help="Teacher checkpoint to draw as well.")
 @click.option("--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres drawn each way.")
 @device_option
+@click.pass_obj
 def compare(
+    load_teacher: TeacherLoader,
     folders: tuple[Path, ...],
     out: Path,
     title: str,
@@ -97,7 +101,11 @@ def compare(
     source = choose_source(experiments, scores, label_map)
     found = results(experiments, reference, source, label_map)
     ordered = [result.experiment for result in found]
-    pictures = [] if data is None else draw(ordered, data, scan_names, label_map, teacher, device, radius)
+    pictures: list[ScanPictures] = []
+    if data is not None:
+        chosen = select_device(device)
+        live = None if teacher is None else load_teacher(teacher, chosen)
+        pictures = draw(ordered, data, scan_names, label_map, live, chosen, radius)
     comparison = Comparison(
         title=title,
         results=found,
@@ -121,15 +129,15 @@ def draw(
     data: Path,
     scan_names: tuple[str, ...],
     label_map: LabelMap,
-    teacher: Path | None,
-    device: str,
+    teacher: Teacher | None,
+    device: torch.device,
     radius: float,
 ) -> "list[ScanPictures]":
     """Pictures of the scans that were named, or of one that the experiments are validated on."""
     from stage2_train_student.comparison.scan_pictures import default_scan, draw_scans
 
     scans = [ScanId.parse(name) for name in scan_names] or [default_scan(experiments, data, label_map)]
-    return draw_scans(experiments, data, scans, label_map, teacher, select_device(device), radius)
+    return draw_scans(experiments, data, scans, label_map, teacher, device, radius)
 
 
 def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> float | None:

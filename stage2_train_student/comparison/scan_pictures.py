@@ -15,6 +15,7 @@ from common.dataset import select_scans
 from common.errors import DataError
 from common.label_map import LabelMap
 from common.semantic_kitti import ScanId, has_labels
+from common.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluate import student_logits
 from stage2_train_student.picture_sources import live_teacher, scan_picture
@@ -55,7 +56,7 @@ def draw_scans(
     data: Path,
     scans: Sequence[ScanId],
     label_map: LabelMap,
-    teacher: Path | None,
+    teacher: Teacher | None,
     device: torch.device,
     radius: float,
 ) -> list[ScanPictures]:
@@ -66,7 +67,7 @@ def draw_scans(
         data: folder that holds `sequences/`.
         scans: which scans.
         label_map: classes.
-        teacher: Cylinder3D checkpoint, None for none; it works on the first experiment's grid.
+        teacher: on the device, None for none; it works on the first experiment's grid.
         device: of all networks.
         radius: metres shown each way.
 
@@ -74,7 +75,7 @@ def draw_scans(
         CheckpointError: a run has saved no student.
         DataError: a scan cannot be read.
     """
-    targets = None if teacher is None else live_teacher(teacher, LAYER, label_map, device)
+    targets = None if teacher is None else live_teacher(teacher, LAYER, label_map)
     points: dict[ScanId, np.ndarray] = {}
     truths: dict[ScanId, np.ndarray | None] = {}
     labels: dict[ScanId, list[tuple[str, np.ndarray]]] = {scan: [] for scan in scans}

@@ -76,7 +76,7 @@ def input_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
     """The teacher's forward pass, all cached layers and logits."""
-    from stage1_dump_teacher.online import online_teacher
+    from stage1_dump_teacher.published_weights import load_teacher
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT)
@@ -84,8 +84,8 @@ def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
     scans = choose_scans(settings, scans_folder(), label_map)
     data = student_data(settings.model_copy(update={"targets": "none"}), scans_folder(), label_map, TargetSource())
     batch = data.load_batch(scans.train[:1], 0).batch.to(device)
-    teacher = online_teacher(folder / "teacher.pt", device, ["down1c", "down3c", "up4e", "up2e", "up0e"])
-    return {"teacher_s": seconds_per_call(lambda: teacher.targets(batch), repeats)}
+    teacher = load_teacher(folder / "teacher.pt", device)
+    return {"teacher_s": seconds_per_call(lambda: teacher.targets(batch, tuple(teacher.channels)), repeats)}
 
 
 def dump_part(folder: Path, repeats: int) -> dict[str, float]:
@@ -108,11 +108,14 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     """A student step with all distillation terms: load, forward, losses, backward, Adam."""
+    from stage1_dump_teacher.published_weights import load_teacher
+
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT, [f"targets={targets}", "batch_size=1"])
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, scans_folder(), label_map)
-    source = open_targets(settings, label_map, scans.train, device, folder / "cache", folder / "teacher.pt")
+    teacher = load_teacher(folder / "teacher.pt", device) if targets == "online" else None
+    source = open_targets(settings, label_map, scans.train, folder / "cache", teacher)
     data = student_data(settings, scans_folder(), label_map, source)
     state = new_state(settings, label_map, source, device)
     weights = torch.from_numpy(label_map.class_weights()).to(device)

@@ -24,7 +24,7 @@ from common.scan_batch import batch_scans
 from common.target_store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.pillar_targets import teacher_targets
-from stage1_dump_teacher.published_weights import LoadedTeacher, load_teacher
+from stage1_dump_teacher.published_weights import Cylinder3DTeacher, load_teacher
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from tests.benchmarks.brief_teacher import train_briefly
@@ -48,7 +48,9 @@ def brief_teacher(checkpoint: Path | None, steps: int) -> tuple[Path, str]:
     return path, f"full-size teacher trained for {steps} steps on the labelled sample scans"
 
 
-def dump_sample(settings: DumpSettings, teacher: LoadedTeacher, folder: Path) -> tuple[TargetStore, dict[str, float]]:
+def dump_sample(
+    settings: DumpSettings, teacher: Cylinder3DTeacher, folder: Path
+) -> tuple[TargetStore, dict[str, float]]:
     """Dump every sample scan in several views, alternating with the teacher alone on the same scan-views.
 
     Returns:

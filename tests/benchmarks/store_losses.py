@@ -10,7 +10,7 @@ from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
-from stage1_dump_teacher.published_weights import LoadedTeacher
+from stage1_dump_teacher.published_weights import Cylinder3DTeacher
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.experiment import TargetSource, new_state, student_data
@@ -20,7 +20,7 @@ from tests.golden.golden_files import REPOSITORY
 
 
 def loss_agreement(
-    teacher: LoadedTeacher, exact: DumpSettings, store: TargetStore, data: Path, scan: ScanId, folder: Path
+    teacher: Cylinder3DTeacher, exact: DumpSettings, store: TargetStore, data: Path, scan: ScanId, folder: Path
 ) -> dict[str, float]:
     """Largest relative difference of a distillation term, and cosine of the student's gradients, on one scan."""
     label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
