@@ -1,59 +1,114 @@
 """Checkpoints on disk: written whole or not at all, read without running any code they may hold."""
 
 import hashlib
+import io
 import pickle
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_safetensors
+from tqdm import tqdm
 
+from common.content_hash import check_archive, check_safetensors, sealed_archive
 from common.errors import CheckpointError
-from common.files import replacing
+from common.file_kinds import ARCHIVE, SAFETENSORS, UNKNOWN, FileKind, kind_of
+from common.files import write_atomically
+from common.text import printable
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")
 MODULE_PREFIX = "module."
 LISTED = 12
+SHORT_HASH = 12
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint that is either whole or absent.
+    """Write a checkpoint that is either whole or absent, with a hash of its bytes.
 
     Args:
         path: where.
         content: tensors, numbers, strings, lists and dictionaries only, so that it loads without unpickling code.
     """
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, sealed_archive(buffer.getvalue()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a `.pt`/`.pth`/`.ckpt` or `.safetensors` file onto the CPU, without unpickling code.
 
+    What the file keeps about its content, a hash or checksums, is checked. Of a file without a hash the SHA-256 is
+    printed, so that it can be compared with its source's.
+
     Raises:
-        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+        CheckpointError: the file is missing, damaged, of another kind, or holds more than tensors and plain values.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'. Check the path, or make or download the checkpoint first.")
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+    check_kind(path, kind_of(data))
+    try:
+        content, sealed = decoded(data)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: cannot be read as tensors and plain values only: {first_line(error)} Other content could "
-            "run code and is never loaded. If you trust the file, open it where it was made and save "
-            "model.state_dict() alone, as .pt or .safetensors."
+            f"{path}: holds more than tensors and plain values{offending(error)}. Other content could run code and "
+            "is never loaded. If you trust the file, open it where it was made and save model.state_dict() alone, as "
+            ".pt or .safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({first_line(error)}).") from error
+    except Exception as error:  # damaged bytes break their readers in many ways
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({reason(error)}). Copy or download it again, or go back to an "
+            "older one."
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds {type(content).__name__}, expected a dictionary of tensors.")
+    if not sealed:
+        digest = hashlib.sha256(data).hexdigest()[:SHORT_HASH]
+        note = f"note: {path} keeps no hash of its content; its SHA-256 is {digest}..., compare it with its source's"
+        tqdm.write(note, file=sys.stderr)
     return content
+
+
+def check_kind(path: Path, kind: FileKind) -> None:
+    """Refuse a file that is no checkpoint, or another kind of one than its name says.
+
+    Raises:
+        CheckpointError: says what it is.
+    """
+    if kind.next_step:
+        raise CheckpointError(f"{path}: no checkpoint; the file is {kind.what}. {kind.next_step}")
+    if (path.suffix == ".safetensors") != (kind is SAFETENSORS) and kind is not UNKNOWN:
+        suffix = ".safetensors" if kind is SAFETENSORS else ".pt"
+        raise CheckpointError(
+            f"{path}: the file is {kind.what}, which its name does not say. Rename it to {path.stem}{suffix}."
+        )
+
+
+def decoded(data: bytes) -> tuple[Any, bool]:
+    """The content of a checkpoint file, and whether it was held against a hash kept in the file."""
+    kind = kind_of(data)
+    if kind is SAFETENSORS:
+        tensors = load_safetensors(data)
+        return tensors, check_safetensors(data, tensors)
+    sealed = kind is ARCHIVE and check_archive(data)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sealed
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without PyTorch's advice on how to run code from it."""
+    return "PyTorch does not read it as weights" if "weights_only" in str(error) else first_line(error)
+
+
+def offending(error: pickle.UnpicklingError) -> str:
+    """What PyTorch refused to load, from its message, whose advice to load it all the same is left out."""
+    names = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" ({names[1]})" if names else ""
 
 
 def load_state_dict_file(path: Path) -> dict[str, torch.Tensor]:
@@ -127,16 +182,6 @@ def check_finite(source: str, weights: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and values, independent of order and of the file's format."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = np.ascontiguousarray(weights[name].detach().cpu().numpy())
-        digest.update(f"{name} {value.shape} {value.dtype.str}\n".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def first_line(error: Exception) -> str:
     """What an error says first, or its kind where it says nothing."""
     return str(error).partition("\n")[0] or type(error).__name__
@@ -145,4 +190,4 @@ def first_line(error: Exception) -> str:
 def listed(names: list[str]) -> str:
     """The first names, and how many more there are."""
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(map(printable, names[:LISTED])) + more

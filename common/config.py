@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import SettingsError
+from common.files import write_atomically
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
@@ -72,9 +73,9 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict[str, An
 
 
 def write_yaml(settings: Settings, path: str | Path) -> None:
-    """Write settings so that `load_settings` reads them back."""
+    """Write settings, whole or not at all, so that `load_settings` reads them back."""
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    Path(path).write_text(text, encoding="utf-8")
+    write_atomically(Path(path), text.encode())
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

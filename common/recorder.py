@@ -8,9 +8,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from common.config import Settings, write_yaml
 from common.environment import environment
+from common.errors import DataError
+from common.files import naming, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 SETTINGS_FILE = "settings.yaml"
+ENVIRONMENT_FILE = "environment.json"
 
 
 class Recorder:
@@ -25,12 +28,11 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, settings: Settings, first_step: int, first_epoch: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         write_yaml(settings, folder / SETTINGS_FILE)
-        (folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
-        path = folder / METRICS_FILE
-        keep_up_to(path, first_step, first_epoch)
-        self._lines = path.open("a", encoding="utf-8")
+        write_atomically(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=1) + "\n").encode())
+        self._path = folder / METRICS_FILE
+        keep_up_to(self._path, first_step, first_epoch)
+        self._lines = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def __enter__(self) -> "Recorder":
@@ -42,28 +44,68 @@ class Recorder:
 
     def record(self, kind: str, step: int, values: dict[str, float], **more: Any) -> None:
         """Write numbers of one `kind` (`train`, `validation`, `run`) at a step; `more` goes to the JSON line only."""
-        self._lines.write(json.dumps({"kind": kind, "step": step, **more, **values}) + "\n")
-        self._lines.flush()
+        with naming(self._path):
+            self._lines.write(json.dumps({"kind": kind, "step": step, **more, **values}) + "\n")
+            self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def keep_up_to(path: Path, step: int, epoch: int) -> None:
-    """Drop lines of steps after `step` or epochs after `epoch`, and a last line that was cut off."""
+    """Drop records of steps after `step` or epochs after `epoch`, and a last line that was cut off.
+
+    The file is replaced at once by what is kept, so that a crash loses no line.
+
+    Raises:
+        DataError: another line than the last is not a record.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    data = path.read_bytes()
+    lines = data.splitlines()
+    kept = [
+        line + b"\n"
+        for line, record in zip(lines, records(path, lines), strict=False)
+        if record.get("step", 0) <= step and record.get("epoch", 0) <= epoch
+    ]
+    if b"".join(kept) != data:
+        write_atomically(path, b"".join(kept))
+
+
+def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Records of one kind, or of all, from a run's `metrics.jsonl`, in order.
+
+    Half a line at the end, as of a run that is being written, is left out.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a record.
+    """
+    path = folder / METRICS_FILE
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    return [record for record in records(path, lines) if kind in (None, record["kind"])]
+
+
+def records(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
+    """The record of each line; of the last one only if it is whole.
+
+    Raises:
+        DataError: a line is not a record.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
-            continue
-        if record.get("step", 0) <= step and record.get("epoch", 0) <= epoch:
-            kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
-
-
-def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Records of one kind from a run's `metrics.jsonl`, in order."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+            whole = isinstance(record, dict) and isinstance(record.get("kind"), str)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            if number == len(lines):
+                break
+            raise DataError(
+                f"{path}: line {number} is not a record of a training run. Restore the file, or remove that line."
+            )
+        found.append(record)
+    return found

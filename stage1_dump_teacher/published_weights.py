@@ -17,11 +17,11 @@ from common.checkpoint import (
     check_same_names,
     check_same_shapes,
     load_state_dict_file,
-    weights_hash,
 )
 from common.errors import CheckpointError
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
+from common.weights_hash import weights_hash
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D, TeacherWidths
 from stage1_dump_teacher.pillar_targets import teacher_targets
 

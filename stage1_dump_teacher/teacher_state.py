@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from common.checkpoint import load_checkpoint, save_checkpoint
+from common.content_hash import sealed_safetensors
 from common.errors import CheckpointError
 from common.files import write_atomically
 from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
@@ -80,5 +80,5 @@ def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSetti
     Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
     """
     dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
-    weights = to_published(teacher)
-    write_atomically(path, save({name: w.to(dtype) if w.ndim > 1 else w for name, w in weights.items()}))
+    weights = {name: w.to(dtype) if w.ndim > 1 else w for name, w in to_published(teacher).items()}
+    write_atomically(path, sealed_safetensors(weights))

@@ -6,7 +6,7 @@ import torch
 
 from common.checkpoint import load_state_dict_file
 from common.config import load_settings
-from common.errors import CheckpointError
+from common.errors import CheckpointError, SettingsError
 from common.label_map import LabelMap, load_label_map
 from common.recorder import SETTINGS_FILE
 from common.resuming import load_strictly
@@ -33,11 +33,22 @@ def run_settings(folder: Path) -> ExperimentSettings:
 
     Raises:
         CheckpointError: there is no run.
+        SettingsError: they are damaged; says how to have them written again.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check RUN.")
-    return load_settings(ExperimentSettings, path)
+    try:
+        if not path.read_bytes().strip():
+            raise SettingsError(f"{path}: the file is empty.")
+        return load_settings(ExperimentSettings, path)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error.message}\nTo have the settings of this run written again, resume it with those it was trained "
+            "with (train --resume); the state of the training knows them and refuses others."
+        ) from error
 
 
 def run_weights(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, NoReturn
 from tqdm import tqdm
 
 from common.config import load_settings
-from common.errors import PolarDistillError, SettingsError, TrainingError
+from common.errors import CheckpointError, PolarDistillError, SettingsError, TrainingError
 from common.recorder import METRICS_FILE, SETTINGS_FILE
 from common.resuming import check_same_settings
 from common.run_lock import locked
@@ -121,9 +121,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str) -> None:
         if not (run.folder / SETTINGS_FILE).is_file():
             continue
         try:
-            stored = run_settings(run.folder).model_dump(mode="json")
-            current = run.settings.model_dump(mode="json")
-            check_same_settings(run.folder, stored, current, may_change(run.settings))
+            check_own_settings(run)
             finished = read_finished(run.folder)
             if finished is None:
                 continue
@@ -139,6 +137,20 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str) -> None:
         raise TrainingError(
             f"{len(problems)} of {len(runs)} run folders hold other runs; nothing was started.\n{lines}"
         )
+
+
+def check_own_settings(run: PlannedRun) -> None:
+    """Hold the settings in a run's folder against those asked for; damaged ones are left to its training state.
+
+    Raises:
+        CheckpointError: lists each setting that differs.
+    """
+    try:
+        stored = run_settings(run.folder).model_dump(mode="json")
+    except SettingsError as error:
+        tqdm.write(f"note: {error.message.splitlines()[0]} {run.name} goes on from its training state, if that fits.")
+        return
+    check_same_settings(run.folder, stored, run.settings.model_dump(mode="json"), may_change(run.settings))
 
 
 def refuse_longer(run: PlannedRun, finished: FinishedRun) -> None:
@@ -157,7 +169,11 @@ def refuse_longer(run: PlannedRun, finished: FinishedRun) -> None:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Whether a run has ended as its settings ask."""
+    """Whether a run has ended as its settings ask; not one whose settings must be written again."""
+    try:
+        run_settings(run.folder)
+    except (CheckpointError, SettingsError):
+        return False
     finished = read_finished(run.folder)
     return finished is not None and finished.is_what(run.settings)
 

@@ -18,10 +18,10 @@ from common.checkpoint import (
     load_checkpoint,
     load_state_dict_file,
     save_checkpoint,
-    weights_hash,
 )
 from common.errors import CheckpointError
 from common.files import replacing, write_atomically
+from common.weights_hash import weights_hash
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

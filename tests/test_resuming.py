@@ -271,7 +271,8 @@ def test_resuming_with_targets_of_another_store_is_refused(streets, street_cache
     manifest = tmp_path / "other/manifest.json"
     content = json.loads(manifest.read_text())
     identity = StoreIdentity.model_validate(content["identity"]).model_copy(update={"teacher_hash": "b" * 64})
-    manifest.write_text(json.dumps({"identity": identity.model_dump(mode="json"), "identity_hash": identity.hash}))
+    changed = {"identity": identity.model_dump(mode="json"), "identity_hash": identity.hash}
+    manifest.write_text(json.dumps(content | changed))
     message = fail(train(streets, tmp_path / "other", straight_run, *SLOW, **RESUME))
     assert "cannot resume with targets of another store or teacher" in message
     assert identity.hash[:12] in message

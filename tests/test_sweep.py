@@ -236,3 +236,19 @@ def test_two_experiments_of_one_name_are_refused(streets, street_cache, tmp_path
     assert "have the same name" in fail(
         command(stage_two, *sweep_words(streets, street_cache, tmp_path, experiments=names))
     )
+
+
+def test_emptied_settings_of_one_run_are_written_again_and_stop_no_other(swept, streets, street_cache, runs):
+    shutil.copytree(swept[0], runs)
+    baseline = experiment_file("baseline").stem
+    damaged, whole = runs / baseline / "seed0", runs / baseline / "seed1"
+    before, student = (damaged / "settings.yaml").read_bytes(), (damaged / "student_last.pt").read_bytes()
+    (damaged / "settings.yaml").write_bytes(b"")
+    stamp = (whole / "settings.yaml").stat().st_mtime_ns
+    assert f"{damaged / 'settings.yaml'}: the file is empty" in fail(command(stage_two, "compare", runs))
+
+    done = succeed(command(stage_two, *sweep_words(streets, street_cache, runs, "steps=2", seeds="0-1", jobs=2)))
+    assert f"{damaged / 'settings.yaml'}: the file is empty" in done
+    assert (damaged / "settings.yaml").read_bytes() == before
+    assert (damaged / "student_last.pt").read_bytes() == student
+    assert (whole / "settings.yaml").stat().st_mtime_ns == stamp

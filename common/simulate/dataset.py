@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from common.config import Settings, load_settings, write_yaml
 from common.errors import DataError
-from common.files import replacing, write_atomically
+from common.files import write_atomically
 from common.semantic_kitti import ScanId, label_path, scan_path
 from common.simulate.layout import make_street
 from common.simulate.sensor import Scan, SensorSettings, measure
@@ -142,8 +142,7 @@ def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> It
         DataError: see `missing_scans`.
     """
     missing = missing_scans(settings, root)
-    with replacing(root / SETTINGS_FILE) as path:
-        write_yaml(settings, path)
+    write_yaml(settings, root / SETTINGS_FILE)
     for sequence in dict.fromkeys(scan.sequence for scan in missing):
         _write_drive(settings, root, sequence)
     if jobs == 1:

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.label_map import LabelMap
-from common.recorder import METRICS_FILE, SETTINGS_FILE
+from common.recorder import ENVIRONMENT_FILE, METRICS_FILE, SETTINGS_FILE, read_metrics
 from stage2_train_student.evaluation_file import read_evaluation, sequences_that_chose
 from stage2_train_student.runs import run_settings
 from stage2_train_student.settings import ExperimentSettings
@@ -152,16 +152,8 @@ def read_run(folder: Path) -> TrainingRun:
         SettingsError: its settings cannot be used.
     """
     kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "run": []}
-    path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            kinds.setdefault(record["kind"], []).append(record)
-        except (ValueError, KeyError, TypeError) as error:
-            # A run that is being written may end in half a line.
-            if number < len(lines):
-                raise DataError(f"{path}: line {number} is not a record of a training run.") from error
+    for record in read_metrics(folder):
+        kinds.setdefault(record["kind"], []).append(record)
     evaluation, problem = None, None
     try:
         evaluation = read_evaluation(folder)
@@ -185,10 +177,12 @@ def read_environment(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is damaged.
     """
-    path = folder / "environment.json"
+    path = folder / ENVIRONMENT_FILE
     if not path.is_file():
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: not what a training run writes there ({error}).") from error
+        raise DataError(
+            f"{path}: not what a training run writes there ({error}). Remove it: the comparison goes without."
+        ) from error
