@@ -33,6 +33,7 @@ TO =##                            where store-convert writes
 PROFILE = train##                 what store-convert keeps: train or full; empty to say it with SET
 DEVICE = auto##                   auto, cpu, cuda or cuda:1
 RESUME =##                        1 = go on with the training run in RUN
+DELETE_MANY =##                   1 = store-repair may delete more than 5 % of CACHE
 SET =##                           settings to change: SET="optimiser.learning_rate=1e-3 epochs=10" (no spaces inside a value)
 TESTS = tests##                   what `make test` runs: paths and pytest options
 BENCH =##                         names under tests/benchmarks, all when empty
@@ -119,7 +120,8 @@ store-verify: $(INSTALLED) ## check every checksum of CACHE; with DATA for chang
 
 store-repair: need-DATA need-TEACHER $(INSTALLED) ## delete what is damaged in CACHE and dump it again, and what is missing
 	$(POLAR_DISTILL) repair $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
-		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) \
+		$(if $(filter-out 0 no false,$(DELETE_MANY)),--delete-many) $(settings)
 
 store-convert: need-TO $(INSTALLED) ## write CACHE with fewer arrays or smaller encodings to TO, without the teacher
 	$(POLAR_DISTILL) convert $(call option,--cache,CACHE) $(call option,--to,TO) \

@@ -33,7 +33,7 @@ COMMANDS = {
     "The store": {
         "info": ("stage1_dump_teacher.store_commands:info", "What made it, what is in it, what is missing."),
         "verify": ("stage1_dump_teacher.store_commands:verify", "Check every checksum, and some scans by the teacher."),
-        "repair": ("stage1_dump_teacher.store_commands:repair", "Delete what is damaged and dump it again."),
+        "repair": ("stage1_dump_teacher.store_repair:repair", "Delete what is damaged and dump it again."),
         "convert": ("stage1_dump_teacher.store_copies:convert", "Write a smaller store, without the teacher."),
         "merge": ("stage1_dump_teacher.store_copies:merge", "Put stores of several machines into one, or an archive."),
         "export": ("stage1_dump_teacher.store_copies:export", "One scan's targets as .npz, for a look."),

@@ -1,4 +1,4 @@
-"""Commands that look after a target store: info, verify, repair."""
+"""Commands that look after a target store: info, verify; and what they share with repair (`store_repair`)."""
 
 import json
 from collections.abc import Iterable
@@ -11,14 +11,13 @@ from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
 from common.environment import processors
-from common.errors import SettingsError, StoreError
+from common.errors import SettingsError
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId, list_scans, present_sequences
 from common.target_store import TargetStore
 from common.target_store.contents import contents
 from common.target_store.maintenance import Problem, ScanView, absent, inspect_all, leftovers, sample
 from common.target_store.skipped import read_skipped
-from common.target_store.storage import ArchiveStorage
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_reports import (
     completeness,
@@ -26,7 +25,6 @@ from stage1_dump_teacher.store_reports import (
     contents_json,
     contents_lines,
     count_text,
-    dump_lines,
     live_lines,
     problem_lines,
     skipped_lines,
@@ -153,91 +151,6 @@ def verify(
         failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
     if failed:
         context.exit(1)
-
-
-@click.command()
-@cache_option
-@click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
-@click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
-@config_option
-@set_option
-@device_option
-@threads_option
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-@click.pass_context
-def repair(
-    context: click.Context,
-    cache: str,
-    data: Path,
-    teacher: Path,
-    config: Path,
-    overrides: tuple[str, ...],
-    device: str,
-    threads: int,
-    dry_run: bool,
-) -> None:
-    """Delete what is damaged, foreign or of a changed scan, and dump it, and whatever else is missing, again.
-
-    Takes the settings of the dump, and refuses if they or the teacher are not those that the store was made with.
-
-    \b
-    Examples:
-      polar-distill repair --data dataset --teacher teacher.pt --dry-run
-      polar-distill repair --data dataset --teacher teacher.pt --set profile=train
-    """
-    from stage1_dump_teacher.dump import identity_of, run
-    from stage1_dump_teacher.published_weights import load_teacher
-
-    settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
-    label_map = load_label_map(settings.dataset)
-    store = TargetStore.open(cache)
-    if isinstance(store.storage, ArchiveStorage):
-        raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), label_map)
-    TargetStore.create_or_resume(store.storage, identity, {})
-    scans = select_scans(data, label_map, settings.splits).scans
-    finished = store.finished()
-    problems = absent(store, finished, scans) + list(inspected(store, sorted(finished), data, threads))
-    unfinished = leftovers(store)
-    wrong = [problem for problem in problems if problem.file_is_wrong]
-    known = set(scans)
-    dumped = [problem for problem in problems if problem.scan in known and problem.view < identity.views.count]
-    dumped = [problem for problem in dumped if problem.kind == "missing" or problem.file_is_wrong]
-    for line in problem_lines(problems):
-        click.echo(line)
-    verb = "would be" if dry_run else "to be"
-    click.echo(
-        f"{count_text(len(wrong), 'wrong file')} and {count_text(len(unfinished), 'half-written file')} {verb} "
-        f"deleted, {count_text(len(dumped), 'scan-view')} {verb} dumped"
-    )
-    if dry_run:
-        return
-    for problem in wrong:
-        store.storage.delete(store.name(problem.scan, problem.view))
-    for path in unfinished:
-        path.unlink(missing_ok=True)
-    left = remaining(problems, dumped, identity.views.count)
-    if dumped:
-        report = run(settings, data, teacher, cache, chosen_device)
-        click.echo("\n".join(dump_lines(report)))
-        if report.left:
-            context.exit(INTERRUPTED)
-        if report.skipped:
-            context.exit(1)
-    if left:
-        click.echo(
-            f"{count_text(len(left), 'scan-view')} could not be dumped: no scan of --data and --config, or not readable"
-        )
-        for line in problem_lines(left):
-            click.echo(line)
-        context.exit(1)
-    click.echo("The store is whole.")
-
-
-def remaining(problems: Iterable[Problem], dumped: Iterable[Problem], views: int) -> list[Problem]:
-    """Problems that neither deleting nor dumping solves."""
-    solved = set(dumped)
-    return [problem for problem in problems if problem not in solved and problem.view < views]
 
 
 def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:

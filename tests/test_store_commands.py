@@ -18,6 +18,7 @@ from common.target_store.members import read_members
 from common.target_store.scan_file import zip_of_group
 from common.target_store.storage import MemoryStorage
 from stage1_dump_teacher.__main__ import main
+from tests.dataset_writer import write_dataset
 from tests.reduced import command_named, fail, finish, start, succeed
 from tests.small_stores import (
     FIRST,
@@ -243,6 +244,24 @@ def test_repair_dumps_changed_scans_again(tmp_path, store, train_store, store_sc
     }
 
 
+def test_repair_with_the_scans_of_another_dataset_asks_before_it_deletes(
+    tmp_path, store, train_store, store_scans, reduced_teacher
+):
+    write_dataset(tmp_path / "other", {"00": 3, "08": 1}, points=800, seed=100)
+    words = words_after_dump("repair", tmp_path / "other", reduced_teacher, store, *TRAIN)
+    message = fail(stage_one(*words))
+    assert "8 of 8 files would be deleted (8 changed)" in message
+    assert "--data is likely not the dataset that was dumped" in message
+    assert "--delete-many (make: DELETE_MANY=1)" in message
+    assert "8 of 8 files would be deleted" in succeed(stage_one(*words, "--dry-run"))
+    assert scan_files(store) == scan_files(train_store)
+
+    assert "8 scan-views written" in succeed(stage_one(*words, "--delete-many"))
+    words = words_after_dump("repair", store_scans, reduced_teacher, store, *TRAIN)
+    assert "The store is whole." in succeed(stage_one(*words, "--delete-many"))
+    assert scan_files(store) == scan_files(train_store)
+
+
 def test_repair_refuses_other_settings_before_it_deletes(store, store_scans, reduced_teacher):
     flip_byte_of(store / FIRST, "logits")
     broken = scan_files(store)
@@ -285,7 +304,8 @@ def test_help_shows_how(command):
 
 @pytest.mark.parametrize("target", ["store-info", "store-verify", "store-repair", "store-convert"])
 def test_targets_of_the_makefile(target):
-    words = command_line(target, "DATA=/a b", "TEACHER=t.pt", "CACHE=c", "TO=d", "LIVE=2", "SET=a=1", "CONFIG=x")
+    variables = ("DATA=/a b", "TEACHER=t.pt", "CACHE=c", "TO=d", "LIVE=2", "SET=a=1", "CONFIG=x", "DELETE_MANY=1")
+    words = command_line(target, *variables)
     assert words[1:3] == ["-m", "polar_distill"]
     assert f"store-{words[3]}" == target
     assert words[words.index("--cache") + 1] == "c"

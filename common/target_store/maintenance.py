@@ -20,8 +20,11 @@ from common.target_store.store import TargetStore, scan_hash
 LEFTOVER_SECONDS = 3600
 """Age at which a half-written file belongs to a writer that crashed, rather than to one at work."""
 
+READINGS = 4
+"""A file counts as wrong when so many readings in a row give the same bytes: networks and disks may garble some."""
+
 ScanView = tuple[ScanId, int]
-ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable", "unsigned"]
+ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable", "unsteady", "unsigned"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Problem:
         view: number of the view.
         kind: `missing`; `damaged`, bytes are not what was written; `foreign`, of another store; `changed`, the scan on
             disk is not the one that the teacher saw; `unreadable`, the file, or the scan to compare with, cannot be
-            read just now; `unsigned`, nothing is wrong, but the file was written before files had the hash of their
-            store's identity, so that volume and policy of views could not be compared.
+            read just now; `unsteady`, it looked wrong at one reading, and otherwise at another; `unsigned`, nothing is
+            wrong, but the file was written before files had the hash of their store's identity, so that volume and
+            policy of views could not be compared.
         array: the array, where only one is concerned; else empty.
         text: what is the case.
     """
@@ -103,19 +107,34 @@ def inspect_all(
 
 def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = None) -> Problem | None:
     """What is wrong with one scan-view, None if nothing is. See `inspect_all`."""
+    problem, content = _inspect_once(store, scan, view, data)
+    if problem is None or not problem.file_is_wrong:
+        return problem
+    for _ in range(1, READINGS):
+        store.storage.forget(store.name(scan, view))
+        if _inspect_once(store, scan, view, data) != (problem, content):
+            text = f"looked {problem.kind} ({problem.text}), and otherwise when it was read again"
+            return Problem(scan, view, "unsteady", problem.array, text)
+    return problem
+
+
+def _inspect_once(
+    store: TargetStore, scan: ScanId, view: int, data: Path | None
+) -> tuple[Problem | None, bytes | None]:
+    """The problem, and the content of the file where there is one to read."""
     try:
         content = store.storage.read(store.name(scan, view))
     except MissingFileError:
-        return Problem(scan, view, "missing", "", "is not in the store")
+        return Problem(scan, view, "missing", "", "is not in the store"), None
     except (StoreError, OSError) as error:
-        return Problem(scan, view, "unreadable", "", str(error))
+        return Problem(scan, view, "unreadable", "", str(error)), None
     source_hash = None
     if data is not None and scan_path(data, scan).exists():
         try:
             source_hash = scan_hash(read_points(data, scan))
         except DataError as error:
-            return Problem(scan, view, "unreadable", "", error.message)
-    return inspect_bytes(store.identity, scan, view, content, source_hash)
+            return Problem(scan, view, "unreadable", "", error.message), content
+    return inspect_bytes(store.identity, scan, view, content, source_hash), content
 
 
 def inspect_bytes(
