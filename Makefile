@@ -171,8 +171,8 @@ proof: $(INSTALLED) ## baseline, every term and every policy of views with three
 	$(VENV_PYTHON) -m tests.benchmarks.proof
 
 clean: ## remove .venv and what tools left behind; CACHE and runs/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	find common stage1_dump_teacher stage2_train_student tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis __pycache__ build *.egg-info
+	find common configs stage1_dump_teacher stage2_train_student tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-%:
 	@$(if $(strip $($*)),,$(error $* is not set. Run it again with $*=..., `make help` says what it is))

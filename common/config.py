@@ -1,17 +1,19 @@
 """Typed, strict settings: YAML files plus `key=value` overrides, checked by pydantic.
 
-A YAML file may name another one to build on with `extends: other.yaml` (relative to itself); its own keys win.
+A YAML file may name another one to build on with `extends: other.yaml` (relative to itself, or one of the packaged
+configs); its own keys win.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.config_files import find_config, known_configs
 from common.errors import SettingsError
 from common.files import write_atomically
 
@@ -19,9 +21,14 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, no unknown keys."""
+    """Base of all settings: immutable, no unknown keys.
+
+    Attributes:
+        config_folder: folder of `configs/` in which a file of such settings is found by its bare name; empty for none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    config_folder: ClassVar[str] = ""
 
 
 def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[str] = ()) -> SettingsT:
@@ -29,31 +36,53 @@ def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[s
 
     Args:
         kind: the settings class.
-        path: YAML file.
+        path: YAML file; where it is looked up says `config_files.find_config`.
         overrides: `key=value` with dots for nested keys (`optimiser.learning_rate=1e-3`); values are YAML.
 
     Raises:
         SettingsError: the file cannot be read, or a key is unknown, missing or ill-typed. Names the file, the key and,
             for an unknown key, the nearest known one.
     """
-    values = read_yaml(path)
+    found = find_config(path, kind.config_folder)
+    if found is None:
+        known = known_configs(kind.config_folder) if kind.config_folder else []
+        raise SettingsError(f"{path}: no such file." + (f" Packaged configs: {', '.join(known)}." if known else ""))
+    folders: list[Path] = []
+    values = read_yaml(found, folders=folders)
     for override in overrides:
         apply_override(values, override)
-    return parse_settings(kind, values, str(path))
+    return parse_settings(kind, values, str(found), folders)
 
 
-def parse_settings(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
-    """Check a plain dictionary against a settings class; `source` is named in errors."""
+def parse_settings(
+    kind: type[SettingsT], values: dict[str, Any], source: str, beside: Iterable[Path] = ()
+) -> SettingsT:
+    """Check a plain dictionary against a settings class.
+
+    Args:
+        kind: the settings class.
+        values: the dictionary.
+        source: named in errors.
+        beside: folders in which files that the settings name are looked up as well.
+    """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context={"beside": tuple(beside)})
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(kind, problem)}" for problem in error.errors())
         raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
 
 
-def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file as a dictionary, with `extends` followed; `children` are the files that led here."""
+def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
+    """A YAML file as a dictionary, with `extends` followed.
+
+    Args:
+        path: the file.
+        children: the files that led here.
+        folders: gets the folder of each file that was read.
+    """
     path = Path(path)
+    if folders is not None:
+        folders.append(path.parent)
     if path.resolve() in children:
         raise SettingsError(f"{path}: extends itself, by way of {', '.join(map(str, children))}")
     try:
@@ -69,7 +98,9 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict[str, An
         return values
     if not isinstance(parent, str):
         raise SettingsError(f"{path}: extends names {parent!r}; write the name of one YAML file")
-    return _merge(read_yaml(path.parent / parent, (*children, path.resolve())), values)
+    base = path.parent / parent
+    found = base if base.exists() else find_config(parent)
+    return _merge(read_yaml(found or base, (*children, path.resolve()), folders), values)
 
 
 def write_yaml(settings: Settings, path: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, model_validator
@@ -40,6 +40,8 @@ class LabelMap(Settings):
         content: share of all training points by raw id.
         splits: sequences of each split, as folder names.
     """
+
+    config_folder: ClassVar[str] = "datasets"
 
     name: str
     classes: list[ClassInfo]

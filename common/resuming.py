@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from common.checkpoint import check_same_names, check_same_shapes
+from common.config_files import same_config
 from common.errors import CheckpointError
 
 
@@ -21,12 +22,18 @@ def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, A
     Raises:
         CheckpointError: lists each setting that differs.
     """
-    names = [name for name in current if name not in may_change and stored.get(name) != current[name]]
+    names = changed_settings(stored, current, may_change)
     if names:
         lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
         raise CheckpointError(
             f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
         )
+
+
+def changed_settings(stored: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> list[str]:
+    """Names of the settings that are not what they were; those of a run from before may name its dataset otherwise."""
+    names = [name for name in current if name not in ignored and stored.get(name) != current[name]]
+    return [name for name in names if name != "dataset" or not same_config(stored.get(name), current[name])]
 
 
 def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:

@@ -24,8 +24,7 @@ from packaging.requirements import Requirement
 from common.environment import PROJECT, cuda_device_names, package_version, processors
 from common.errors import PolarDistillError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-DATASET = REPOSITORY / "configs" / "datasets" / "semantic_kitti.yaml"
+DATASET = Path("configs/datasets/semantic_kitti.yaml")
 DEFAULT_CACHE = "cache/semantic_kitti"
 
 FULL_BYTES, TRAIN_BYTES = 22.0e6, 4.3e6

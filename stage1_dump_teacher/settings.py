@@ -1,11 +1,11 @@
 """What stage one caches, as settings; needs neither the teacher nor spconv."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from common.config import Settings
+from common.config_files import DatasetFile
 from common.dataset import GridSettings
 from common.target_store import TargetEncoding, ViewSet
 
@@ -40,7 +40,9 @@ class DumpSettings(Settings):
         read_ahead: scans that are read and voxelised while the teacher works.
     """
 
-    dataset: Path
+    config_folder: ClassVar[str] = "teachers"
+
+    dataset: DatasetFile
     splits: list[str] = ["train", "val"]
     grid: GridSettings = GridSettings()
     layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)

@@ -1,11 +1,11 @@
 """Settings of a teacher's own training: one YAML file each."""
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from common.config import Settings
+from common.config_files import DatasetFile
 from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
 from common.view import ViewPolicy
@@ -47,7 +47,9 @@ class TeacherTrainingSettings(Settings):
         seed: of the weights, the order of scans and the views.
     """
 
-    dataset: Path
+    config_folder: ClassVar[str] = "teachers"
+
+    dataset: DatasetFile
     train: list[str] = ["train"]
     validate_on: list[str] = ["val"]
     grid: GridSettings = GridSettings()

@@ -8,13 +8,12 @@ import click
 import torch
 
 from common.config import load_settings
+from common.config_files import find_config, known_configs
 from common.errors import SettingsError
 from common.teacher import Teacher, TeacherLoader
 from stage2_train_student.runs import run_settings, run_weights
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.test_time import PredictionPlan
-
-EXPERIMENTS = Path("configs/experiments")
 
 path_type = click.Path(path_type=Path)
 data_option = click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
@@ -135,8 +134,8 @@ def experiment_file(experiment: str) -> Path:
     Raises:
         SettingsError: there is none; names those that there are.
     """
-    for path in (EXPERIMENTS / f"{experiment}.yaml", Path(experiment)):
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
-    raise SettingsError(f"no experiment '{experiment}' in {EXPERIMENTS} (there are: {known}) and no file of that name")
+    found = find_config(experiment, "experiments")
+    if found is None:
+        known = ", ".join(known_configs("experiments"))
+        raise SettingsError(f"no experiment '{experiment}' (there are: {known}) and no file of that name")
+    return found

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from common.config_files import find_config
 from common.errors import TrainingError
 from common.files import write_atomically
 from stage2_train_student.evaluation_file import EVALUATION_FILE, read_evaluation, read_report
@@ -83,6 +84,7 @@ def run(
 def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[str]) -> Iterator[Step]:
     """The commands; those that come late look at what the earlier ones left."""
     data, cache, runs = folders
+    teacher = find_config(TEACHER) or TEACHER
     files = " ".join(str(configs / f"{name}.yaml") for name in experiments)
     yield Step(
         "simulate streets that a LiDAR drives through",
@@ -90,7 +92,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
     )
     yield Step(
         "stage one: run the teacher once over the training scans",
-        words("dump", data=data, teacher=TEACHER, cache=cache, config=configs / "dump.yaml"),
+        words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml"),
     )
     yield Step(
         "stage two: train the students, all from the same cache",
@@ -104,7 +106,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
             words(
                 "evaluate",
                 data=data,
-                teacher=TEACHER,
+                teacher=teacher,
                 experiment=first,
                 split=SPLIT,
                 json=theirs,
@@ -115,9 +117,9 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
             run = student_folder(runs, name)
             yield Step(
                 f"mIoU of the student of '{name}' there, and how often it says what the teacher says",
-                words("evaluate", data=data, run=run, split=SPLIT, agreement=TEACHER),
+                words("evaluate", data=data, run=run, split=SPLIT, agreement=teacher),
             )
-    page = {"out": runs / PAGE, "data": data, "teacher": TEACHER, "teacher-evaluation": theirs}
+    page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
     yield Step("the page", words("compare", runs, **page))
 
 

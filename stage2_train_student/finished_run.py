@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from common.config import Settings
 from common.errors import CheckpointError
 from common.files import write_atomically
+from common.resuming import changed_settings
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training_state import TrainingState
 
@@ -36,8 +37,7 @@ class FinishedRun(Settings):
 
     def is_what(self, settings: ExperimentSettings) -> bool:
         """Whether the run trained with these settings, to the end that they ask for."""
-        current = settings.model_dump(mode="json")
-        return all(self.settings.get(name) == value for name, value in current.items() if name not in MATTERS_NOT)
+        return not changed_settings(self.settings, settings.model_dump(mode="json"), MATTERS_NOT)
 
 
 def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingState) -> None:

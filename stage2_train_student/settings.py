@@ -1,11 +1,11 @@
 """Settings of an experiment: one YAML file in `configs/experiments/` each."""
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from common.config import Settings
+from common.config_files import DatasetFile
 from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
 from common.view import ViewPolicy
@@ -79,7 +79,9 @@ class ExperimentSettings(Settings):
         seed: of the weights, the order of scans and the choice of views.
     """
 
-    dataset: Path
+    config_folder: ClassVar[str] = "experiments"
+
+    dataset: DatasetFile
     train: list[str] = ["train"]
     labels: list[str] | None = Field(None, min_length=1)
     validate_on: list[str] = ["val"]

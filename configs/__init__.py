@@ -1,0 +1,1 @@
+"""Settings that travel with the program: datasets, teachers, experiments, the demo and the proof."""
