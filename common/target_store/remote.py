@@ -7,11 +7,12 @@ and endpoint come from the environment variables that obstore reads, for S3 `AWS
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import StoreError
 from common.target_store.storage import MissingFileError
@@ -22,8 +23,29 @@ if TYPE_CHECKING:
 VARIABLES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
 """Schemes of URLs, and the prefix of the environment variables that go with each."""
 
+CREDENTIALS = {
+    "AWS_": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (files such as ~/.aws/credentials are not read), or "
+    "AWS_SKIP_SIGNATURE=true for a public bucket",
+    "GOOGLE_": "GOOGLE_APPLICATION_CREDENTIALS, the path of a key file, or GOOGLE_SKIP_SIGNATURE=true for a public "
+    "bucket",
+    "AZURE_": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true for a public "
+    "container",
+}
+"""What to set in the environment, by prefix of its variables."""
+
+METADATA_SERVICES = (
+    "169.254.169.254",
+    "/latest/api/token",
+    "/latest/meta-data",
+    "computeMetadata",
+    "metadata/identity",
+)
+"""Parts of the addresses that machines of a cloud get credentials from, tried where none are given."""
+
 YES = ("1", "true", "yes", "on")
 LONGEST_CAUSE = 300
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,8 @@ class Patience:
         connect: seconds to reach the server.
         stall: seconds without a byte of an answer after which a request counts as failed.
         request: seconds for one request with its data.
+        outage: seconds after which a request that failed is not tried again.
+        first_answer: the same for the first request of all: a server that never answers is not waited for.
         retries: of a request that failed: on server errors, lost connections and stalls.
         first_pause: seconds before the first retry; each later pause is twice as long, with some chance in it.
         longest_pause: seconds.
@@ -42,9 +66,16 @@ class Patience:
     connect: float = 10.0
     stall: float = 30.0
     request: float = 300.0
+    outage: float = 240.0
+    first_answer: float = 30.0
     retries: int = 6
     first_pause: float = 0.2
     longest_pause: float = 20.0
+
+    def at_first(self) -> "Patience":
+        """With a server that has not answered yet."""
+        limit = self.first_answer
+        return replace(self, connect=min(self.connect, limit), stall=min(self.stall, limit), outage=limit)
 
     def client_options(self, variables: str) -> "ClientConfig":
         """As obstore takes it, with those options of the environment that it would pass over for ours."""
@@ -65,7 +96,7 @@ class Patience:
         return {
             "max_retries": self.retries,
             # Not a limit of its own: obstore would sign late retries with credentials from the first attempt.
-            "retry_timeout": timedelta(seconds=min(240.0, self.request)),
+            "retry_timeout": timedelta(seconds=min(self.outage, self.request)),
             "backoff": {
                 "init_backoff": timedelta(seconds=self.first_pause),
                 "max_backoff": timedelta(seconds=self.longest_pause),
@@ -77,9 +108,17 @@ class Patience:
 class RemoteStorage:
     """Files below a URL. Make one with `open_remote`. Any number of threads may share it."""
 
-    def __init__(self, url: str, store: Any) -> None:
+    def __init__(self, url: str, store: Any, at_first: Any = None) -> None:
+        """Take the clients.
+
+        Args:
+            url: of the storage.
+            store: obstore's client.
+            at_first: the client to use until the server has answered once; None for the same.
+        """
         self.url = url
         self._store = store
+        self._at_first = at_first
 
     @property
     def location(self) -> str:
@@ -89,38 +128,31 @@ class RemoteStorage:
     def read(self, name: str) -> bytes:
         """A whole file by one request. Raises MissingFileError; StoreError where the server fails for good."""
         try:
-            return bytes(self._store.get(name).bytes())
+            return self._ask(name, "read", lambda store: bytes(store.get(name).bytes()))
         except FileNotFoundError as error:
-            raise self._missing(name, error) from error
-        except Exception as error:
-            raise self._refused(name, "read", error) from error
+            raise MissingFileError(name) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write by one request, which the server carries out whole or not at all."""
-        try:
-            self._store.put(name, data, use_multipart=False)
-        except Exception as error:
-            raise self._refused(name, "written", error) from error
+        self._ask(name, "written", lambda store: store.put(name, data, use_multipart=False))
 
     def create(self, name: str, data: bytes) -> bool:
         """As `write`, with the condition that there is no such object yet, which the server checks."""
         from obstore.exceptions import AlreadyExistsError
 
-        try:
-            self._store.put(name, data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except Exception as error:
-            raise self._refused(name, "written", error) from error
-        return True
+        def put(store: Any) -> bool:
+            try:
+                store.put(name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        return self._ask(name, "written", put)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        try:
-            with suppress(FileNotFoundError):
-                self._store.delete(name)
-        except Exception as error:
-            raise self._refused(name, "deleted", error) from error
+        with suppress(FileNotFoundError):
+            self._ask(name, "deleted", lambda store: store.delete(name))
 
     def forget(self, name: str) -> bool:
         """Nothing is kept here, but what came may have been damaged on its way."""
@@ -129,34 +161,49 @@ class RemoteStorage:
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size of every file, listed in pages."""
         # Object stores list whole folders; the rest of the prefix is compared here.
-        folder = prefix.rpartition("/")[0]
-        try:
-            for page in self._store.list(folder or None):
-                for file in page:
-                    if file["path"].startswith(prefix):
-                        yield file["path"], file["size"]
-        except Exception as error:
-            raise self._refused(prefix, "listed", error) from error
+        pages = self._client.list(prefix.rpartition("/")[0] or None)
+        while (page := self._ask(prefix, "listed", lambda _: next(pages, None))) is not None:
+            for file in page:
+                if file["path"].startswith(prefix):
+                    yield file["path"], file["size"]
 
     def free_bytes(self) -> int | None:
         """Unknown."""
         return None
 
-    def _missing(self, name: str, error: Exception) -> Exception:
-        # A missing bucket answers 404 as a missing object does.
-        if "NoSuchBucket" in str(error):
-            return self._refused(name, "read", error)
-        return MissingFileError(name)
+    @property
+    def _client(self) -> Any:
+        return self._store if self._at_first is None else self._at_first
 
-    def _refused(self, name: str, what: str, error: Exception) -> StoreError:
-        cause = first_line(error)
-        if "NoSuchBucket" in str(error):
+    def _ask(self, name: str, what: str, request: Callable[[Any], Answer]) -> Answer:
+        """What the server answers. Raises FileNotFoundError, or StoreError where it fails for good."""
+        start = time.monotonic()
+        try:
+            answer = request(self._client)
+        except Exception as error:
+            # A missing bucket answers 404 as a missing object does.
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+                self._at_first = None
+                raise
+            raise self._refused(name, what, error, time.monotonic() - start) from error
+        self._at_first = None
+        return answer
+
+    def _refused(self, name: str, what: str, error: Exception, seconds: float) -> StoreError:
+        cause, text = first_line(error), str(error)
+        credentials = CREDENTIALS.get(VARIABLES.get(self.url.partition("://")[0], ""), "")
+        if "NoSuchBucket" in text:
             hint = "There is no such bucket; make it, or check the URL."
-        elif "BadScheme" in str(error):
+        elif "BadScheme" in text:
             hint = "For an endpoint without TLS set AWS_ALLOW_HTTP=true."
+        elif any(address in text for address in METADATA_SERVICES):
+            cause = "there are no credentials in the environment"
+            hint = f"Set {credentials}."
         elif type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in cause:
-            hint = "Check the credentials in the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+            hint = f"Check the credentials in the environment: {credentials}."
         else:
+            if "TimedOut" in text:
+                cause = f"the server did not answer for {seconds:.0f} s"
             hint = "Check the network and the endpoint (for S3: AWS_ENDPOINT_URL), then run the command again."
         return StoreError(f"{self.url}/{name}: cannot be {what} ({cause}). {hint}")
 
@@ -189,13 +236,16 @@ def open_remote(url: str, patience: Patience = Patience()) -> RemoteStorage:
     if scheme == "memory":
         return RemoteStorage(url, MemoryStore())
     try:
-        options = patience.client_options(VARIABLES[scheme])
-        store = from_url(url, client_options=options, retry_config=patience.retry_config())
+        store, at_first = (
+            from_url(url, client_options=how.client_options(VARIABLES[scheme]), retry_config=how.retry_config())
+            for how in (patience, patience.at_first())
+        )
     except Exception as error:
         raise StoreError(
-            f"{url}: cannot be opened ({first_line(error)}). Check the URL and the variables of the environment."
+            f"{url}: cannot be opened ({first_line(error)}). Check the URL and the variables of the environment: "
+            f"{CREDENTIALS[VARIABLES[scheme]]}."
         ) from error
-    return RemoteStorage(url, store)
+    return RemoteStorage(url, store, at_first)
 
 
 def first_line(error: Exception) -> str:
