@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -82,6 +82,13 @@ class Program(click.Group):
                 command: click.Command = getattr(import_module(module), attribute)
                 return command
         return None
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command that is named."""
+        from common.commands import disk_errors_told
+
+        with disk_errors_told():
+            return super().invoke(context)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands in groups."""

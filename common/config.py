@@ -6,6 +6,7 @@ configs); its own keys win.
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -16,6 +17,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.config_files import find_config, known_configs
 from common.errors import SettingsError
 from common.files import write_atomically
+from common.text import printable, printable_lines
+
+LISTED = 20
+NOT_DECIMAL = re.compile(r"[-+]?0[0-9_]+|.*:.*")
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 2
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 120
+"""Shows values of any size and depth in a few words."""
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
@@ -68,7 +77,9 @@ def parse_settings(
     try:
         return kind.model_validate(values, context={"beside": tuple(beside)})
     except ValidationError as error:
-        problems = "\n".join(f"  {_describe(kind, problem)}" for problem in error.errors())
+        found = error.errors()
+        problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])
+        problems += f"\n  and {len(found) - LISTED} more" if len(found) > LISTED else ""
         raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
 
 
@@ -86,11 +97,14 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[P
     if path.resolve() in children:
         raise SettingsError(f"{path}: extends itself, by way of {', '.join(map(str, children))}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = parsed(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path}: not text in UTF-8 (byte {error.start}). Save the file as UTF-8, or check the path."
+        ) from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: holds {type(values).__name__}; settings are 'key: value' lines.")
     parent = values.pop("extends", None)
@@ -126,10 +140,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise SettingsError(f"'{override}' is not of the form key=value")
-    try:
-        value = yaml.load(text, Loader=_OverrideLoader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise SettingsError(f"'{override}': the value is not valid YAML: {error}") from error
+    value = parsed(text, f"'{override}'")
     *parents, last = key.strip().split(".")
     for parent in parents:
         if values.get(parent) is None:
@@ -140,11 +151,37 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-class _OverrideLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; people who type it on a command line mean a number."""
+def parsed(text: str, source: str) -> Any:
+    """What YAML text holds.
+
+    Raises:
+        SettingsError: it is not valid; names `source`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except RecursionError as error:
+        raise SettingsError(
+            f"{source}: nests more deeply than any settings do. Check that it is the right file."
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{source}: not valid YAML: {printable_lines(str(error))}") from error
 
 
-_OverrideLoader.add_implicit_resolver(
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as people mean them.
+
+    YAML 1.1 reads `1e-3` as text, `010` as 8 and `1:30` as 90. Here the first is a number and the others are text; a
+    setting that is a number takes the second as 10 and refuses the third.
+    """
+
+    def integer(self, node: yaml.ScalarNode) -> int | str:
+        """A number, but for one that YAML 1.1 takes for octal or sexagesimal."""
+        text = str(node.value)
+        return text if NOT_DECIMAL.fullmatch(text) else self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
@@ -155,7 +192,7 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
-        return f"{key or 'settings'}: {problem['msg']} (got {problem.get('input')!r})"
+        return f"{key or 'settings'}: {problem['msg']} (got {SHORT.repr(problem.get('input'))})"
     known = list(_fields_at(kind, location[:-1]))
     near = difflib.get_close_matches(location[-1], known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"

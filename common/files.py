@@ -1,5 +1,6 @@
 """Files that are either whole or absent, even after a crash or a power loss."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -7,6 +8,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".partial"
+
+NEXT_STEPS = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some of your quota",
+    errno.EACCES: "Check the permissions",
+    errno.EPERM: "Check the permissions",
+    errno.EROFS: "Choose a folder that can be written",
+    errno.EISDIR: "It is a folder: choose another name",
+    errno.ENOTDIR: "A part of the path is a file: choose another folder",
+    errno.EEXIST: "A part of the path is a file: choose another folder",
+    errno.ENOENT: "Check the path",
+}
 
 
 @contextmanager
@@ -38,6 +51,21 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def next_step(error: OSError) -> str:
+    """What a user can do about an error of the disk: the first half of a sentence."""
+    return NEXT_STEPS.get(error.errno or 0, "Check the disk")
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that files can be made in a folder, before the work whose results go there; makes the folder.
+
+    Raises:
+        OSError: they cannot.
+    """
+    write_atomically(folder / f"check{TEMPORARY_SUFFIX}", b"")
+    (folder / f"check{TEMPORARY_SUFFIX}").unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import BeforeValidator, model_validator
+from pydantic import model_validator
 
 from common.config import Settings, load_settings
 from common.errors import DataError
+from common.sequence_names import Sequences
 
 UNKNOWN = 255
 CLASS_WEIGHT_OFFSET = 0.001
-
-Sequences = Annotated[list[str], BeforeValidator(lambda names: [str(name).zfill(2) for name in names])]
 
 
 class ClassInfo(Settings):

@@ -14,6 +14,7 @@ from common.files import naming, write_atomically
 METRICS_FILE = "metrics.jsonl"
 SETTINGS_FILE = "settings.yaml"
 ENVIRONMENT_FILE = "environment.json"
+BOARD_FOLDER = "tensorboard"
 
 
 class Recorder:
@@ -33,7 +34,7 @@ class Recorder:
         self._path = folder / METRICS_FILE
         keep_up_to(self._path, first_step, first_epoch)
         self._lines = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._board = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=first_step + 1)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -47,8 +48,9 @@ class Recorder:
         with naming(self._path):
             self._lines.write(json.dumps({"kind": kind, "step": step, **more, **values}) + "\n")
             self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        with naming(self._path.with_name(BOARD_FOLDER)):
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def keep_up_to(path: Path, step: int, epoch: int) -> None:

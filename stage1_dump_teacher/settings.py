@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from common.config import Settings
 from common.config_files import DatasetFile
 from common.dataset import GridSettings
+from common.sequence_names import Names
 from common.target_store import TargetEncoding, ViewSet
 
 LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
@@ -43,7 +44,7 @@ class DumpSettings(Settings):
     config_folder: ClassVar[str] = "teachers"
 
     dataset: DatasetFile
-    splits: list[str] = ["train", "val"]
+    splits: Names = ["train", "val"]
     grid: GridSettings = GridSettings()
     layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
     profile: Literal["full", "train", "custom"] = "full"

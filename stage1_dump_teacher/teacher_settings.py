@@ -8,6 +8,7 @@ from common.config import Settings
 from common.config_files import DatasetFile
 from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
+from common.sequence_names import Names
 from common.view import ViewPolicy
 
 
@@ -50,8 +51,8 @@ class TeacherTrainingSettings(Settings):
     config_folder: ClassVar[str] = "teachers"
 
     dataset: DatasetFile
-    train: list[str] = ["train"]
-    validate_on: list[str] = ["val"]
+    train: Names = ["train"]
+    validate_on: Names = ["val"]
     grid: GridSettings = GridSettings()
     widths: WidthSettings = WidthSettings()
     augmentation: ViewPolicy | None = ViewPolicy()

@@ -8,6 +8,7 @@ import click
 from common.dataset import select_scans
 from common.devices import select_device
 from common.errors import DataError, SettingsError
+from common.files import check_writable
 from common.label_map import LabelMap, load_label_map
 from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences
 from common.teacher import TeacherLoader
@@ -97,6 +98,11 @@ def evaluate(
     splits = splits or default_evaluation(data, label_map)
     scans = select_reporting_absent(data, label_map, splits)
     other = None if agreement is None else teacher_logits(load_teacher(agreement, chosen), label_map)
+    name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
+    # Beside a teacher may be another's folder, such as configs/.
+    beside = evaluated.parent / name if who == "student" else (run_folder or RUNS) / f"{evaluated.stem}_{name}"
+    path = json_file or beside
+    check_writable(path.parent)
     evaluation = evaluate_by_range(model, data, scans, settings.grid.grid(), label_map, chosen, "evaluate", plan, other)
     named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
     named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
@@ -104,10 +110,6 @@ def evaluate(
     numbers = named | {"chosen_on": chosen_on} | full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
-    name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
-    # Beside a teacher may be another's folder, such as configs/.
-    beside = evaluated.parent / name if who == "student" else (run_folder or RUNS) / f"{evaluated.stem}_{name}"
-    path = json_file or beside
     write_report(path, numbers)
     click.echo(table(numbers))
     if chosen_on:

@@ -8,6 +8,7 @@ from common.config import Settings
 from common.config_files import DatasetFile
 from common.dataset import GridSettings
 from common.schedule import ScheduleSettings
+from common.sequence_names import Names
 from common.view import ViewPolicy
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.students.student import StudentSettings
@@ -82,9 +83,9 @@ class ExperimentSettings(Settings):
     config_folder: ClassVar[str] = "experiments"
 
     dataset: DatasetFile
-    train: list[str] = ["train"]
-    labels: list[str] | None = Field(None, min_length=1)
-    validate_on: list[str] = ["val"]
+    train: Names = ["train"]
+    labels: Names | None = Field(None, min_length=1)
+    validate_on: Names = ["val"]
     grid: GridSettings = GridSettings()
     targets: Literal["cache", "online", "none"] = "cache"
     augmentation: AugmentationSettings | None = None

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from common.config import Settings, load_settings, parse_settings, read_yaml, write_yaml
 from common.errors import SettingsError
+from common.sequence_names import Names, Sequences
 
 
 class Optimiser(Settings):
@@ -181,3 +182,76 @@ def test_extends_must_name_a_file(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: [b.yaml]\n")
     with pytest.raises(SettingsError, match="extends names"):
         read_yaml(tmp_path / "a.yaml")
+
+
+# --- names of sequences, and text that is not settings ---
+
+
+class Selection(Settings):
+    train: Names = ["train"]
+    labels: Names | None = Field(None, min_length=1)
+    folders: Sequences = []
+    steps: int = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[00,01]", ["00", "01"]),
+        ("[00, 07, 08, 09, 10, 11, 21]", ["00", "07", "08", "09", "10", "11", "21"]),
+        ("['00', val]", ["00", "val"]),
+        ("[8, 10]", ["08", "10"]),
+        ("[010]", ["010"]),
+        ("[]", []),
+    ],
+)
+def test_sequences_need_no_quotes(write, text, names):
+    for key in ("train", "folders"):
+        assert getattr(load_settings(Selection, write("a.yaml", f"{key}: {text}")), key) == names
+        assert getattr(load_settings(Selection, write("a.yaml", ""), [f"{key}={text}"]), key) == names
+    if names:
+        assert load_settings(Selection, write("a.yaml", f"labels: {text}")).labels == names
+
+
+@pytest.mark.parametrize("key", ["train", "labels", "folders"])
+@pytest.mark.parametrize("text", ["[on]", "[1.5]", "[-1]", "[null]", "[[00]]", "08", "val", "{00: 1}", "[2024-01-01]"])
+def test_what_is_no_name_is_refused_with_the_words_to_type(write, key, text):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Selection, write("a.yaml", ""), [f"{key}={text}"])
+    assert f"{key}: " in caught.value.message
+    assert "['00', 'val']" in caught.value.message
+
+
+def test_numbers_are_decimal(write):
+    assert load_settings(Selection, write("a.yaml", "steps: 010")).steps == 10
+    assert load_settings(
+        Experiment, write("a.yaml", "name: a\noptimiser: {learning_rate: 1e-3}")
+    ).optimiser == Optimiser(learning_rate=1e-3)
+    with pytest.raises(SettingsError, match="'1:30'"):
+        load_settings(Selection, write("a.yaml", "steps: 1:30"))
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    for content in ("name: Straße\n".encode("latin-1"), "name: a\n".encode("utf-16"), bytes(range(256))):
+        (tmp_path / "a.yaml").write_bytes(content)
+        assert f"{tmp_path / 'a.yaml'}: not text in UTF-8" in refusal(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "{a: " * 20_000, "- " * 20_000])
+def test_deep_nesting_is_refused(write, text):
+    path = write("a.yaml", f"name: {text}\n")
+    assert f"{path}: " in refusal(path)
+    assert "'name=" in refusal(write("b.yaml", "name: a\n"), f"name={text}")
+
+
+@pytest.mark.parametrize("text", ["name: 2024-99-99", "name: \x00", "name: !!python/object:os.system {}", "a: 1: 2"])
+def test_what_is_not_yaml_is_refused_naming_the_file(write, text):
+    path = write("a.yaml", text + "\n")
+    assert str(path) in refusal(path)
+
+
+def test_messages_stay_short_and_print_nothing_raw(write):
+    layers = "\n".join(f"l{depth}: &l{depth} [{', '.join([f'*l{depth - 1}'] * 9)}]" for depth in range(1, 30))
+    message = refusal(write("a.yaml", f"l0: &l0 [x]\n{layers}\nname: *l29\n"))
+    assert len(message) < 5000
+    assert "\x1b" not in refusal(write("a.yaml", 'name: a\n"\\e[31m": 1\n'))

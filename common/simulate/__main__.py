@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from common.commands import Command
 from common.config import apply_override, load_settings, parse_settings
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that gets sequences/.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings, a YAML file; without it the defaults.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate.")

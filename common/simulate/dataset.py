@@ -15,6 +15,7 @@ from common.config import Settings, load_settings, write_yaml
 from common.errors import DataError
 from common.files import write_atomically
 from common.semantic_kitti import ScanId, label_path, scan_path
+from common.sequence_names import Sequences, sequence_name
 from common.simulate.layout import make_street
 from common.simulate.sensor import Scan, SensorSettings, measure
 from common.simulate.street import Street, at_time
@@ -33,10 +34,10 @@ STREET, TURN = 0, 1
 
 
 def _names(scans: object) -> object:
-    return {str(name).zfill(2): count for name, count in scans.items()} if isinstance(scans, dict) else scans
+    return {sequence_name(name).zfill(2): count for name, count in scans.items()} if isinstance(scans, dict) else scans
 
 
-Sequences = Annotated[dict[str, Annotated[int, Field(ge=0, le=1_000_000)]], BeforeValidator(_names)]
+ScanCounts = Annotated[dict[str, Annotated[int, Field(ge=0, le=1_000_000)]], BeforeValidator(_names)]
 
 
 class SimulationSettings(Settings):
@@ -55,9 +56,9 @@ class SimulationSettings(Settings):
     """
 
     seed: int = Field(0, ge=0)
-    scans: Sequences = {f"{name:02d}": 20 for name in range(12)}
+    scans: ScanCounts = {f"{name:02d}": 20 for name in range(12)}
     spacing: float = Field(4.0, gt=0)
-    unlabelled: list[str] = []
+    unlabelled: Sequences = []
     busy: float = Field(1.0, ge=0, le=20)
     lean: float = Field(0.4, ge=0, le=3)
     sensor: SensorSettings = SensorSettings()

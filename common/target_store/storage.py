@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import StoreError
-from common.files import TEMPORARY_SUFFIX, flush_to_disk, replacing, temporary_beside, write_atomically
+from common.files import TEMPORARY_SUFFIX, flush_to_disk, next_step, replacing, temporary_beside, write_atomically
 
 UNREADABLE_ZIP = (
     zipfile.BadZipFile,
@@ -319,14 +319,6 @@ def _put_new(temporary: Path, path: Path) -> bool:
 
 def refused(path: Path, what: str, error: OSError) -> StoreError:
     """An operation on a file or folder that the operating system refused; `what` is a participle, such as `read`."""
-    hints = {
-        errno.ENOSPC: "Free some space",
-        errno.EDQUOT: "Free some of your quota",
-        errno.EACCES: "Check the permissions",
-        errno.EROFS: "Choose a folder that can be written",
-        errno.EISDIR: "It is a folder: choose another name",
-        errno.ENOTDIR: "A part of the path is a file: choose another folder",
-        errno.EEXIST: "A part of the path is a file: choose another folder",
-    }
-    hint = hints.get(error.errno or 0, "Check the disk")
-    return StoreError(f"{path}: cannot be {what} ({error.strerror or error}). {hint}, then run the command again.")
+    return StoreError(
+        f"{path}: cannot be {what} ({error.strerror or error}). {next_step(error)}, then run the command again."
+    )
