@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C stopped, as shells have it."""
+
 STARTED_BY = "POLAR_DISTILL_STARTED_BY"
 """Environment variable: id of the process that started this one and that this one is not to outlive."""
 

@@ -4,6 +4,14 @@ from pathlib import Path
 
 import click
 
+from common.command_options import (
+    config_option,
+    data_option,
+    device_option,
+    path_type,
+    set_option,
+    teacher_option,
+)
 from common.config import load_settings
 from common.devices import select_device
 from common.errors import SettingsError
@@ -14,13 +22,8 @@ from stage1_dump_teacher.settings import DumpSettings
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder that holds sequences/.")
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
-)
+@data_option
+@teacher_option
 @click.option(
     "--policy",
     type=click.Choice(["transport", "anchors", "replay"]),
@@ -43,16 +46,10 @@ from stage1_dump_teacher.settings import DumpSettings
     type=click.IntRange(min=1),
     help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
 )
-@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the comparison.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=Path("configs/teachers/cylinder3d.yaml"),
-    show_default=True,
-    help="As for dump: splits, grid, layers, encoding, views.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the comparison.")
+@config_option
+@device_option
+@set_option
 def consistency(
     data: Path,
     teacher: Path,

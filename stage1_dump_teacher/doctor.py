@@ -21,11 +21,11 @@ import click
 import numpy as np
 from packaging.requirements import Requirement
 
+from common.command_options import cache_option, optional_data_option, path_type
 from common.environment import PROJECT, cuda_device_names, package_version, processors
 from common.errors import PolarDistillError
 
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
-DEFAULT_CACHE = "cache/semantic_kitti"
 
 FULL_BYTES, TRAIN_BYTES = 22.0e6, 4.3e6
 """One scan-view in the profiles `full` and `train`: means over real scans, full-size teacher that has learned."""
@@ -57,12 +57,10 @@ class Check:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Folder that holds sequences/00/velodyne/*.bin.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="Published Cylinder3D checkpoint.")
-@click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Target store: a folder or a URL.")
-@click.option(
-    "--dataset", type=click.Path(path_type=Path), default=DATASET, help="YAML file with the dataset's classes."
-)
+@optional_data_option
+@click.option("--teacher", type=path_type, help="Published Cylinder3D checkpoint.")
+@cache_option
+@click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
 @click.pass_context
 def doctor(context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem."""

@@ -4,38 +4,30 @@ from pathlib import Path
 
 import click
 
+from common.command_options import (
+    cache_option,
+    config_option,
+    data_option,
+    device_option,
+    set_option,
+    teacher_option,
+)
 from common.config import load_settings
 from common.devices import select_device
 from common.shards import Shard
+from common.signals import INTERRUPTED
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_commands import INTERRUPTED
 from stage1_dump_teacher.store_reports import dump_lines
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder that holds sequences/.")
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
-)
-@click.option(
-    "--cache",
-    default="cache/semantic_kitti",
-    show_default=True,
-    help="Target store, a folder or a URL such as s3://bucket/prefix; a second run dumps exactly what is missing.",
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=Path("configs/teachers/cylinder3d.yaml"),
-    show_default=True,
-    help="What to cache: grid and volume, layers, encoding, views.",
-)
+@data_option
+@teacher_option
+@cache_option
+@config_option
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@device_option
+@set_option
 @click.pass_context
 def dump(
     context: click.Context,
@@ -47,7 +39,7 @@ def dump(
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Cache the teacher's targets for every scan of a dataset.
+    """Cache the teacher's targets for every scan of a dataset. A second run dumps exactly what is missing.
 
     \b
     Examples:

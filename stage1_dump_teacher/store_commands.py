@@ -7,6 +7,14 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from common.command_options import (
+    cache_option,
+    config_option,
+    device_option,
+    optional_data_option,
+    path_type,
+    set_option,
+)
 from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
@@ -31,22 +39,6 @@ from stage1_dump_teacher.store_reports import (
     unsigned_line,
 )
 
-DEFAULT_CACHE = "cache/semantic_kitti"
-TEACHER_CONFIG = Path("configs/teachers/cylinder3d.yaml")
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C stopped, as shells have it."""
-
-path_type = click.Path(path_type=Path)
-cache_option = click.option(
-    "--cache", default=DEFAULT_CACHE, show_default=True, help="Target store: a folder, a .zip archive or a URL."
-)
-config_option = click.option(
-    "--config", type=path_type, default=TEACHER_CONFIG, show_default=True, help="Settings of the dump."
-)
-set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
-)
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -58,7 +50,7 @@ threads_option = click.option(
 
 @click.command()
 @cache_option
-@click.option("--data", type=path_type, help="Folder that holds sequences/.")
+@optional_data_option
 @config_option
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -99,7 +91,7 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
 @cache_option
 @click.option("--sample", "count", type=click.IntRange(min=1), metavar="N", help="Check N random scan-views only.")
 @click.option("--seed", default=0, show_default=True, help="Of the random choices.")
-@click.option("--data", type=path_type, help="Folder that holds sequences/.")
+@optional_data_option
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
 @click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
 @device_option

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from common.command_options import cache_option, path_type, set_option
 from common.config import apply_override, parse_settings
 from common.environment import environment
 from common.errors import SettingsError, StoreError
@@ -25,7 +26,7 @@ from common.target_store.merging import archive_all, check_mergeable, copy_all, 
 from common.target_store.skipped import carry_over
 from common.target_store.storage import MemoryStorage
 from stage1_dump_teacher.settings import PROFILES
-from stage1_dump_teacher.store_commands import cache_option, path_type, set_option, threads_option
+from stage1_dump_teacher.store_commands import threads_option
 from stage1_dump_teacher.store_reports import count_text, size_text, table
 
 

@@ -7,26 +7,19 @@ from pathlib import Path
 
 import click
 
+from common.command_options import cache_option, config_option, data_option, device_option, path_type, set_option
 from common.config import load_settings
 from common.dataset import select_scans
 from common.devices import select_device
 from common.errors import StoreError
 from common.label_map import load_label_map
 from common.semantic_kitti import ScanId
+from common.signals import INTERRUPTED
 from common.target_store import TargetStore
 from common.target_store.maintenance import Problem, absent, leftovers
 from common.target_store.storage import ArchiveStorage
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_commands import (
-    INTERRUPTED,
-    cache_option,
-    config_option,
-    device_option,
-    inspected,
-    path_type,
-    set_option,
-    threads_option,
-)
+from stage1_dump_teacher.store_commands import inspected, threads_option
 from stage1_dump_teacher.store_reports import count_text, dump_lines, problem_lines
 
 FEW_FILES, SHARE = 5, 0.05
@@ -106,7 +99,7 @@ class RepairPlan:
 
 @click.command()
 @cache_option
-@click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
+@data_option
 @click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
 @config_option
 @set_option

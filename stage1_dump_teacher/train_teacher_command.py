@@ -4,31 +4,33 @@ from pathlib import Path
 
 import click
 
+from common.command_options import data_option, device_option, path_type, resume_option, set_option
 from common.config import load_settings
 from common.devices import select_device
+from common.signals import INTERRUPTED
 from stage1_dump_teacher.teacher_settings import TeacherTrainingSettings
 
 
 @click.command("train-teacher")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder that holds sequences/.")
+@data_option
 @click.option(
     "--run",
     "folder",
-    type=click.Path(path_type=Path),
+    type=path_type,
     default=Path("runs/teacher"),
     show_default=True,
     help="Folder of the training run.",
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=path_type,
     default=Path("configs/teachers/train_cylinder3d.yaml"),
     show_default=True,
     help="The network and its training.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --run.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@resume_option
+@device_option
+@set_option
 @click.pass_context
 def train_teacher(
     context: click.Context,
@@ -49,7 +51,6 @@ def train_teacher(
       polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
     # Imported here so that the other commands start where spconv does not.
-    from stage1_dump_teacher.store_commands import INTERRUPTED
     from stage1_dump_teacher.teacher_state import BEST_TEACHER, LAST_TEACHER
     from stage1_dump_teacher.train_teacher import reached, run
 

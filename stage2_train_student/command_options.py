@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import click
 import torch
 
+from common.command_options import path_type
 from common.config import load_settings
 from common.config_files import find_config, known_configs
 from common.errors import SettingsError
@@ -15,12 +16,13 @@ from stage2_train_student.runs import run_settings, run_weights
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.test_time import PredictionPlan
 
-path_type = click.Path(path_type=Path)
-data_option = click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
+experiment_option = click.option(
+    "--experiment",
+    default="full",
+    show_default=True,
+    help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
+online_teacher_option = click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 
 Command = Callable[..., Any]
 

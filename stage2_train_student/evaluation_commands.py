@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from common.command_options import data_option, device_option, path_type
 from common.dataset import select_scans
 from common.devices import select_device
 from common.errors import DataError, SettingsError
@@ -14,9 +15,6 @@ from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequen
 from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
     choose_subject,
-    data_option,
-    device_option,
-    path_type,
     plan_of,
     plan_options,
     split_option,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 import torch
 
+from common.command_options import cache_option, data_option, device_option, set_option
 from common.config import load_settings
 from common.dataset import epoch_order
 from common.devices import select_device
@@ -18,12 +19,10 @@ from common.segmentation_loss import segmentation_terms
 from common.semantic_kitti import ScanId
 from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
-    data_option,
-    device_option,
     experiment_file,
+    experiment_option,
     online_teacher,
-    path_type,
-    set_option,
+    online_teacher_option,
 )
 from stage2_train_student.experiment import (
     OnlineTargets,
@@ -125,9 +124,9 @@ def profile_table(seconds: dict[str, float]) -> str:
 
 @click.command()
 @data_option
-@click.option("--experiment", default="full", show_default=True, help="Name of an experiment, or a path to one.")
-@click.option("--cache", default="cache/semantic_kitti", show_default=True, help="Target store: a folder or a URL.")
-@click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
+@experiment_option
+@cache_option
+@online_teacher_option
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Measured after a first one.")
 @device_option
 @set_option

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import click
 
+from common.command_options import cache_option, data_option, device_option, path_type, set_option
 from common.errors import SettingsError, TrainingError
-from stage2_train_student.command_options import data_option, device_option, path_type, set_option
+from common.signals import INTERRUPTED
+from stage2_train_student.command_options import online_teacher_option
 from stage2_train_student.finished_run import read_finished
 from stage2_train_student.sweep import LOG_FILE, Outcome, PlannedRun, plan_runs, refuse_other_runs, train_all
-
-STOPPED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 @click.command()
@@ -24,13 +23,8 @@ STOPPED = 130
     help="Names of files in configs/experiments/, or paths, with spaces between them; repeatable.",
 )
 @click.option("--seeds", default="0", show_default=True, help='Such as "0 1 2" or 0-2.')
-@click.option(
-    "--cache",
-    default="cache/semantic_kitti",
-    show_default=True,
-    help="Target store: a folder, or a URL such as s3://bucket/prefix.",
-)
-@click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
+@cache_option
+@online_teacher_option
 @click.option(
     "--out",
     type=path_type,
@@ -118,7 +112,7 @@ def report(runs: list[PlannedRun], outcomes: list[Outcome]) -> None:
         raise TrainingError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again.\n{lines}")
     if any(outcome.status == "stopped" for outcome in outcomes) or len(outcomes) < len(runs):
         click.echo("stopped; the same command goes on", err=True)
-        raise click.exceptions.Exit(STOPPED)
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def describe(outcome: Outcome) -> str:

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import click
 
+from common.command_options import cache_option, data_option, device_option, path_type, resume_option, set_option
 from common.config import load_settings
 from common.processes import started_processes
 from common.target_store.local_copy import CopySettings
 from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
-    data_option,
-    device_option,
     experiment_file,
+    experiment_option,
     online_teacher,
-    path_type,
-    set_option,
+    online_teacher_option,
 )
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.train import run as run_training
@@ -23,19 +22,9 @@ from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
 
 @click.command()
 @data_option
-@click.option(
-    "--experiment",
-    default="full",
-    show_default=True,
-    help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
-)
+@experiment_option
 @click.option("--run", "run_folder", type=path_type, help="Folder for the results.  [default: runs/<experiment>]")
-@click.option(
-    "--cache",
-    default="cache/semantic_kitti",
-    show_default=True,
-    help="Target store: a folder, or a URL such as s3://bucket/prefix.",
-)
+@cache_option
 @click.option(
     "--local-copy",
     type=path_type,
@@ -50,8 +39,8 @@ from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
     show_default=True,
     help="Largest size of that folder in GB; 0 keeps nothing.",
 )
-@click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
-@click.option("--resume", is_flag=True, help="Continue the run in its folder.")
+@online_teacher_option
+@resume_option
 @device_option
 @set_option
 @click.pass_obj

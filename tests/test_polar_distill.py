@@ -15,6 +15,12 @@ from tests.reduced import command, command_named, succeed
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = [name for listed in COMMANDS.values() for name in listed]
 
+OWN_MEANING = {
+    *(("render", "--cache"), ("compare", "--data")),
+    *((name, "--set") for name in ("evaluate", "predict", "render")),
+}
+"""Options that do something else there than in other commands."""
+
 HELP = """
 import sys
 from click.testing import CliRunner
@@ -64,6 +70,18 @@ def test_an_unknown_command_is_a_message():
     result = command(program, "dmup")
     assert result.exit_code == 2
     assert "No such command 'dmup'" in result.output
+
+
+@pytest.mark.parametrize("name", ["--device", "--set", "--cache", "--resume", "--data"])
+def test_an_option_of_several_commands_has_one_default_and_one_help(name):
+    options = [
+        option
+        for command in NAMES
+        for option in command_named(program, command).params
+        if name in option.opts and (command, name) not in OWN_MEANING
+    ]
+    assert len(options) > 1
+    assert len({(option.help, str(option.default)) for option in options}) == 1
 
 
 def imported(path: Path) -> set[str]:

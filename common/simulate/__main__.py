@@ -5,16 +5,17 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from common.command_options import path_type, set_option
 from common.commands import Command
 from common.config import apply_override, load_settings, parse_settings
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that gets sequences/.")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings, a YAML file; without it the defaults.")
+@click.option("--out", type=path_type, required=True, help="Folder that gets sequences/.")
+@click.option("--config", type=path_type, help="Settings, a YAML file; without it the defaults.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@set_option
 def main(out: Path, config: Path | None, jobs: int, overrides: tuple[str, ...]) -> None:
     """Simulate LiDAR scans of made-up streets in the SemanticKITTI layout.
 

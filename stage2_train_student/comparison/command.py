@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, get_args
 import click
 import torch
 
+from common.command_options import device_option, path_type
 from common.devices import select_device
 from common.errors import SettingsError
 from common.files import write_atomically
 from common.label_map import LabelMap
 from common.semantic_kitti import ScanId
 from common.teacher import Teacher, TeacherLoader
-from stage2_train_student.command_options import device_option, path_type
 from stage2_train_student.comparison.experiments import (
     Experiment,
     choose_baseline,

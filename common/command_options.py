@@ -1,0 +1,37 @@
+"""Options that commands of both stages have: name, default and help of each in one place."""
+
+from pathlib import Path
+
+import click
+
+DEFAULT_CACHE = "cache/semantic_kitti"
+TEACHER_CONFIG = Path("configs/teachers/cylinder3d.yaml")
+
+path_type = click.Path(path_type=Path)
+
+data_option = click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
+optional_data_option = click.option("--data", type=path_type, help="Folder that holds sequences/.")
+teacher_option = click.option(
+    "--teacher",
+    type=path_type,
+    required=True,
+    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
+)
+cache_option = click.option(
+    "--cache",
+    default=DEFAULT_CACHE,
+    show_default=True,
+    help="Target store: a folder, a .zip archive to read from, or a URL such as s3://bucket/prefix.",
+)
+config_option = click.option(
+    "--config",
+    type=path_type,
+    default=TEACHER_CONFIG,
+    show_default=True,
+    help="Settings of the dump (splits, grid, layers, encoding, views): a YAML file, or a name in configs/teachers/.",
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+resume_option = click.option("--resume", is_flag=True, help="Go on with the run in its folder.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
+)
