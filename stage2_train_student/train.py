@@ -35,6 +35,7 @@ from stage2_train_student.experiment import (
 )
 from stage2_train_student.finished_run import forget_finished, write_finished
 from stage2_train_student.parallel import draw_apart, parallel
+from stage2_train_student.seen_data import write_seen
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, train_step
 from stage2_train_student.student_data import StudentBatch, StudentData
@@ -87,6 +88,8 @@ def run(
         start_or_resume(state, settings, folder, resume, processes)
         if processes.first:
             forget_finished(folder)
+            stored = source.store.identity.views if source.store else None
+            write_seen(folder, settings, stored, scans.train, source.hash)
         state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
         writer = Recorder(folder, settings, state.step, state.epoch) if processes.first else nullcontext()
         with writer as recorder, StopRequest() as stop:

@@ -1,6 +1,7 @@
 """Run folders as training writes them, with numbers that are made up and known."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 from common.config import write_yaml
 from common.label_map import load_label_map
 from common.recorder import METRICS_FILE, SETTINGS_FILE
+from common.semantic_kitti import ScanId
+from common.target_store import ViewSet
 from stage2_train_student.evaluation_file import file_hash
+from stage2_train_student.seen_data import write_seen
 from tests.reduced import DATASET, STREET_GRID, reduced_experiment
 
 NAMES = load_label_map(DATASET).names[1:]
@@ -28,16 +32,20 @@ def write_run(
     validations: int = 6,
     gigabytes: float | None = 2.0,
     targets_hash: str | None = None,
+    seen: ViewSet | None = None,
+    scans: Sequence[ScanId] = (ScanId("00", "000000"),),
     environment: dict[str, Any] = MACHINE,
 ) -> Path:
     """Write a run of `steps` steps and as many epochs as validations.
 
     Every class has the IoU of `miou` plus an offset of its own; the mean of the offsets is 0, and all validations but
-    the last are lower.
+    the last are lower. With `seen`, the views of a made-up store, the run notes what it saw of `scans`.
     """
     folder.mkdir(parents=True)
     settings = reduced_experiment(STREET_GRID, f"epochs={validations}", f"seed={seed}", *overrides, name=name)
     write_yaml(settings, folder / SETTINGS_FILE)
+    if seen is not None:
+        write_seen(folder, settings, seen, list(scans), targets_hash)
     (folder / "environment.json").write_text(json.dumps(environment))
     noise = np.random.default_rng([seed, len(name)])
     records: list[dict[str, Any]] = []

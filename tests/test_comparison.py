@@ -12,7 +12,7 @@ import pytest
 from stage2_train_student.__main__ import main
 from stage2_train_student.comparison.curves import block_means
 from stage2_train_student.comparison.experiments import distinct_names
-from stage2_train_student.comparison.results import Sample, difference
+from stage2_train_student.comparison.statistics import Sample, difference
 from tests.made_up_runs import MACHINE, NAMES, class_ious, write_evaluation, write_run
 from tests.reduced import DATASET, command, fail, succeed
 
@@ -28,6 +28,11 @@ def rows_of(page: Path) -> dict[str, dict[str, str]]:
     """The CSV beside a page, by experiment."""
     with page.with_suffix(".csv").open() as file:
         return {row["experiment"]: row for row in csv.DictReader(file)}
+
+
+def verdict_of(page: Path) -> str:
+    """The sentence at the head of a page."""
+    return page.read_text().partition('<p class="verdict')[2].partition("</p>")[0]
 
 
 def test_runs_that_differ_in_their_seed_only_are_one_experiment_with_mean_spread_and_difference(tmp_path):
@@ -50,9 +55,15 @@ def test_runs_that_differ_in_their_seed_only_are_one_experiment_with_mean_spread
     assert float(rows["full"]["iou_mean car"]) == pytest.approx(np.mean(car))
     assert float(rows["full"]["iou_standard_deviation car"]) == pytest.approx(abs(car[0] - car[1]) / math.sqrt(2))
     markdown = page.with_suffix(".md").read_text()
-    assert "| full | 2 (0, 1) | 50.5 ± 0.7 | +8.5 ± 1.3 |" in markdown
+    # By hand: t = 0.085 / 0.012583 = 6.755 with one degree of freedom: p = 1 - 2 / pi arctan(t) = 0.0936, and the
+    # interval reaches tan(0.95 pi / 2) = 12.706 errors, 0.1599, to each side.
+    assert "| full | 2 (0, 1) | 50.5 ± 0.7 | +8.5 ± 1.3 | -7.5 to +24.5 | 0.094 |" in markdown
+    assert float(rows["full"]["miou_gain_p_value"]) == pytest.approx(
+        1 - 2 / math.pi * math.atan(0.085 / 0.0125831), rel=1e-4
+    )
+    assert float(rows["full"]["miou_gain_interval_low"]) == pytest.approx(0.085 - 12.7062 * 0.0125831, abs=1e-5)
     assert "| baseline | 3 (0, 1, 2) | 42.0 ± 2.0 | baseline |" in markdown
-    assert "Yes: full is 8.5 points of mIoU above the baseline" in page.read_text()
+    assert "No clear difference: full is 8.5 points of mIoU above the baseline" in page.read_text()
 
 
 def test_time_is_the_median_step_and_memory_the_highest_of_the_seeds(tmp_path):
@@ -212,11 +223,14 @@ def test_one_seed_a_small_difference_and_a_loss_are_said_to_be_so(tmp_path):
         for seed, gain in enumerate(gains):
             write_run(root / f"baseline_seed{seed}", seed=seed, miou=0.5 + 0.01 * seed)
             write_run(root / f"full_seed{seed}", name="full", seed=seed, miou=0.5 + 0.01 * seed + gain)
-        return compare(root, root).read_text().partition('<p class="verdict')[2].partition("</p>")[0]
+        return verdict_of(compare(root, root))
 
-    assert "Not known" in sentence(0.1)
-    assert "No clear difference" in sentence(0.005, 0.005)
-    assert "No: full is 10.0 points of mIoU below" in sentence(-0.1, -0.1)
+    assert "Not known: full is 10.0 points of mIoU above the baseline, but without several seeds" in sentence(0.1)
+    assert "No clear difference" in sentence(0.015, 0.001, 0.002)
+    # Clear by twice the standard error, 2.1 +- 0.7, but not by Student's t of two seeds.
+    assert "No clear difference" in sentence(0.014, 0.028)
+    assert "Yes: full is 10.0 points of mIoU above" in sentence(0.1, 0.101, 0.099)
+    assert "No: full is 10.0 points of mIoU below" in sentence(-0.1, -0.101, -0.099)
 
 
 def test_what_a_reader_must_know_is_noted(tmp_path):

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stage2_train_student.comparison.curves import Curve
-from stage2_train_student.comparison.results import Result, Sample
+from stage2_train_student.comparison.results import Result
+from stage2_train_student.comparison.statistics import Sample
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 30

@@ -20,12 +20,12 @@ from stage2_train_student.comparison.experiments import (
     group_runs,
     one_label_map,
 )
+from stage2_train_student.comparison.notes import notes
 from stage2_train_student.comparison.results import (
     Result,
     Source,
     choose_source,
     evaluation_protocol,
-    not_evaluated,
     report_protocol,
     results,
 )
@@ -167,55 +167,6 @@ def scored_on(experiments: list[Experiment], source: Source) -> str:
     return (
         f"evaluated on {', '.join(numbers['splits'])} ({numbers['scans']:,} scans, {numbers['points']:,} points){views}"
     )
-
-
-def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]:
-    """What a reader must know to judge the numbers."""
-    experiments = [result.experiment for result in found]
-    runs = [run for experiment in experiments for run in experiment.runs]
-    lines = []
-    unfinished = [str(run.folder) for run in runs if not run.finished]
-    if unfinished:
-        lines.append(f"Not finished: {', '.join(unfinished)}.")
-    if source == "evaluation":
-        lines.append("mIoU and IoU are those of evaluate, kept in each run's evaluation.json.")
-    else:
-        lines.append(
-            "mIoU and IoU are those of each run's best validation, the one that chose the student; as the best of "
-            "several it is a little optimistic."
-        )
-        lacking = not_evaluated(experiments)
-        if len(lacking) < len(runs):
-            lines.append(
-                f"Not evaluated, so that evaluations are not shown: {', '.join(str(run.folder) for run in lacking)}."
-            )
-    outdated = [str(run.folder) for run in runs if run.evaluation_problem is not None]
-    if outdated:
-        lines.append(f"Evaluations that cannot be used are left out: {', '.join(outdated)}.")
-    chosen_on = sorted({name for run in runs for name in run.chosen_on(label_map)})
-    if source == "evaluation" and chosen_on:
-        lines.append(
-            f"Students were chosen by their mIoU on {', '.join(chosen_on)}, and are scored there too: as the best of "
-            "several validations it is a little optimistic."
-        )
-    lines.append(
-        "± of a mean is the standard deviation over seeds (n - 1); ± of a difference its standard error, "
-        "sqrt(s1²/n1 + s2²/n2). A difference counts as clear beyond twice that."
-    )
-    machines = {
-        (str(run.environment.get("devices")), run.environment.get("threads"), run.environment.get("platform"))
-        for run in runs
-    }
-    if len(machines) > 1:
-        lines.append(
-            "The runs were made on different machines or with different numbers of threads: their times differ for "
-            "that alone."
-        )
-    if any(experiment.settings.targets == "cache" for experiment in experiments):
-        lines.append(
-            "Times are those of training; dumping the teacher's targets, once for all experiments, comes on top."
-        )
-    return lines
 
 
 def tables_text(found: list[Result], settings: dict[str, list[str]], remarks: list[str]) -> str:

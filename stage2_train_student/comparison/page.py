@@ -21,11 +21,10 @@ from stage2_train_student.comparison.charts import (
     line_chart,
 )
 from stage2_train_student.comparison.curves import block_width, recorded_terms, term_curve, validation_curve
-from stage2_train_student.comparison.results import Result, Verdict, verdict
+from stage2_train_student.comparison.results import Result
 from stage2_train_student.comparison.scan_pictures import ScanPictures
 from stage2_train_student.comparison.tables import (
     NOTHING,
-    PLUS_MINUS,
     Cell,
     Column,
     Table,
@@ -36,6 +35,7 @@ from stage2_train_student.comparison.tables import (
     settings_table,
     summary_table,
 )
+from stage2_train_student.comparison.verdict import Verdict, verdict
 from stage2_train_student.render import RIGHT as RIGHT_COLOUR
 from stage2_train_student.render import WRONG as WRONG_COLOUR
 
@@ -154,9 +154,8 @@ def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | Non
             if result.miou.mean is not None
         ][:4]
     best, gain = answer.best, answer.best.gain
-    error = "one seed only" if gain.error is None else f"{PLUS_MINUS} {100 * gain.error:.1f} standard error"
     name = best.experiment.name
-    made = [Tile(f"{100 * gain.value:+.1f}", "points of mIoU", f"{error}; {name} against the baseline")]
+    made = [Tile(f"{100 * gain.value:+.1f}", "points of mIoU", f"{certainty(best)}; {name} against the baseline")]
     assert best.miou.mean is not None
     assert baseline.miou.mean is not None
     made.append(Tile(f"{100 * best.miou.mean:.1f} %", f"mIoU of {name}", f"baseline {100 * baseline.miou.mean:.1f} %"))
@@ -175,6 +174,16 @@ def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | Non
         note = f"teacher {100 * teacher_miou:.1f} %"
         made.append(Tile(f"{100 * share:.0f} %", "of the way to the teacher", note))
     return made
+
+
+def certainty(result: Result) -> str:
+    """How sure the gain of a result is, in a few words."""
+    if result.unlike_baseline:
+        return "trained otherwise, see below"
+    if result.gain is None or result.gain.interval is None:
+        return "one seed only"
+    low, high = result.gain.interval
+    return f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def validation_chart(found: list[Result]) -> LineChart | None:

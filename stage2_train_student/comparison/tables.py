@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from stage2_train_student.comparison.results import Difference, Result, Sample
+from stage2_train_student.comparison.results import Result
+from stage2_train_student.comparison.statistics import Difference, Sample
 
 NOTHING = "\N{EN DASH}"
 PLUS_MINUS = "±"
@@ -61,6 +62,16 @@ def summary_table(results: list[Result]) -> Table:
         (
             Column("to the baseline", "difference of the means in points ± its standard error"),
             lambda _, result: gain_cell(result.gain, result.is_baseline, largest),
+        ),
+        (
+            Column(
+                "95 % interval", "of that difference, by Student's t; all of the column hold together in 95 % of cases"
+            ),
+            lambda _, result: interval_cell(result.gain),
+        ),
+        (
+            Column("p", "chance of such a difference if nothing had an effect, times the number of comparisons"),
+            lambda _, result: p_value_cell(result.gain),
         ),
         (
             Column("agreement, %", "points where the student says what the teacher says"),
@@ -152,6 +163,21 @@ def gain_cell(gain: Difference | None, is_baseline: bool, largest: float) -> Cel
     return Cell(f"{100 * gain.value:+.1f}{error}", gain.value, tone, round(abs(gain.value) / largest, 2))
 
 
+def interval_cell(gain: Difference | None) -> Cell:
+    """Differences that fit the runs, in points; nothing where the difference was not tested."""
+    if gain is None or gain.interval is None:
+        return Cell(NOTHING)
+    low, high = gain.interval
+    return Cell(f"{100 * low:+.1f} to {100 * high:+.1f}", low)
+
+
+def p_value_cell(gain: Difference | None) -> Cell:
+    """The corrected p-value; nothing where the difference was not tested."""
+    if gain is None or gain.p_value is None:
+        return Cell(NOTHING)
+    return Cell("< 0.001" if gain.p_value < 0.001 else f"{gain.p_value:.2g}", gain.p_value)
+
+
 def time_cell(sample: Sample) -> Cell:
     """Mean of seconds."""
     return Cell(NOTHING if sample.mean is None else duration(sample.mean), sample.mean)
@@ -208,6 +234,10 @@ def csv_record(result: Result) -> dict[str, Any]:
         "miou_standard_deviation": result.miou.spread,
         "miou_gain": result.gain.value if result.gain else None,
         "miou_gain_standard_error": result.gain.error if result.gain else None,
+        "miou_gain_interval_low": result.gain.interval[0] if result.gain and result.gain.interval else None,
+        "miou_gain_interval_high": result.gain.interval[1] if result.gain and result.gain.interval else None,
+        "miou_gain_p_value": result.gain.p_value if result.gain else None,
+        "unlike_baseline": "; ".join(result.unlike_baseline),
         "agreement_mean": result.agreement.mean,
         "seconds_per_step": result.seconds_per_step.mean,
         "training_seconds": result.training_seconds.mean,

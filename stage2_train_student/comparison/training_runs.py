@@ -12,6 +12,7 @@ from common.label_map import LabelMap
 from common.recorder import ENVIRONMENT_FILE, METRICS_FILE, SETTINGS_FILE, read_metrics
 from stage2_train_student.evaluation_file import read_evaluation, sequences_that_chose
 from stage2_train_student.runs import run_settings
+from stage2_train_student.seen_data import SeenData, read_seen
 from stage2_train_student.settings import ExperimentSettings
 
 
@@ -44,6 +45,7 @@ class TrainingRun:
         costs: records of time and memory, in order; empty for a run of an older version.
         evaluation: of `evaluation.json`, None where the run was not evaluated, or the evaluation cannot be used.
         evaluation_problem: why it cannot be used, None where it can.
+        seen: of `seen.json`, None for a run of an older version.
     """
 
     folder: Path
@@ -54,11 +56,14 @@ class TrainingRun:
     costs: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     evaluation_problem: DataError | None = None
+    seen: SeenData | None = None
 
     @property
     def targets_hash(self) -> str | None:
         """Of what made the targets; None without targets, or where it was not recorded."""
-        return self.costs[-1].get("targets_hash") if self.costs else None
+        if self.costs:
+            return self.costs[-1].get("targets_hash")
+        return self.seen.targets_hash if self.seen else None
 
     @property
     def finished(self) -> bool:
@@ -168,6 +173,7 @@ def read_run(folder: Path) -> TrainingRun:
         costs=kinds["run"],
         evaluation=evaluation,
         evaluation_problem=problem,
+        seen=read_seen(folder),
     )
 
 

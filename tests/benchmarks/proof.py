@@ -22,7 +22,8 @@ from common.files import write_atomically
 from common.label_map import load_label_map
 from common.recorder import read_metrics
 from stage2_train_student.comparison.experiments import Experiment, group_runs
-from stage2_train_student.comparison.results import Result, difference, results
+from stage2_train_student.comparison.results import Result, results
+from stage2_train_student.comparison.statistics import welch_error
 from stage2_train_student.comparison.training_runs import find_runs, read_run
 from stage2_train_student.demo import SPLIT, TEACHER, Step, newer, run_step, words
 from stage2_train_student.evaluation_file import EVALUATION_FILE, read_report
@@ -150,14 +151,16 @@ def measured() -> list[Result]:
 
 
 def row(result: Result, baseline: Result) -> dict[str, Any]:
-    """One line of the table; mIoU in points of 100, and the difference to a baseline."""
+    """One line of the table; mIoU in points of 100, and the difference to a baseline, with the p-value of the page."""
     values = [100 * value for value in result.miou.values]
-    gain = None if result is baseline else difference(result.miou, baseline.miou)
+    gain = None if result is baseline else result.gain
+    error = None if gain is None else welch_error(result.miou, baseline.miou)
     return {
         "miou": 100 * (result.miou.mean or 0.0),
         "spread": None if result.miou.spread is None else 100 * result.miou.spread,
         "gain": None if gain is None else 100 * gain.value,
-        "standard_error": None if gain is None or gain.error is None else 100 * gain.error,
+        "standard_error": None if error is None else 100 * error,
+        "p_value": None if gain is None else gain.p_value,
         "agreement": result.agreement.mean,
         "by_seed": values,
     }
@@ -169,10 +172,12 @@ def proof(found: Mapping[str, Result]) -> dict[str, Any]:
     seconds = {name: seconds_per_step(name) for name in ("full", POLICIES["online"])}
     gain = full.gain
     assert gain is not None, "the baseline has no score"
-    error = gain.error or 0.0
+    error = welch_error(full.miou, baseline.miou) or 0.0
     return {
         "gain_miou": 100 * gain.value,
         "gain_over_two_se": gain.value / (2 * error) if error else None,
+        "p_value": gain.p_value,
+        "comparisons": gain.comparisons,
         "seeds": len(full.miou.values),
         "cost_ratio": seconds["full"] / seconds[POLICIES["online"]],
         "seconds_per_step": seconds,
@@ -194,13 +199,14 @@ def tables(numbers: Mapping[str, Any]) -> list[str]:
         miou, gain = values["miou"], values["gain"]
         cells = [name, f"{with_error(miou, values['spread'])} ({len(values['by_seed'])})"]
         cells.append(with_error(gain, values["standard_error"], "+"))
+        cells.append("" if values["p_value"] is None else f"{values['p_value']:.2f}")
         return f"| {' | '.join(cells)} |"
 
-    head = "| {} | mIoU in %, +- standard deviation (seeds) | to the baseline, +- standard error |"
-    lines = [head.format("student"), "| --- | --- | --- |"]
+    head = "| {} | mIoU in %, +- standard deviation (seeds) | to the baseline, +- standard error | p |"
+    lines = [head.format("student"), "| --- | --- | --- | --- |"]
     lines += [line(name, values) for name, values in numbers["terms"].items()]
-    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | |", "", head.format("views of `full`")]
-    lines += ["| --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
+    lines += [f"| teacher | {numbers['teacher_miou']:.1f} | | |", "", head.format("views of `full`")]
+    lines += ["| --- | --- | --- | --- |", *(line(name, values) for name, values in numbers["views"].items())]
     ratio = numbers["cost_ratio"]
     return [
         *lines,

@@ -1,0 +1,82 @@
+"""Whether two experiments trained alike but for the teacher: the same views, scans, labels, steps and batches."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from common.label_map import LabelMap
+from stage2_train_student.comparison.experiments import Experiment
+from stage2_train_student.comparison.training_runs import TrainingRun
+from stage2_train_student.seen_data import SeenViews, seen_views
+
+
+def training_differences(experiment: Experiment, baseline: Experiment, label_map: LabelMap) -> list[str]:
+    """In what the training of an experiment was not the baseline's, one phrase each; empty where it was the same.
+
+    What an older version did not record is not compared, see `unrecorded`.
+    """
+    ours, theirs = conditions(experiment, label_map), conditions(baseline, label_map)
+    unequal = [
+        f"{name}: {ours[name]}; the baseline's: {theirs[name]}"
+        for name in ours
+        if ours[name] is not None and theirs[name] is not None and ours[name] != theirs[name]
+    ]
+    return [*view_differences(experiment, baseline), *unequal]
+
+
+def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
+    """What must be the same besides the views; None where it is not known, or need not be the same."""
+    settings, runs = experiment.settings, experiment.runs
+    sequences = sorted(label_map.sequences(settings.train))
+    labels = sequences if settings.labels is None else sorted(label_map.sequences(settings.labels))
+    hashes = {f"{run.seen.scans:,} scans ({run.seen.scans_sha256[:12]})" for run in runs if run.seen is not None}
+    steps = {run.steps[-1]["step"] for run in runs if run.steps}
+    return {
+        "training sequences": listed(sequences),
+        "sequences with labels": listed(labels),
+        "training scans": listed(sorted(hashes)),
+        # Where validations end the training, its length is what the method made of it.
+        "steps": listed(sorted(steps)) if settings.early_stopping is None else None,
+        "early stopping": settings.early_stopping or "none",
+        "scans in a batch": settings.batch_size,
+        "batches in a step": settings.optimiser.accumulate,
+    }
+
+
+def listed(values: Iterable[Any]) -> str | None:
+    """Values in words, None for none."""
+    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values) or None
+
+
+def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
+    """How the views of two experiments differ, as far as that is known."""
+    ours, theirs = views_of(experiment.runs), views_of(baseline.runs)
+    if ours is None and theirs is None:
+        return []
+    if ours is None or theirs is None:
+        known = ours or theirs
+        assert known is not None
+        # Whichever views a store holds, they are a few of each scan.
+        if known.kind != "fresh":
+            return []
+    if ours == theirs:
+        return []
+    said = [UNKNOWN_STORE if views is None else views.describe() for views in (ours, theirs)]
+    return [f"views: {said[0]}; the baseline's: {said[1]}"]
+
+
+UNKNOWN_STORE = "those of a store"
+
+
+def views_of(runs: Iterable[TrainingRun]) -> SeenViews | None:
+    """The views that the runs of an experiment saw; None where they read a store and an older version kept no note."""
+    return next((views for run in runs if (views := views_of_run(run)) is not None), None)
+
+
+def views_of_run(run: TrainingRun) -> SeenViews | None:
+    """The views that a run saw, None where that is not known."""
+    return seen_views(run.settings, None) if run.seen is None else run.seen.views
+
+
+def unrecorded(experiments: Iterable[Experiment]) -> list[TrainingRun]:
+    """Runs that read a store and did not note what they saw, as older versions did not."""
+    return [run for experiment in experiments for run in experiment.runs if views_of_run(run) is None]

@@ -1,0 +1,84 @@
+"""What a reader must know to judge the numbers of a comparison."""
+
+from common.label_map import LabelMap
+from stage2_train_student.comparison.fairness import unrecorded
+from stage2_train_student.comparison.results import Result, Source, not_evaluated
+
+
+def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    experiments = [result.experiment for result in found]
+    runs = [run for experiment in experiments for run in experiment.runs]
+    lines = []
+    unfinished = [str(run.folder) for run in runs if not run.finished]
+    if unfinished:
+        lines.append(f"Not finished: {', '.join(unfinished)}.")
+    if source == "evaluation":
+        lines.append("mIoU and IoU are those of evaluate, kept in each run's evaluation.json.")
+    else:
+        lines.append(
+            "mIoU and IoU are those of each run's best validation, the one that chose the student; as the best of "
+            "several it is a little optimistic."
+        )
+        lacking = not_evaluated(experiments)
+        if len(lacking) < len(runs):
+            lines.append(
+                f"Not evaluated, so that evaluations are not shown: {', '.join(str(run.folder) for run in lacking)}."
+            )
+    outdated = [str(run.folder) for run in runs if run.evaluation_problem is not None]
+    if outdated:
+        lines.append(f"Evaluations that cannot be used are left out: {', '.join(outdated)}.")
+    chosen_on = sorted({name for run in runs for name in run.chosen_on(label_map)})
+    if source == "evaluation" and chosen_on:
+        lines.append(
+            f"Students were chosen by their mIoU on {', '.join(chosen_on)}, and are scored there too: as the best of "
+            "several validations it is a little optimistic."
+        )
+    lines += [*how_tested(found), *how_alike(found)]
+    machines = {
+        (str(run.environment.get("devices")), run.environment.get("threads"), run.environment.get("platform"))
+        for run in runs
+    }
+    if len(machines) > 1:
+        lines.append(
+            "The runs were made on different machines or with different numbers of threads: their times differ for "
+            "that alone."
+        )
+    if any(experiment.settings.targets == "cache" for experiment in experiments):
+        lines.append(
+            "Times are those of training; dumping the teacher's targets, once for all experiments, comes on top."
+        )
+    return lines
+
+
+def how_tested(found: list[Result]) -> list[str]:
+    """What the numbers behind the verdict are."""
+    lines = ["± of a mean is the standard deviation over seeds (n - 1); ± of a difference its standard error."]
+    tested = [result.gain for result in found if result.gain is not None and result.gain.comparisons]
+    if tested:
+        paired = sum(gain.paired for gain in tested)
+        how = (
+            "by seed" if paired == len(tested) else "of means" if not paired else "by seed where the seeds are the same"
+        )
+        lines.append(
+            f"Tested with Student's t on differences {how}, corrected for {len(tested)} comparisons with the baseline "
+            "(Bonferroni): without any effect, a difference counts as clear in at most 5 % of pages like this."
+        )
+    return lines
+
+
+def how_alike(found: list[Result]) -> list[str]:
+    """Which experiments get no verdict since they trained otherwise, and what could not be checked."""
+    lines = [
+        f"No verdict on {result.experiment.name}, which did not train as the baseline did. "
+        f"{'. '.join(result.unlike_baseline)}. Train a baseline that does, and compare with that (--baseline)."
+        for result in found
+        if result.unlike_baseline
+    ]
+    unknown = unrecorded(result.experiment for result in found)
+    if unknown and any(result.is_baseline for result in found):
+        lines.append(
+            "Trained by an older version, which did not note the views of its store, so whether the baseline saw the "
+            f"same could not be checked: {', '.join(str(run.folder) for run in unknown)}."
+        )
+    return lines

@@ -1,0 +1,112 @@
+"""Means over seeds, and how sure a difference of two means is: Student's t, corrected for the number of comparisons."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.05
+"""Largest chance that a comparison without any effect finds a clear difference, all its experiments together."""
+
+
+class Sample(NamedTuple):
+    """Values of one quantity over the seeds of an experiment; a seed without a value is left out.
+
+    Attributes:
+        values: one for each seed.
+        seeds: of the values; empty where they are not known.
+    """
+
+    values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Sample":
+        """Leave out what is None."""
+        return cls(tuple(float(value) for value in values if value is not None))
+
+    @classmethod
+    def by_seed(cls, values: Mapping[int, float | None]) -> "Sample":
+        """The same of values by their seed, in the order of the seeds."""
+        known = {seed: float(value) for seed, value in sorted(values.items()) if value is not None}
+        return cls(tuple(known.values()), tuple(known))
+
+    @property
+    def mean(self) -> float | None:
+        """None without a value."""
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds, with n - 1 in the denominator; None for fewer than two values."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+
+class Difference(NamedTuple):
+    """Difference of two means, and how sure it is.
+
+    Attributes:
+        value: of the difference.
+        error: its standard error; None where either mean is of fewer than two values.
+        freedom: degrees of freedom of the error.
+        paired: whether the error is that of differences by seed.
+        comparisons: differences to the same baseline among which this is one; 0 where it is not tested.
+    """
+
+    value: float
+    error: float | None = None
+    freedom: int = 0
+    paired: bool = False
+    comparisons: int = 0
+
+    @property
+    def p_value(self) -> float | None:
+        """Chance of a difference as large as this in any of the comparisons if nothing had an effect; None untested.
+
+        Two-sided, of one comparison times their number (Bonferroni), so that it agrees with `interval`.
+        """
+        if self.error is None or not self.comparisons:
+            return None
+        if self.error == 0:
+            return float(self.value == 0)
+        return min(1.0, self.comparisons * 2 * float(stats.t.sf(abs(self.value) / self.error, self.freedom)))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Differences that fit the values; all intervals of the comparisons hold together in 95 % of cases."""
+        if self.error is None or not self.comparisons:
+            return None
+        margin = self.error * float(stats.t.isf(LEVEL / (2 * self.comparisons), self.freedom))
+        return self.value - margin, self.value + margin
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance alone makes so large a difference in fewer than 5 % of cases."""
+        return self.p_value is not None and self.p_value < LEVEL
+
+
+def difference(sample: Sample, baseline: Sample) -> Difference | None:
+    """Difference of the means; None where one has no value.
+
+    Runs of one seed share their first weights and the order of their scans, so where both samples have the same seeds
+    the error is that of the differences by seed. Elsewhere it is Welch's, which assumes no equal spreads, with as many
+    degrees of freedom as the smaller sample has: his own formula finds too many in samples of two or three.
+    """
+    if sample.mean is None or baseline.mean is None:
+        return None
+    value, freedom = sample.mean - baseline.mean, min(len(sample.values), len(baseline.values)) - 1
+    if not freedom:
+        return Difference(value)
+    if sample.seeds and sample.seeds == baseline.seeds:
+        by_seed = np.subtract(sample.values, baseline.values)
+        return Difference(value, float(np.std(by_seed, ddof=1)) / math.sqrt(len(by_seed)), freedom, paired=True)
+    return Difference(value, welch_error(sample, baseline), freedom)
+
+
+def welch_error(sample: Sample, other: Sample) -> float | None:
+    """Standard error of the difference of two means, sqrt(s1^2 / n1 + s2^2 / n2); None for fewer than two values."""
+    if sample.spread is None or other.spread is None:
+        return None
+    return math.sqrt(sample.spread**2 / len(sample.values) + other.spread**2 / len(other.values))
