@@ -143,7 +143,7 @@ def test_runs_of_an_older_version_are_compared_with_a_note_unless_the_views_cann
         write_run(tmp_path / f"runs/full/seed{seed}", name="full", seed=seed, miou=0.6 + 0.0011 * seed)
     sentence, notes = words(tmp_path)
     assert "Yes: full" in sentence
-    assert "whether the baseline saw the same could not be checked" in notes
+    assert "Whether the baseline saw the same views could not be checked for 2 runs of an older version" in notes
 
     # The baseline of older versions: a fresh view in every epoch, of which no store has enough.
     for seed in range(2):

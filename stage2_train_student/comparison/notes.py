@@ -78,7 +78,7 @@ def how_alike(found: list[Result]) -> list[str]:
     unknown = unrecorded(result.experiment for result in found)
     if unknown and any(result.is_baseline for result in found):
         lines.append(
-            "Trained by an older version, which did not note the views of its store, so whether the baseline saw the "
-            f"same could not be checked: {', '.join(str(run.folder) for run in unknown)}."
+            f"Whether the baseline saw the same views could not be checked for {len(unknown)} runs of an older "
+            f"version, which did not note those of its store, the first is {unknown[0].folder}."
         )
     return lines
