@@ -1,13 +1,22 @@
-"""What every training run needs to go on where it stopped: strict weights, the same settings, random states."""
+"""What a training run needs to go on where it stopped: strict weights, the same settings and scans, random states."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from common.checkpoint import check_same_names, check_same_shapes
 from common.config_files import same_config
 from common.errors import CheckpointError
+from common.semantic_kitti import ScanId
+
+ScansOfSequences = dict[str, dict[str, int | str]]
+"""Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""
+
+OTHER_GPUS = "another number of GPUs than before; random numbers go on as before only on those that there are now"
 
 
 def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, Any], may_change: set[str]) -> None:
@@ -36,6 +45,40 @@ def changed_settings(stored: dict[str, Any], current: dict[str, Any], ignored: s
     return [name for name in names if name != "dataset" or not same_config(stored.get(name), current[name])]
 
 
+def scans_of_sequences(scans: Iterable[ScanId]) -> ScansOfSequences:
+    """Which scans a run trains on, in a few words for its saved state."""
+    frames: dict[str, list[str]] = {}
+    for scan in scans:
+        frames.setdefault(scan.sequence, []).append(scan.frame)
+    return {
+        sequence: {"scans": len(names), "hash": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+        for sequence, names in frames.items()
+    }
+
+
+def check_same_scans(path: Path, stored: ScansOfSequences | None, current: ScansOfSequences) -> None:
+    """Refuse to continue a run on other scans. States saved before this was kept (None) get a note instead.
+
+    Raises:
+        CheckpointError: lists each sequence that differs.
+    """
+    if stored is None:
+        click.echo(f"note: {path} does not say which scans the run trained on; they cannot be compared", err=True)
+        return
+    lines = []
+    for sequence in sorted(stored.keys() | current.keys()):
+        before, now = stored.get(sequence), current.get(sequence)
+        if before != now:
+            counts = [f"{entry['scans']} scans" if entry else "none" for entry in (before, now)]
+            others = ", of other names" if counts[0] == counts[1] else ""
+            lines.append(f"  sequence {sequence}: {counts[0]} in the run, {counts[1]} now{others}")
+    if lines:
+        raise CheckpointError(
+            f"{path}: cannot resume with other training scans:\n" + "\n".join(lines) + "\nUse the run's DATA with all "
+            "its scans and labels, or another run folder."
+        )
+
+
 def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
     """Load weights that match in every name and shape.
 
@@ -54,8 +97,14 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what `random_state` returned."""
+def set_random_state(state: dict[str, Any]) -> bool:
+    """Restore what `random_state` returned, of the GPUs that there are now as well.
+
+    Returns:
+        whether there are as many GPUs as then.
+    """
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index, value in enumerate(state["cuda"][:gpus]):
+        torch.cuda.set_rng_state(value, index)
+    return len(state["cuda"]) == gpus

@@ -1,6 +1,6 @@
 """A teacher under training at a moment, and its way to disk and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,7 +9,15 @@ from common.checkpoint import load_checkpoint, save_checkpoint
 from common.content_hash import sealed_safetensors
 from common.errors import CheckpointError
 from common.files import write_atomically
-from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
+from common.resuming import (
+    OTHER_GPUS,
+    ScansOfSequences,
+    check_same_scans,
+    check_same_settings,
+    load_strictly,
+    random_state,
+    set_random_state,
+)
 from stage1_dump_teacher.cylinder3d import Cylinder3D
 from stage1_dump_teacher.published_weights import to_published
 from stage1_dump_teacher.teacher_settings import TeacherTrainingSettings
@@ -19,6 +27,7 @@ LAST_TEACHER = "teacher_last.safetensors"
 BEST_TEACHER = "teacher_best.safetensors"
 MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "checkpoint_dtype"}
 """Settings that a resumed run may change; `epochs` not where a schedule falls."""
+PROGRESS = ("epoch", "step_in_epoch", "step", "best_miou", "validation_due")
 
 
 @dataclass
@@ -32,6 +41,8 @@ class TeacherState:
         step_in_epoch: steps finished of the epoch under way.
         step: steps finished in all.
         best_miou: of all validations so far, in 0..1; -1 before the first.
+        validation_due: whether the epoch that ended last is still to be validated.
+        training_scans: that the run trains on; a resumed run must have the same.
     """
 
     teacher: Cylinder3D
@@ -40,6 +51,8 @@ class TeacherState:
     step_in_epoch: int = 0
     step: int = 0
     best_miou: float = -1.0
+    validation_due: bool = False
+    training_scans: ScansOfSequences = field(default_factory=dict)
 
     def save(self, folder: Path, settings: TeacherTrainingSettings) -> None:
         """Write the state whole or not at all, and the teacher alone in the published layout."""
@@ -47,14 +60,18 @@ class TeacherState:
             "settings": settings.model_dump(mode="json"),
             "teacher": self.teacher.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "progress": {name: getattr(self, name) for name in ("epoch", "step_in_epoch", "step", "best_miou")},
+            "progress": {name: getattr(self, name) for name in PROGRESS},
             "random_state": random_state(),
+            "training_scans": self.training_scans,
         }
         save_checkpoint(folder / STATE_FILE, content)
         save_teacher(folder / LAST_TEACHER, self.teacher, settings)
 
-    def restore(self, folder: Path, settings: TeacherTrainingSettings) -> None:
+    def restore(self, folder: Path, settings: TeacherTrainingSettings) -> str | None:
         """Continue where `save` left off, random states included.
+
+        Returns:
+            what is different from before, None where nothing is.
 
         Raises:
             CheckpointError: there is no state, it is damaged, or it belongs to other settings.
@@ -65,13 +82,15 @@ class TeacherState:
         may_change = MAY_CHANGE if constant else MAY_CHANGE - {"epochs"}
         try:
             check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change)
+            check_same_scans(path, content.get("training_scans"), self.training_scans)
             load_strictly(path, self.teacher, content["teacher"], "the teacher")
             self.optimiser.load_state_dict(content["optimiser"])
             for name, value in content["progress"].items():
                 setattr(self, name, value)
-            set_random_state(content["random_state"])
+            same_gpus = set_random_state(content["random_state"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a teacher's training state ({error!r}).") from error
+        return None if same_gpus else OTHER_GPUS
 
 
 def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:

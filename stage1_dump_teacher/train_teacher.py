@@ -14,6 +14,7 @@ from common.label_map import LabelMap, load_label_map
 from common.metrics import ConfusionMatrix
 from common.overlap import started_ahead
 from common.recorder import Recorder
+from common.resuming import scans_of_sequences
 from common.run_lock import locked
 from common.scan_batch import ScanBatch, batch_scans
 from common.schedule import learning_rate_factor
@@ -50,14 +51,20 @@ def run(
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, device)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
+    state.training_scans = scans_of_sequences(train)
     with locked(folder):
         start_or_resume(state, settings, folder, resume)
-        with Recorder(folder, settings, state.step, state.epoch) as recorder, StopRequest() as stop:
-            while state.epoch < settings.epochs and not (stop or reached(state, settings)):
-                train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
-                if not state.step_in_epoch and validation and state.epoch % settings.validate_every == 0:
+        # What a validation that is still due may have recorded is dropped.
+        recorded = state.epoch - state.validation_due
+        with Recorder(folder, settings, state.step, recorded) as recorder, StopRequest() as stop:
+            while not (stop or finished(state, settings)):
+                if not state.validation_due:
+                    train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
+                    state.save(folder, settings)
+                if state.validation_due:
                     validate(state, settings, data, validation, label_map, recorder, folder, device)
-                state.save(folder, settings)
+                    state.validation_due = False
+                    state.save(folder, settings)
     return state
 
 
@@ -91,8 +98,9 @@ def train_epoch(
             if settings.save_every and state.step % settings.save_every == 0:
                 state.save(folder, settings)
             clock = time.perf_counter()
-    if state.step_in_epoch == len(groups):
+    if state.step_in_epoch >= len(groups):
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        state.validation_due = state.epoch % settings.validate_every == 0
 
 
 def train_step(
@@ -114,6 +122,11 @@ def train_step(
     rate = settings.learning_rate * learning_rate_factor(state.step, steps, settings.schedule)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
+    if not batch.voxel_labels.any():
+        # A step would move batch statistics and Adam's momentum without having learned anything.
+        tqdm.write(f"note: nothing to learn from scans {', '.join(map(str, names))}: no voxel has a label")
+        state.step += 1
+        return {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
     state.teacher.train()
     terms = segmentation_terms(state.teacher(batch).logits, batch.voxel_labels, class_weights)
     loss = torch.stack(list(terms.values())).sum()
@@ -162,6 +175,8 @@ def validate(
     device: torch.device,
 ) -> None:
     """mIoU over all points of the validation scans; keeps the teacher if it is the best so far."""
+    if not scans:
+        return
     matrix = evaluate(state.teacher, settings, data, scans, label_map, device)
     miou = matrix.mean_iou()
     if np.isnan(miou):
@@ -219,7 +234,9 @@ def start_or_resume(state: TeacherState, settings: TeacherTrainingSettings, fold
             f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
         )
     if exists:
-        state.restore(folder, settings)
+        note = state.restore(folder, settings)
+        if note:
+            tqdm.write(f"note: {note}")
         tqdm.write(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
     elif resume:
         tqdm.write(f"nothing to resume in {folder}; starting from the beginning")
@@ -250,6 +267,11 @@ def validation_scans(settings: TeacherTrainingSettings, data: Path, label_map: L
         tqdm.write(f"note: no validation, so no best teacher will be chosen: {error.message}")
         return []
     return labelled(data, scans)
+
+
+def finished(state: TeacherState, settings: TeacherTrainingSettings) -> bool:
+    """Whether the run has nothing left to do."""
+    return not state.validation_due and (state.epoch >= settings.epochs or reached(state, settings))
 
 
 def reached(state: TeacherState, settings: TeacherTrainingSettings) -> bool:

@@ -1,4 +1,4 @@
-"""What an experiment is made of: its scans, its source of targets, its student and optimiser."""
+"""What an experiment is made of: its source of targets, its student and optimiser, and where a run begins."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +8,7 @@ from typing import NamedTuple
 import click
 import torch
 
-from common.dataset import select_scans
-from common.errors import DataError, SettingsError, StoreError, TrainingError
+from common.errors import SettingsError, StoreError, TrainingError
 from common.label_map import LabelMap
 from common.polar_grid import check_distillable
 from common.processes import ALONE, Processes
@@ -23,12 +22,12 @@ from common.teacher_targets import TeacherTargets
 from stage2_train_student.averaging import averaged_copy
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers
-from stage2_train_student.evaluate import refuse_unlabelled
 from stage2_train_student.evaluation_file import EVALUATION_FILE
 from stage2_train_student.precision import check_precision, gradient_scaler
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.student_data import StudentData
 from stage2_train_student.students.student import Student, student_class
+from stage2_train_student.training_scans import Scans, labelled_scans
 from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT, STATE_FILE, TrainingState
 
 OnlineTargets = Callable[[ScanBatch], TeacherTargets]
@@ -50,28 +49,6 @@ class TargetSource(NamedTuple):
     channels: dict[str, int] = {}
     hash: str | None = None
     skipped: dict[ScanId, str] = {}
-
-
-class Scans(NamedTuple):
-    """Scans to train on and to validate on."""
-
-    train: list[ScanId]
-    validation: list[ScanId]
-
-
-def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap, processes: Processes = ALONE) -> Scans:
-    """Scans of the experiment; validation is left out, with a note, when none of its sequences is on this disk."""
-    train, notes = select_scans(data, label_map, settings.train)
-    for note in notes if processes.first else ():
-        click.echo(f"note: training: {note}", err=True)
-    try:
-        validation = select_scans(data, label_map, settings.validate_on).scans if settings.validate_on else []
-    except DataError as error:
-        if processes.first:
-            click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
-        validation = []
-    refuse_unlabelled(data, validation)
-    return Scans(train, validation)
 
 
 def open_targets(
@@ -162,23 +139,6 @@ def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, 
     )
 
 
-def labelled_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) -> frozenset[ScanId] | None:
-    """Training scans whose labels are used, None for all.
-
-    Raises:
-        SettingsError: `labels` names none of the training scans.
-    """
-    if settings.labels is None:
-        return None
-    labelled = frozenset(select_scans(data, label_map, settings.labels).scans)
-    if labelled.isdisjoint(select_scans(data, label_map, settings.train).scans):
-        raise SettingsError(
-            f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(settings.labels)}; "
-            "name splits or sequences that are in train as well"
-        )
-    return labelled
-
-
 def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:
     """A student as the settings describe it, with fresh weights."""
     network = student_class(settings.student.network)
@@ -238,11 +198,11 @@ def start_or_resume(
             f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
         )
     if exists:
-        same_processes = state.restore(folder, settings, processes)
+        note = state.restore(folder, settings, processes)
         if processes.first:
             click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
-            if not same_processes:
-                click.echo("note: another number of processes than before, so random numbers are drawn anew", err=True)
+            if note:
+                click.echo(f"note: {note}", err=True)
         return
     refuse_left_students(folder)
     if resume and processes.first:

@@ -26,7 +26,6 @@ from stage2_train_student.command_options import (
 )
 from stage2_train_student.experiment import (
     OnlineTargets,
-    choose_scans,
     new_state,
     open_targets,
     student_data,
@@ -36,6 +35,7 @@ from stage2_train_student.precision import autocast, in_float32
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import targets_of
 from stage2_train_student.student_data import StudentBatch, StudentData
+from stage2_train_student.training_scans import choose_scans
 from stage2_train_student.training_state import TrainingState
 
 Result = TypeVar("Result")

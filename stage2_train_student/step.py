@@ -1,9 +1,10 @@
 """One step of training: losses of a batch, their gradients, and what the optimiser makes of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
+from tqdm import tqdm
 
 from common.errors import TrainingError
 from common.processes import ALONE, Processes
@@ -52,7 +53,8 @@ def train_step(
 
     Args:
         state: changed in place.
-        batches: of the group; read one by one, as they are loaded.
+        batches: of the group; read one ahead, as they are loaded. Those without a label or a target are passed over,
+            and without any other the step is counted but changes nothing.
         settings: the experiment.
         steps: of the whole run, for the schedule.
         online: the live teacher, for `targets: online`.
@@ -71,22 +73,23 @@ def train_step(
     state.distillation.train()
     state.optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
-    seen = 0
-    for loaded in batches:
-        seen += loaded.shared
+    for loaded, is_last in with_last(teaching(batches, online, processes)):
         share = loaded.shared / scans if scans else 1.0
-        with gradients_of(state.parallel, last=scans is None or seen == scans):
+        with gradients_of(state.parallel, last=is_last):
             terms = accumulate_gradients(
                 state, loaded, settings.precision, share, online, class_weights, device, processes
             )
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + share * value
         last = (loaded, terms)
+    rate = settings.optimiser.learning_rate * learning_rate_factor(state.step, steps, settings.optimiser.schedule)
+    if not sums:
+        state.step += 1
+        return {**dict.fromkeys(("cross_entropy", "lovasz", "loss", "gradient_norm"), 0.0), "learning_rate": rate}
     state.scaler.unscale_(state.optimiser)
     norm = clip_gradients(state, settings.optimiser.clip_norm)
     if not (torch.isfinite(norm) or state.scaler.is_enabled()):
         raise NonFiniteError(described(state, f"the gradient's norm is {norm.item()}", *last), *last)
-    rate = settings.optimiser.learning_rate * learning_rate_factor(state.step, steps, settings.optimiser.schedule)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.scaler.step(state.optimiser)
@@ -97,6 +100,27 @@ def train_step(
         update_average(state.average, state.student, decay_at(state.step, settings.averaging))
     state.step += 1
     return {**sums, "gradient_norm": float(norm), "learning_rate": rate}
+
+
+def teaching(
+    batches: Iterable[StudentBatch], online: OnlineTargets | None, processes: Processes
+) -> Iterator[StudentBatch]:
+    """The batches with a label or a target; others would only move batch statistics and the optimiser's momentum."""
+    for loaded in batches:
+        if loaded.targets or online or processes.any(loaded.batch.voxel_labels.any()):
+            yield loaded
+        elif processes.first:
+            tqdm.write(f"note: nothing to learn from scans {', '.join(map(str, loaded.scans))}: no labels, no targets")
+
+
+def with_last(batches: Iterable[StudentBatch]) -> Iterator[tuple[StudentBatch, bool]]:
+    """Each batch with whether it is the last; the next one is awaited before it."""
+    iterator = iter(batches)
+    loaded = next(iterator, None)
+    while loaded is not None:
+        following = next(iterator, None)
+        yield loaded, following is None
+        loaded = following
 
 
 def accumulate_gradients(

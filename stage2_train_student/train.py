@@ -17,6 +17,7 @@ from common.memory import peak_memory
 from common.metrics import ConfusionMatrix
 from common.processes import ALONE, Processes
 from common.recorder import Recorder
+from common.resuming import scans_of_sequences
 from common.run_lock import locked
 from common.semantic_kitti import ScanId
 from common.signals import StopRequest
@@ -26,7 +27,6 @@ from stage2_train_student.evaluate import evaluate, report, student_logits
 from stage2_train_student.experiment import (
     TargetSource,
     check_divisible,
-    choose_scans,
     new_state,
     open_targets,
     start_or_resume,
@@ -39,6 +39,7 @@ from stage2_train_student.seen_data import write_seen
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import NonFiniteError, train_step
 from stage2_train_student.student_data import StudentBatch, StudentData
+from stage2_train_student.training_scans import choose_scans
 from stage2_train_student.training_state import BEST_STUDENT, TrainingState, published_student
 
 NON_FINITE_BATCH = "non_finite_batch"
@@ -77,13 +78,14 @@ def run(
     label_map = load_label_map(settings.dataset)
     scans = choose_scans(settings, data, label_map, processes)
     source = open_targets(settings, label_map, scans.train, cache, teacher, copies)
-    scans = with_targets(scans, source, processes)
+    train, validation = with_targets(scans, source, processes)
     dataset = student_data(settings, data, label_map, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, source, device)
     draw_apart(settings.seed, state.step, processes)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
+    state.training_scans = scans_of_sequences(train)
     with locked(folder, processes):
         start_or_resume(state, settings, folder, resume, processes)
         if processes.first:
@@ -91,16 +93,21 @@ def run(
             stored = source.store.identity.views if source.store else None
             write_seen(folder, settings, stored, scans.train, source.hash)
         state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
-        writer = Recorder(folder, settings, state.step, state.epoch) if processes.first else nullcontext()
+        # What a validation that is still due may have recorded is dropped.
+        recorded = state.epoch - state.validation_due
+        writer = Recorder(folder, settings, state.step, recorded) if processes.first else nullcontext()
         with writer as recorder, StopRequest() as stop:
             clock = time.perf_counter()
             while not (processes.any(stop) or finished(state, settings)):
-                train_epoch(
-                    state, settings, dataset, scans.train, source, weights, recorder, folder, stop, device, processes
-                )
-                if not state.step_in_epoch and state.epoch % settings.validate_every == 0:
-                    validate(state, dataset, scans.validation, recorder, folder, device, processes)
-                state.save(folder, settings, processes)
+                if not state.validation_due:
+                    train_epoch(
+                        state, settings, dataset, train, source, weights, recorder, folder, stop, device, processes
+                    )
+                    state.save(folder, settings, processes)
+                if state.validation_due:
+                    validate(state, dataset, validation, recorder, folder, device, processes)
+                    state.validation_due = False
+                    state.save(folder, settings, processes)
                 if recorder is not None:
                     clock = record_cost(recorder, state, clock, device)
         if processes.first:
@@ -170,8 +177,9 @@ def train_epoch(
             if settings.save_every and state.step % settings.save_every == 0:
                 state.save(folder, settings, processes)
             clock = time.perf_counter()
-    if state.step_in_epoch == len(groups):
+    if state.step_in_epoch >= len(groups):
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        state.validation_due = state.epoch % settings.validate_every == 0
 
 
 def accumulation_groups(scans: list[ScanId], settings: ExperimentSettings, epoch: int) -> list[list[list[ScanId]]]:
@@ -259,6 +267,8 @@ def validate(
 
 def finished(state: TrainingState, settings: ExperimentSettings) -> bool:
     """Whether the run has nothing left to do."""
+    if state.validation_due:
+        return False
     return state.epoch >= settings.epochs or reached(state, settings) or no_better(state, settings)
 
 

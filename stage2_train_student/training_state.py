@@ -1,6 +1,6 @@
 """Everything that a training run is at a moment, and its way to disk and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,15 @@ from torch.nn.parallel import DistributedDataParallel
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import CheckpointError
 from common.processes import ALONE, Processes
-from common.resuming import check_same_settings, load_strictly, random_state, set_random_state
+from common.resuming import (
+    OTHER_GPUS,
+    ScansOfSequences,
+    check_same_scans,
+    check_same_settings,
+    load_strictly,
+    random_state,
+    set_random_state,
+)
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.parallel import draw_apart
 from stage2_train_student.settings import ExperimentSettings
@@ -21,6 +29,8 @@ BEST_STUDENT = "student_best.pt"
 LAST_STUDENT = "student_last.pt"
 MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "early_stopping"}
 """Settings that a resumed run may change without becoming another experiment; `epochs` not where a schedule falls."""
+
+OTHER_PROCESSES = "another number of processes than before, so random numbers are drawn anew"
 
 
 @dataclass
@@ -38,6 +48,8 @@ class TrainingState:
         step: steps of the optimiser finished in all.
         best_miou: of all validations so far, in 0..1; -1 before the first.
         validations_since_best: validations after the one that gave `best_miou`.
+        validation_due: whether the epoch that ended last is still to be validated.
+        training_scans: that the run trains on; a resumed run must have the same.
         targets_hash: of what the targets are made by, None without targets; a resumed run must have the same.
         parallel: student and adapters as one network that computes with other processes; None for one process alone.
     """
@@ -52,6 +64,8 @@ class TrainingState:
     step: int = 0
     best_miou: float = -1.0
     validations_since_best: int = 0
+    validation_due: bool = False
+    training_scans: ScansOfSequences = field(default_factory=dict)
     targets_hash: str | None = None
     parallel: DistributedDataParallel | None = None
 
@@ -79,20 +93,21 @@ class TrainingState:
             "random_state": of_first,
             "random_states_of_others": of_others,
             "targets_hash": self.targets_hash,
+            "training_scans": self.training_scans,
         }
         save_checkpoint(folder / STATE_FILE, content)
         save_checkpoint(folder / LAST_STUDENT, published_student(self.trained))
 
     def progress(self) -> dict[str, Any]:
         """The counters."""
-        names = ("epoch", "step_in_epoch", "step", "best_miou", "validations_since_best")
+        names = ("epoch", "step_in_epoch", "step", "best_miou", "validations_since_best", "validation_due")
         return {name: getattr(self, name) for name in names}
 
-    def restore(self, folder: Path, settings: ExperimentSettings, processes: Processes = ALONE) -> bool:
+    def restore(self, folder: Path, settings: ExperimentSettings, processes: Processes = ALONE) -> str | None:
         """Continue where `save` left off, random states included where there are as many processes as before.
 
         Returns:
-            whether there are.
+            what is different from before, None where nothing is.
 
         Raises:
             CheckpointError: there is no state, it is damaged, or it belongs to another experiment.
@@ -101,6 +116,7 @@ class TrainingState:
         content = load_checkpoint(path)
         try:
             check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change(settings))
+            check_same_scans(path, content.get("training_scans"), self.training_scans)
             check_same_targets(path, content["targets_hash"], self.targets_hash)
             load_strictly(path, self.student, content["student"], "the student")
             load_strictly(path, self.distillation, content["distillation"], "the distillation adapters")
@@ -113,11 +129,11 @@ class TrainingState:
             random_states = [content["random_state"], *content.get("random_states_of_others", [])]
             if len(random_states) != processes.count:
                 draw_apart(settings.seed, self.step, processes)
-                return False
-            set_random_state(random_states[processes.rank])
+                return OTHER_PROCESSES
+            same_gpus = set_random_state(random_states[processes.rank])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a training state of this program ({error!r}).") from error
-        return True
+        return None if same_gpus else OTHER_GPUS
 
 
 def may_change(settings: ExperimentSettings) -> set[str]:

@@ -94,6 +94,7 @@ def straight_run(tmp_path_factory, streets, street_cache):
         "step": 6,
         "best_miou": -1.0,
         "validations_since_best": 0,
+        "validation_due": False,
     }
     yield run
     shutil.rmtree(run)

@@ -12,8 +12,9 @@ from common.config import load_settings
 from common.dataset import read_scan, voxelise_view
 from common.label_map import load_label_map
 from common.recorder import read_metrics
+from common.resuming import scans_of_sequences
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId, label_path
+from common.semantic_kitti import ScanId, label_path, list_scans
 from common.view import IDENTITY
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.published_weights import load_teacher
@@ -58,6 +59,7 @@ def batch_of(data: Path) -> ScanBatch:
 def test_the_checkpoint_is_the_trained_teacher(trained, streets):
     settings = load_settings(TeacherTrainingSettings, CONFIG, SMALL)
     state = new_state(settings, load_label_map(settings.dataset), CPU)
+    state.training_scans = scans_of_sequences(list_scans(streets, ["00"]))
     state.restore(trained, settings)
     loaded = load_teacher(trained / LAST_TEACHER, CPU).model
     batch = batch_of(streets)

@@ -28,9 +28,10 @@ from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.scan_batch import batch_scans
 from common.view import IDENTITY
-from stage2_train_student.experiment import TargetSource, choose_scans, new_state, open_targets, student_data
+from stage2_train_student.experiment import TargetSource, new_state, open_targets, student_data
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.step import losses, targets_of, train_step
+from stage2_train_student.training_scans import choose_scans
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"

@@ -1,0 +1,90 @@
+"""Which scans an experiment trains on and validates on, and which of their labels it uses."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from common.dataset import select_scans
+from common.errors import DataError, SettingsError
+from common.label_map import LabelMap
+from common.processes import ALONE, Processes
+from common.semantic_kitti import ScanId, has_labels
+from stage2_train_student.evaluate import refuse_unlabelled
+from stage2_train_student.settings import ExperimentSettings
+
+
+class Scans(NamedTuple):
+    """Scans to train on and to validate on."""
+
+    train: list[ScanId]
+    validation: list[ScanId]
+
+
+def choose_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap, processes: Processes = ALONE) -> Scans:
+    """Scans of the experiment; validation is left out, with a note, when none of its sequences is on this disk.
+
+    Raises:
+        DataError: there is no scan to learn from, or one to validate on has no labels.
+    """
+    train, notes = select_scans(data, label_map, settings.train)
+    for note in notes if processes.first else ():
+        click.echo(f"note: training: {note}", err=True)
+    train, note = scans_that_teach(settings, data, train)
+    if note and processes.first:
+        click.echo(f"note: {note}", err=True)
+    try:
+        validation = select_scans(data, label_map, settings.validate_on).scans if settings.validate_on else []
+    except DataError as error:
+        if processes.first:
+            click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
+        validation = []
+    refuse_unlabelled(data, validation)
+    return Scans(train, validation)
+
+
+def scans_that_teach(settings: ExperimentSettings, data: Path, scans: list[ScanId]) -> tuple[list[ScanId], str]:
+    """The training scans from which something is learned, and what to say of those without labels.
+
+    Without a teacher a scan without labels would only move batch statistics and the optimiser's momentum.
+
+    Raises:
+        DataError: nothing is learned from any.
+    """
+    labelled = [scan for scan in scans if has_labels(data, scan)]
+    without = len(scans) - len(labelled)
+    if not without:
+        return scans, ""
+    if settings.targets != "none":
+        count = f"{without} of {len(scans)}" if labelled else f"all {len(scans)}"
+        return scans, f"{count} training scans have no label file; the student learns from their targets alone"
+    if not labelled:
+        raise DataError(
+            f"{data}: none of the {len(scans)} training scans has a label file, the first is {scans[0]}, and with "
+            "targets: none there is nothing else to learn from. Choose labelled splits (setting train), complete the "
+            "download, or use a teacher's targets."
+        )
+    return labelled, f"training without {without} of {len(scans)} scans, which have no label file (targets: none)"
+
+
+def labelled_scans(settings: ExperimentSettings, data: Path, label_map: LabelMap) -> frozenset[ScanId] | None:
+    """Training scans whose labels are used, None for all.
+
+    Raises:
+        SettingsError: `labels` names none of the training scans.
+        DataError: none of those that it names has a label file.
+    """
+    if settings.labels is None:
+        return None
+    labelled = frozenset(select_scans(data, label_map, settings.labels).scans)
+    if labelled.isdisjoint(select_scans(data, label_map, settings.train).scans):
+        raise SettingsError(
+            f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(settings.labels)}; "
+            "name splits or sequences that are in train as well"
+        )
+    if not any(has_labels(data, scan) for scan in labelled):
+        raise DataError(
+            f"labels: none of the {len(labelled)} scans of {', '.join(settings.labels)} has a label file; name "
+            "labelled splits or sequences, or set labels=null"
+        )
+    return labelled
