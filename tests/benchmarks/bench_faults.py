@@ -24,12 +24,15 @@ from tests.benchmarks.faults import (
     bad_scans,
     damaged_runs,
     damaged_stores,
+    forged_checkpoints,
+    forged_stores,
     kills,
 )
+from tests.benchmarks.faults.children import import_everything
 from tests.benchmarks.faults.verdicts import Kind, Verdict, summary, table
 from tests.benchmarks.faults.workshop import Case, Workshop
 
-MODULES = (kills, damaged_stores, damaged_runs, bad_scans)
+MODULES = (kills, damaged_stores, damaged_runs, forged_stores, forged_checkpoints, bad_scans)
 KINDS: dict[str, Kind] = {kind.name: kind for module in MODULES for kind in module.KINDS}
 
 Attack = tuple[str, int]
@@ -58,7 +61,7 @@ def attack(workshop: Workshop, name: str, seed: int, keep: bool) -> Verdict:
 
 
 def attack_all(workshop: Workshop, attacks: list[Attack], jobs: int, keep: bool) -> Results:
-    """Attack with several processes; this one waits. Each takes every so-many-th attack and writes down its verdicts."""
+    """Attack with several processes, each every so-many-th attack; this one waits for their verdicts."""
     files = [workshop.root / f"verdicts_{number}.jsonl" for number in range(jobs)]
     workers = []
     for number, file in enumerate(files):
@@ -118,6 +121,7 @@ def by_row(results: Results) -> dict[str, list[Verdict]]:
 def main(as_json: bool, only: tuple[str, ...], seed: int | None, share: float, jobs: int, keep: Path | None) -> None:
     """Attack, count, and exit with status 1 if anything was wrong without a word."""
     torch.set_num_threads(1)
+    import_everything()
     attacks = attacks_of(only, seed, share)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
@@ -127,8 +131,8 @@ def main(as_json: bool, only: tuple[str, ...], seed: int | None, share: float, j
         results = attack_all(workshop, attacks, jobs, keep is not None)
     rows, wrong = by_row(results), failures(results)
     if not as_json:
-        if len(attacks) <= len(KINDS):
-            click.echo("\n".join(f"{verdict.outcome:10} {name} {seed}: {verdict.detail}" for (name, seed), verdict in results.items()))
+        for (name, number), verdict in results.items() if len(attacks) <= len(KINDS) else ():
+            click.echo(f"{verdict.outcome:10} {name} {number}: {verdict.detail}")
         click.echo(f"{table(rows)}\n\n{time.monotonic() - start:.0f} s")
     for line in wrong:
         click.echo(line, err=as_json)

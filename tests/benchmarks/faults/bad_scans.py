@@ -86,7 +86,6 @@ HOWS = (
     *SPOIL_POINTS,
 )
 WITHOUT_LABELS = tuple(how for how in HOWS if not how.startswith("labels"))
-USABLE = ("one point", "all at the origin", "in millimetres", "a coordinate of 1e9", "a coordinate of 1e38", "truncated")
 NAMES = ("00/000001", "00/velodyne/000001.bin", "00/labels/000001.label")
 
 
@@ -96,7 +95,7 @@ def dump(policy: str) -> Callable[[Case, str], Verdict]:
     def attack(case: Case, how: str) -> Verdict:
         data, store = spoil_scan(case, how), case.folder / "store"
         words = case.workshop.dump_words(store, "exact", data, f"on_bad_scan={policy}")
-        ended = case.stage_one(*words)
+        ended = case.command(*words)
         said = ended.output
 
         def others_intact() -> bool | None:
@@ -117,7 +116,7 @@ def dump(policy: str) -> Callable[[Case, str], Verdict]:
 
 def check_verified(case: Case, store: Path) -> bool | None:
     """None, usable, where a store with a strange scan passes its own check; False where it does not."""
-    return None if case.stage_one("verify", "--cache", store).status == 0 else False
+    return None if case.command("verify", "--cache", store).status == 0 else False
 
 
 def train(case: Case, how: str) -> Verdict:
@@ -125,14 +124,14 @@ def train(case: Case, how: str) -> Verdict:
     data, run = spoil_scan(case, how), case.folder / "run"
     words = case.workshop.train_words(run)
     words = [str(data) if word == str(case.workshop.path("data")) else word for word in words]
-    ended = case.stage_two(*words)
-    return judge(ended, how, NAMES, lambda: True if how == "missing" else False, nothing_changed)
+    ended = case.command(*words)
+    return judge(ended, how, NAMES, lambda: how == "missing", nothing_changed)
 
 
 def evaluate(case: Case, how: str) -> Verdict:
     """Evaluation on a bad scan; strange ones that are well formed get a number like any other."""
     data, run = spoil_scan(case, how, TO_EVALUATE), case.copy("straight", "run")
-    ended = case.stage_two("evaluate", "--data", data, "--run", run, "--device", "cpu")
+    ended = case.command("evaluate", "--data", data, "--run", run, "--device", "cpu")
     names = ("08/000000", "08/velodyne", "08/labels", "sequence 08", "val")
     return judge(ended, how, names, lambda: None, nothing_changed)
 
@@ -141,7 +140,7 @@ def predict(case: Case, how: str) -> Verdict:
     """Prediction of a bad scan: as many labels as points."""
     data, run, out = spoil_scan(case, how, TO_EVALUATE), case.copy("straight", "run"), case.folder / "out"
     words = ["predict", "--data", data, "--run", run, "--device", "cpu", "--out", out, "--split", "08"]
-    ended = case.stage_two(*words)
+    ended = case.command(*words)
 
     def sizes_fit() -> bool | None:
         written = next(out.rglob("000000.label"), None)

@@ -4,6 +4,7 @@ A fork of a process that has imported everything starts in 10 ms, against 5 s fo
 import: threads (of zarr, of PyTorch) do not survive a fork.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -11,15 +12,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stage1_dump_teacher.__main__ import main as stage_one
-from stage2_train_student.__main__ import main as stage_two
+from polar_distill import COMMANDS, program
 
 LIMIT_SECONDS = 60.0
 """A command that takes longer on these tiny files hangs."""
@@ -29,7 +29,8 @@ MEMORY_BYTES = 4 << 30
 
 POLL_SECONDS = 0.003
 
-__all__ = ["LIMIT_SECONDS", "Child", "Ended", "run", "run_command", "stage_one", "stage_two", "start_command"]
+SLOW_IMPORTS = ("stage1_dump_teacher.dump", "stage1_dump_teacher.train_teacher", "spconv.pytorch", "torch._dynamo")
+"""What commands import only when they run."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Ended:
     hung: bool
     output: str
     value: Any = None
+
+
+def import_everything() -> None:
+    """Import what the commands would, once, before anything is forked."""
+    commands = [place.partition(":")[0] for listed in COMMANDS.values() for place, _ in listed.values()]
+    for module in (*commands, *SLOW_IMPORTS):
+        importlib.import_module(module)
 
 
 class Child:
@@ -142,11 +150,11 @@ def run(function: Callable[[], Any], folder: Path, limit: float = LIMIT_SECONDS)
     return Child(function, folder).wait(limit)
 
 
-def start_command(main: click.Group, words: list[str], folder: Path) -> Child:
-    """Start a command of a stage as its `python -m` would run it."""
-    return Child(lambda: main([str(word) for word in words], prog_name="polar-distill"), folder)
+def start_command(words: Iterable[Any], folder: Path) -> Child:
+    """Start a command as the program `polar-distill` would run it."""
+    return Child(lambda: program([str(word) for word in words], prog_name="polar-distill"), folder)
 
 
-def run_command(main: click.Group, words: list[str], folder: Path, limit: float = LIMIT_SECONDS) -> Ended:
-    """Run a command of a stage and wait for its end."""
-    return start_command(main, words, folder).wait(limit)
+def run_command(words: Iterable[Any], folder: Path, limit: float = LIMIT_SECONDS) -> Ended:
+    """Run a command and wait for its end."""
+    return start_command(words, folder).wait(limit)

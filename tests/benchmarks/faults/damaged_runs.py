@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
+from common.config import load_settings
+from stage2_train_student.settings import ExperimentSettings
 from tests.benchmarks.faults import reading
 from tests.benchmarks.faults.damage import damaged
 from tests.benchmarks.faults.damaged_stores import reads_as, same_as_straight, spoil
 from tests.benchmarks.faults.verdicts import Kind, Verdict, judge, nothing_changed
 from tests.benchmarks.faults.workshop import TEACHER_CONFIG, TEACHER_SETTINGS, Case
-from tests.reduced import STREET_GRID, experiment_file, experiment_overrides, settings_words
+from tests.reduced import DATASET, STREET_GRID, experiment_file, experiment_overrides, settings_words
 
 FIELDS = ("teacher_hash", "teacher's hash")
 """What an error may name where a changed teacher is found out because it is not the store's."""
@@ -18,7 +22,7 @@ def resume(case: Case) -> Verdict:
     """A run goes on from a damaged training state."""
     run = case.copy("half", "run")
     what = spoil(case, run / "last.pt", case.workshop.path("straight") / "student_last.pt")
-    ended = case.stage_two(*case.workshop.train_words(run, resume=True))
+    ended = case.command(*case.workshop.train_words(run, resume=True))
     return judge(ended, what, ("last.pt",), lambda: same_as_straight(case, run), nothing_changed)
 
 
@@ -27,7 +31,7 @@ def resume_teacher(case: Case) -> Verdict:
     run = case.copy("teachers", "run")
     what = spoil(case, run / "last.pt", case.workshop.path("half") / "last.pt")
     words = ["train-teacher", "--data", case.workshop.path("data"), "--run", run, "--config", TEACHER_CONFIG]
-    ended = case.stage_one(*words, "--device", "cpu", "--resume", *settings_words(*TEACHER_SETTINGS))
+    ended = case.command(*words, "--device", "cpu", "--resume", *settings_words(*TEACHER_SETTINGS))
     expected = (case.workshop.path("teachers") / "teacher_last.safetensors").read_bytes()
     again = run / "teacher_last.safetensors"
     return judge(ended, what, ("last.pt",), lambda: again.read_bytes() == expected, nothing_changed)
@@ -40,7 +44,7 @@ def run_file(name: str) -> Callable[[Case], Verdict]:
         run = case.copy("half", "run")
         path = run / name
         what = spoil(case, path, case.workshop.path("teachers") / "environment.json")
-        ended = case.stage_two(*case.workshop.train_words(run, resume=True))
+        ended = case.command(*case.workshop.train_words(run, resume=True))
         return judge(ended, what, (name,), lambda: same_as_straight(case, run), nothing_changed)
 
     return attack
@@ -54,7 +58,7 @@ def swept_file(name: str) -> Callable[[Case], Verdict]:
         what = spoil(case, run / name, case.workshop.path("teachers") / "environment.json")
         left = (run / "last.pt").stat().st_mtime_ns
         # One that starts a run does not take the damaged note for a finished one; waiting for that run proves no more.
-        ended = case.stage_two(*case.workshop.sweep_words(case.folder / "sweep"), limit=120)
+        ended = case.command(*case.workshop.sweep_words(case.folder / "sweep"), limit=120)
         trained = (run / "last.pt").stat().st_mtime_ns != left
         return judge(ended, what, (name,), lambda: same_as_straight(case, run) or (trained and None), nothing_changed)
 
@@ -66,7 +70,7 @@ def student(case: Case) -> Verdict:
     run = case.copy("straight", "run")
     what = spoil(case, run / "student_last.pt", case.workshop.path("straight") / "last.pt")
     words = ["evaluate", "--data", case.workshop.path("data"), "--run", run, "--device", "cpu"]
-    ended = case.stage_two(*words)
+    ended = case.command(*words)
     return judge(ended, what, ("student_last.pt",), lambda: same_student(case, run), nothing_changed)
 
 
@@ -82,8 +86,7 @@ def dump_on(case: Case) -> Verdict:
     store, teacher = case.copy("exact", "store"), case.copy("teacher.pt")
     (store / case.workshop.scan_files["exact"][-1]).unlink()
     what = spoil(case, teacher, (case.workshop.path("teachers") / "teacher_last.safetensors"))
-    words = [str(teacher) if word == str(case.workshop.path("teacher.pt")) else word for word in dump_words(case, store)]
-    ended = case.stage_one(*words)
+    ended = case.command(*dump_words(case, store, teacher))
     return judge(ended, what, ("teacher.pt", *FIELDS), lambda: reads_as(case, store, "exact"), nothing_changed)
 
 
@@ -91,9 +94,7 @@ def dump_with_ours(case: Case) -> Verdict:
     """A new dump with a damaged teacher that this program trained."""
     teacher = case.copy("teachers/teacher_last.safetensors", "teacher.safetensors")
     what = spoil(case, teacher, case.workshop.path("teacher.pt"))
-    words = dump_words(case, case.folder / "store")
-    words = [str(teacher) if word == str(case.workshop.path("teacher.pt")) else word for word in words]
-    ended = case.stage_one(*words)
+    ended = case.command(*dump_words(case, case.folder / "store", teacher))
 
     def intact() -> bool:
         paths = [teacher, case.workshop.path("teachers") / "teacher_last.safetensors"]
@@ -103,22 +104,29 @@ def dump_with_ours(case: Case) -> Verdict:
     return judge(ended, what, ("teacher.safetensors",), intact, nothing_changed)
 
 
-def dump_words(case: Case, store: Path) -> list[str]:
-    """Words of the dump command."""
-    return case.workshop.dump_words(store)
+def dump_words(case: Case, store: Path, teacher: Path) -> list[str]:
+    """Words of the dump command with another teacher."""
+    usual = str(case.workshop.path("teacher.pt"))
+    return [str(teacher) if word == usual else word for word in case.workshop.dump_words(store)]
 
 
 def settings_file(case: Case) -> Verdict:
     """An experiment's YAML file is damaged: refused, or the settings it then says are taken."""
     path = case.folder / "experiment.yaml"
-    path.write_bytes(experiment_file("baseline").read_bytes())
+    path.write_bytes(yaml_of_baseline())
     spoilt, what = damaged(path.read_bytes(), b"\xff\xfe\x00[" * 9, case.seed, case.generator)
     path.write_bytes(spoilt)
     words = ["train", "--data", case.workshop.path("data"), "--experiment", path, "--run", case.folder / "run"]
     small = (*experiment_overrides(STREET_GRID), "student.width=4", "steps=1", "validate_on=[]", "batch_size=1")
-    ended = case.stage_two(*words, "--device", "cpu", *settings_words(*small))
+    ended = case.command(*words, "--device", "cpu", *settings_words(*small))
     # A file that people write has no checksum: another number in it is another experiment, and is recorded as such.
     return judge(ended, what, ("experiment.yaml", "targets", "cache"), lambda: None, nothing_changed)
+
+
+def yaml_of_baseline() -> bytes:
+    """The settings of the experiment without a teacher, in one file."""
+    settings = load_settings(ExperimentSettings, experiment_file("baseline"), (f"dataset={DATASET}",))
+    return yaml.safe_dump(settings.model_dump(mode="json")).encode()
 
 
 KINDS = (

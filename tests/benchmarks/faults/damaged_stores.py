@@ -1,7 +1,8 @@
 """Damaged scan files, manifests and archives, and the commands that meet them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.faults import reading
@@ -53,35 +54,31 @@ def read(case: Case) -> Verdict:
         ended.value[key] == expected[key] for key in expected if key not in refused
     ):
         message = next(iter(refused.values()))
-        ended = ended.__class__(1, 0, False, message)
+        ended = replace(ended, status=1, output=message)
     return judge(ended, what, named_by(name), intact, nothing_changed)
 
 
 def verify(case: Case) -> Verdict:
     """The command verify."""
     kind, store, name, what = spoilt_store(case)
-    ended = case.stage_one("verify", "--cache", store)
+    ended = case.command("verify", "--cache", store)
     return judge(ended, what, named_by(name), lambda: reads_as(case, store, kind), nothing_changed)
 
 
 def merge(case: Case) -> Verdict:
     """A merge of the damaged store alone."""
     kind, store, name, what = spoilt_store(case)
-    ended = case.stage_one("merge", "--from", store, "--to", case.folder / "merged")
+    ended = case.command("merge", "--from", store, "--to", case.folder / "merged")
     merged = case.folder / "merged"
-    return judge(
-        ended, what, named_by(name), lambda: reads_as(case, merged, kind), lambda: foreign(case, merged, kind)
-    )
+    return judge(ended, what, named_by(name), lambda: reads_as(case, merged, kind), lambda: foreign(case, merged, kind))
 
 
 def merge_with_whole(case: Case) -> Verdict:
     """A merge of the damaged store with a whole one: the whole copies are taken."""
     kind, store, name, what = spoilt_store(case)
     merged = case.folder / "merged"
-    ended = case.stage_one("merge", "--from", store, "--from", case.workshop.path(kind), "--to", merged)
-    return judge(
-        ended, what, named_by(name), lambda: reads_as(case, merged, kind), lambda: foreign(case, merged, kind)
-    )
+    ended = case.command("merge", "--from", store, "--from", case.workshop.path(kind), "--to", merged)
+    return judge(ended, what, named_by(name), lambda: reads_as(case, merged, kind), lambda: foreign(case, merged, kind))
 
 
 def convert(case: Case) -> Verdict:
@@ -94,7 +91,7 @@ def convert(case: Case) -> Verdict:
     def wrong() -> str:
         return "" if files_within(converted, expected) else "wrote other numbers than the whole store gives"
 
-    ended = case.stage_one(*convert_words(store, converted))
+    ended = case.command(*convert_words(store, converted))
     return judge(
         ended, what, named_by(name), lambda: scan_names(converted) == scan_names(expected) and not wrong(), wrong
     )
@@ -105,7 +102,7 @@ def repair(case: Case) -> Verdict:
     store, names = case.copy("exact", "store"), case.workshop.scan_files["exact"]
     name, other = names[case.seed % len(names)], names[(case.seed + 3) % len(names)]
     what = spoil(case, store / name, case.workshop.path("exact") / other)
-    ended = case.stage_one("repair", *case.workshop.dump_words(store)[1:])
+    ended = case.command("repair", *case.workshop.dump_words(store)[1:])
     return judge(ended, what, named_by(name), lambda: reads_as(case, store, "exact"), nothing_changed)
 
 
@@ -115,7 +112,7 @@ def train(case: Case) -> Verdict:
     name = names[case.seed % len(names)]
     what = spoil(case, store / name, case.workshop.path("train") / names[(case.seed + 2) % len(names)])
     run = case.folder / "run"
-    ended = case.stage_two(*case.workshop.train_words(run, store))
+    ended = case.command(*case.workshop.train_words(run, store))
     names_of_it = (*named_by(name), "manifest.json")
     return judge(ended, what, names_of_it, lambda: same_as_straight(case, run), nothing_changed)
 
@@ -147,14 +144,14 @@ def scan_names(folder: Path) -> set[str]:
     return set(reading.scan_file_bytes(folder))
 
 
-def manifest(words: Callable[[Case, Path], list[object]]) -> Callable[[Case], Verdict]:
+def manifest(words: Callable[[Case, Path], Sequence[object]]) -> Callable[[Case], Verdict]:
     """A store with a damaged manifest, and a command."""
 
     def attack(case: Case) -> Verdict:
         store = case.copy("train", "store")
         path, other = store / "manifest.json", case.workshop.path("exact") / "manifest.json"
         what = spoil(case, path, other)
-        ended = case.stage_one(*words(case, store))
+        ended = case.command(*words(case, store))
         original = json.loads((case.workshop.path("train") / "manifest.json").read_text())
 
         def intact() -> bool:
@@ -162,18 +159,18 @@ def manifest(words: Callable[[Case, Path], list[object]]) -> Callable[[Case], Ve
                 case.prepared(lambda: reading.digests(store)) == case.workshop.digests["train"]
             )
 
-        return judge(ended, what, ("manifest.json", "00/000000"), intact, nothing_changed)
+        return judge(ended, what, ("manifest.json", "00/000000", str(store)), intact, nothing_changed)
 
     return attack
 
 
-def archive(words: Callable[[Case, Path], list[object]]) -> Callable[[Case], Verdict]:
+def archive(words: Callable[[Case, Path], Sequence[object]]) -> Callable[[Case], Verdict]:
     """A damaged archive, and a command."""
 
     def attack(case: Case) -> Verdict:
         path, merged = case.copy("archive.zip", "store.zip"), case.folder / "merged"
         what = spoil(case, path, case.workshop.path("teacher.pt"))
-        ended = case.stage_one(*words(case, path))
+        ended = case.command(*words(case, path))
         read_from = merged if merged.exists() else path
         wrong = (lambda: foreign(case, merged, "exact")) if merged.exists() else nothing_changed
         return judge(ended, what, (str(path), "00/0000", "08/0000"), lambda: reads_as(case, read_from, "exact"), wrong)
@@ -188,16 +185,12 @@ def archive_read(case: Case) -> Verdict:
     ended = case.call(lambda: reading.digests(path))
     expected = case.workshop.digests["exact"]
     given = {} if ended.value is None else ended.value
-    wrong = [key for key, value in given.items() if not value.startswith(reading.REFUSED) and value != expected.get(key)]
     refused = [value for value in given.values() if value.startswith(reading.REFUSED)]
-    if refused and not wrong:
-        ended = ended.__class__(1, 0, False, " ".join(refused))
-    return judge(ended, what, (str(path), *expected), lambda: not wrong and missing_is_seen(given, expected), nothing_changed)
-
-
-def missing_is_seen(given: dict[str, str], expected: dict[str, str]) -> bool:
-    """Whether everything is there: a listing that lacks a scan-view shows in its names, and every reader asks by name."""
-    return set(given) <= set(expected)
+    # What is not in the listing any more is missed by every reader: they ask by name.
+    right = all(value == expected.get(key) for key, value in given.items() if not value.startswith(reading.REFUSED))
+    if refused and right:
+        ended = replace(ended, status=1, output=" ".join(refused))
+    return judge(ended, what, (str(path), *expected), lambda: right, nothing_changed)
 
 
 KINDS = (

@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks.faults import children, reading
-from tests.benchmarks.faults.children import stage_one, stage_two
 from tests.benchmarks.faults.verdicts import Kind, Verdict, failure, judge, nothing_changed
 from tests.benchmarks.faults.workshop import Case, convert_words
 
@@ -25,14 +23,12 @@ class Victim:
     """A command to kill.
 
     Attributes:
-        main: its stage.
         words: of the command, and of the one that goes on where it was killed.
         again: the latter.
         seconds: that it takes undisturbed.
         same: whether what it left is what the undisturbed one leaves.
     """
 
-    main: Any
     words: list[str]
     again: list[str]
     seconds: float
@@ -42,13 +38,13 @@ class Victim:
 def dump(case: Case) -> Victim:
     """A dump of eight scan-views."""
     words = case.workshop.dump_words(case.folder / "store")
-    return Victim(stage_one, words, words, case.workshop.seconds["dump"], lambda: same_store(case, "exact"))
+    return Victim(words, words, case.workshop.seconds["dump"], lambda: same_store(case, "exact"))
 
 
 def merge(case: Case) -> Victim:
     """A merge into a new store."""
     words = ["merge", "--from", str(case.workshop.path("exact")), "--to", str(case.folder / "store")]
-    return Victim(stage_one, words, words, case.workshop.seconds["merge"], lambda: same_store(case, "exact"))
+    return Victim(words, words, case.workshop.seconds["merge"], lambda: same_store(case, "exact"))
 
 
 def merge_archive(case: Case) -> Victim:
@@ -59,13 +55,13 @@ def merge_archive(case: Case) -> Victim:
     def same() -> bool:
         return case.prepared(lambda: reading.digests(archive)) == case.workshop.digests["exact"]
 
-    return Victim(stage_one, words, words, case.workshop.seconds["merge archive"], same)
+    return Victim(words, words, case.workshop.seconds["merge archive"], same)
 
 
 def convert(case: Case) -> Victim:
     """A conversion."""
     words = convert_words(case.workshop.path("exact"), case.folder / "store")
-    return Victim(stage_one, words, words, case.workshop.seconds["convert"], lambda: same_store(case, "converted"))
+    return Victim(words, words, case.workshop.seconds["convert"], lambda: same_store(case, "converted"))
 
 
 def repair(case: Case) -> Victim:
@@ -77,21 +73,21 @@ def repair(case: Case) -> Victim:
     (store / names[3]).write_bytes(b"")
     (store / names[5]).unlink()
     words = repair_words(case, store)
-    return Victim(stage_one, words, words, case.workshop.seconds["dump"], lambda: same_store(case, "exact"))
+    return Victim(words, words, case.workshop.seconds["dump"], lambda: same_store(case, "exact"))
 
 
 def train(case: Case) -> Victim:
     """A training run of four steps."""
     run = case.folder / "run"
     words, again = case.workshop.train_words(run), case.workshop.train_words(run, resume=True)
-    return Victim(stage_two, words, again, case.workshop.seconds["train"], lambda: same_run(case, run))
+    return Victim(words, again, case.workshop.seconds["train"], lambda: same_run(case, run))
 
 
 def train_resumed(case: Case) -> Victim:
     """The second half of a training run."""
     run = case.copy("half", "run")
     words = case.workshop.train_words(run, resume=True)
-    return Victim(stage_two, words, words, case.workshop.seconds["train"], lambda: same_run(case, run))
+    return Victim(words, words, case.workshop.seconds["train"], lambda: same_run(case, run))
 
 
 def repair_words(case: Case, store: Path) -> list[str]:
@@ -118,12 +114,12 @@ def killed(choose: Callable[[Case], Victim]) -> Callable[[Case], Verdict]:
         moments = []
         for words in [victim.words, victim.again][: 1 + case.seed % 2]:
             moments.append(float(case.generator.uniform(0.02, 1.0)) * victim.seconds)
-            child = children.start_command(victim.main, words, case.folder / "said")
+            child = children.start_command(words, case.folder / "said")
             if not child.kill_after(moments[-1]):
                 failed = failure(child.wait(), "before the kill")
                 if failed:
                     return failed
-        ended = children.run_command(victim.main, victim.again, case.folder / "said")
+        ended = children.run_command(victim.again, case.folder / "said")
         what = f"killed after {', '.join(f'{moment:.2f}' for moment in moments)} s and run again"
         return judge(ended, what, (str(case.folder),), victim.same, nothing_changed)
 
@@ -133,13 +129,13 @@ def killed(choose: Callable[[Case], Victim]) -> Callable[[Case], Verdict]:
 def sweep(case: Case) -> Verdict:
     """A sweep is killed, not the run that it started; the same sweep again may only refuse while that one trains."""
     words, deadline = case.workshop.sweep_words(case.folder / "sweep"), time.monotonic() + PATIENCE_SECONDS
-    child = children.start_command(stage_two, words, case.folder / "said")
+    child = children.start_command(words, case.folder / "said")
     moment = float(case.generator.uniform(0.05, 1.0)) * SWEEP_SECONDS
     child.kill_after(moment)
     what, run = f"killed after {moment:.2f} s and run again", case.folder / "sweep/full/seed0"
     try:
         while True:
-            ended = children.run_command(stage_two, words, case.folder / "said")
+            ended = children.run_command(words, case.folder / "said")
             verdict = judge(ended, what, ("another process", "train.log"), lambda: same_run(case, run), nothing_changed)
             if verdict.outcome != "named" or time.monotonic() > deadline:
                 return verdict

@@ -88,3 +88,11 @@ def plain(value: Any) -> str:
 def weights_digest(path: Path) -> str:
     """A hash of the weights in a file."""
     return hashlib.sha256(plain(load_state_dict_file(path)).encode()).hexdigest()
+
+
+def npz_digest(path: Path) -> str:
+    """A hash of every array in a NumPy file."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return hashlib.sha256(
+            "".join(f"{name}{v.dtype}{v.shape}{v.tobytes()!r}" for name, v in sorted(arrays.items())).encode()
+        ).hexdigest()

@@ -12,7 +12,7 @@ import torch
 
 from common.target_store.storage import FolderStorage
 from tests.benchmarks.faults import children, reading
-from tests.benchmarks.faults.children import Child, Ended, stage_one, stage_two
+from tests.benchmarks.faults.children import Child, Ended
 from tests.benchmarks.faults.verdicts import generator_of
 from tests.dataset_writer import write_dataset
 from tests.golden.golden_files import golden_weights
@@ -88,17 +88,17 @@ class Workshop:
         write_dataset(self.path("data"), SCANS, points=POINTS)
         weights = golden_weights("teacher_reduced")
         torch.save(weights, self.path("teacher.pt"))
-        self._timed("dump", stage_one, self.dump_words(self.path("exact")))
-        self._timed("dump train", stage_one, self.dump_words(self.path("train"), "train"))
+        self._timed("dump", self.dump_words(self.path("exact")))
+        self._timed("dump train", self.dump_words(self.path("train"), "train"))
         for name, (encoding, codec) in ENCODINGS.items():
             self._child(lambda name=name, e=encoding, c=codec: fill(FolderStorage(self.path(name)), e, c) and None)
         self._archives()
         half = ("steps=2",)
-        self._timed("train half", stage_two, self.train_words(self.path("half"), None, *half))
-        self._timed("train", stage_two, self.train_words(self.path("straight")))
+        self._timed("train half", self.train_words(self.path("half"), None, *half))
+        self._timed("train", self.train_words(self.path("straight")))
         words = ["train-teacher", "--data", self.path("data"), "--run", self.path("teachers")]
         words += ["--config", TEACHER_CONFIG, "--device", "cpu", *settings_words(*TEACHER_SETTINGS)]
-        self._timed("train teacher", stage_one, words)
+        self._timed("train teacher", words)
         for name in ("exact", "train", *ENCODINGS):
             self.digests[name] = self._child(lambda name=name: reading.digests(self.path(name))).value
 
@@ -106,13 +106,13 @@ class Workshop:
         """An archive, a merge and a conversion of the exact store, and what repair makes of a broken copy."""
         exact = str(self.path("exact"))
         words = ["merge", "--from", exact, "--archive", self.path("archive.zip")]
-        self._timed("merge archive", stage_one, words)
-        self._timed("merge", stage_one, ["merge", "--from", exact, "--to", self.path("merged")])
-        self._timed("convert", stage_one, convert_words(self.path("exact"), self.path("converted")))
+        self._timed("merge archive", words)
+        self._timed("merge", ["merge", "--from", exact, "--to", self.path("merged")])
+        self._timed("convert", convert_words(self.path("exact"), self.path("converted")))
 
-    def _timed(self, name: str, main: Any, words: list[Any]) -> None:
+    def _timed(self, name: str, words: list[Any]) -> None:
         start = time.monotonic()
-        self._check(name, children.run_command(main, words, self.root / "made"))
+        self._check(name, children.run_command(words, self.root / "made"))
         self.seconds[name] = time.monotonic() - start
 
     def _child(self, function: Any) -> Ended:
@@ -159,13 +159,9 @@ class Case:
             shutil.copy(source, target)
         return target
 
-    def stage_one(self, *words: Any, limit: float = children.LIMIT_SECONDS) -> Ended:
-        """Run a command of stage one."""
-        return children.run_command(stage_one, list(words), self.folder / "said", limit)
-
-    def stage_two(self, *words: Any, limit: float = children.LIMIT_SECONDS) -> Ended:
-        """Run a command of stage two."""
-        return children.run_command(stage_two, list(words), self.folder / "said", limit)
+    def command(self, *words: Any, limit: float = children.LIMIT_SECONDS) -> Ended:
+        """Run a command."""
+        return children.run_command(words, self.folder / "said", limit)
 
     def call(self, function: Any) -> Ended:
         """Run a function in a child; its own failure is no finding but an error of this program."""
