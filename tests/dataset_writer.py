@@ -72,7 +72,7 @@ def write_dataset(
     Returns:
         the scans in order.
     """
-    written = []
+    written: list[ScanId] = []
     for sequence, count in scans.items():
         for frame in range(count):
             scan = ScanId(sequence, f"{frame:06d}")

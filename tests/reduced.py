@@ -179,7 +179,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def made_up_targets(seed: int = 0, grid: tuple[int, int, int] = STREET_GRID, voxels: int = 40) -> TeacherTargets:
     """Random targets of one scan with two layers of one resolution and one of another, voxel features included."""
     generator = np.random.default_rng(seed)
-    half = tuple(size // 2 for size in grid)
+    half = (grid[0] // 2, grid[1] // 2, grid[2] // 2)
     pillar_layers, voxel_layers = {}, {}
     for name, shape in (("down1c", half), ("up2e", half), ("up0e", grid)):
         bins = random_bins(np.random.default_rng([seed, *shape]), shape, voxels)

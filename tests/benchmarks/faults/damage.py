@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+TRIES = 100
 Damage = Callable[[bytes, bytes, np.random.Generator], bytes]
 
 
@@ -85,12 +86,17 @@ DAMAGES: tuple[Damage, ...] = (
 
 
 def damaged(data: bytes, other: bytes, seed: int, generator: np.random.Generator) -> tuple[bytes, str]:
-    """Spoilt bytes, never the same as before, and what was done; the kind of damage goes round with the seed."""
+    """Spoilt bytes, never the same as before, and what was done; the kind of damage goes round with the seed.
+
+    Raises:
+        RuntimeError: they stay the same, however often it is tried.
+    """
     damage = DAMAGES[seed % len(DAMAGES)]
-    while True:
+    for _ in range(TRIES):
         spoilt = damage(data, other, generator)
         if spoilt != data:
             return spoilt, damage.__name__.replace("_", " ")
+    raise RuntimeError(f"{damage.__name__} leaves these bytes as they are")
 
 
 def _flipped(data: bytes, place: int, mask: int) -> bytes:

@@ -43,7 +43,7 @@ def run_file(name: str) -> Callable[[Case], Verdict]:
     def attack(case: Case) -> Verdict:
         run = case.copy("half", "run")
         path = run / name
-        what = spoil(case, path, case.workshop.path("teachers") / "environment.json")
+        what = spoil(case, path, case.workshop.path("exact") / "manifest.json")
         ended = case.command(*case.workshop.train_words(run, resume=True))
         return judge(ended, what, (name,), lambda: same_as_straight(case, run), nothing_changed)
 
@@ -55,7 +55,7 @@ def swept_file(name: str) -> Callable[[Case], Verdict]:
 
     def attack(case: Case) -> Verdict:
         run = case.copy("straight", "sweep/full/seed0")
-        what = spoil(case, run / name, case.workshop.path("teachers") / "environment.json")
+        what = spoil(case, run / name, case.workshop.path("exact") / "manifest.json")
         left = (run / "last.pt").stat().st_mtime_ns
         # One that starts a run does not take the damaged note for a finished one; waiting for that run proves no more.
         ended = case.command(*case.workshop.sweep_words(case.folder / "sweep"), limit=120)
