@@ -1,12 +1,14 @@
-"""Run by torchrun: how far losses and gradients of several processes are from those of one process, in float64.
+"""Run by torchrun: how far losses, gradients and steps of several processes are from those of one, in float64.
 
     torchrun --nproc-per-node=2 -m tests.shared_gradients DATA CACHE
 
-In float32 rounding alone moves gradients of a network this deep by 1e-4, and hides what is not exact.
+In float32 rounding alone moves gradients of a network this deep by 1e-4, differently on every kind of CPU, and grows
+from step to step: it hides what is not exact.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +23,18 @@ from common.target_store import TargetStore
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.experiment import TargetSource, new_state, student_data
 from stage2_train_student.parallel import parallel
-from stage2_train_student.step import losses, targets_of
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.step import losses, targets_of, train_step
+from stage2_train_student.student_data import StudentBatch
+from stage2_train_student.training_state import TrainingState
 from tests.reduced import FULL_LAYERS, STREET_GRID, reduced_experiment
 
 CPU = torch.device("cpu")
 SIZES = (3, 1)
 """Scans in a batch: unequal shares for two processes, and none for one of them."""
+
+CURVE = (range(4), range(4, 5), range(1, 5), range(1))
+"""Frames of the batch of each step: two epochs over five scans."""
 
 NOTHING_BY_CHANCE = ("student.dropblock=1e-12", "student.max_points_per_pillar=100000")
 EVERY_VOXEL = ("distillation.support=dense", "distillation.logit_threshold=null")
@@ -46,35 +54,69 @@ def in_float64(record: Any) -> Any:
     return replace(record, **{name: value.double() for name, value in tensors.items() if value.is_floating_point()})
 
 
-def load(data: Path, cache: Path, scans: int, processes: Processes) -> tuple[ScanBatch, TeacherTargets]:
-    """This process's share of a batch of the first scans, with targets."""
+def settings_in_float64() -> ExperimentSettings:
+    """A reduced experiment in which nothing is left to chance."""
+    return reduced_experiment(STREET_GRID, *NOTHING_BY_CHANCE, *EVERY_VOXEL)
+
+
+def load(data: Path, cache: Path, frames: Iterable[int], processes: Processes) -> tuple[StudentBatch, TeacherTargets]:
+    """This process's share of a batch, or the stand-in where it has none, and its targets; all in float64."""
     settings = reduced_experiment(STREET_GRID)
     source = TargetSource(store=TargetStore.open(cache))
     loader = student_data(settings, data, load_label_map(settings.dataset), source)
-    names = [ScanId("00", f"{frame:06d}") for frame in range(scans)]
-    loaded = loader.load_batch(names, 0, processes.shard)
-    batch, targets = in_float64(loaded.batch), in_float64(targets_of(loaded, loaded.batch, None, CPU))
+    loaded = loader.load_batch([ScanId("00", f"{frame:06d}") for frame in frames], 0, processes.shard)
+    targets = in_float64(targets_of(loaded, loaded.batch, None, CPU))
     targets = replace(targets, layers={name: in_float64(layer) for name, layer in targets.layers.items()})
-    return (batch, targets) if loaded.scans else (batch.without_scans(), targets.without_scans())
+    return replace(loaded, batch=in_float64(loaded.batch), targets=[]), targets
+
+
+def fresh_state(settings: ExperimentSettings, processes: Processes) -> tuple[TrainingState, torch.Tensor]:
+    """Untrained networks in float64, shared by the processes, and the weights of the classes."""
+    label_map = load_label_map(settings.dataset)
+    torch.manual_seed(0)
+    state = new_state(settings, label_map, TargetSource(channels=FULL_LAYERS), CPU)
+    networks_of(state).double().train()
+    state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
+    return state, torch.from_numpy(label_map.class_weights()).double()
+
+
+def networks_of(state: TrainingState) -> torch.nn.ModuleList:
+    """Both networks of a state as one module."""
+    return torch.nn.ModuleList((state.student, state.distillation))
 
 
 def backward(data: Path, cache: Path, scans: int, processes: Processes) -> Result:
     """One backward pass of fresh networks over a batch that the processes share."""
-    settings = reduced_experiment(STREET_GRID, *NOTHING_BY_CHANCE, *EVERY_VOXEL)
-    label_map = load_label_map(settings.dataset)
-    torch.manual_seed(0)
-    state = new_state(settings, label_map, TargetSource(channels=FULL_LAYERS), CPU)
-    networks = torch.nn.ModuleList((state.student, state.distillation)).double().train()
-    both = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
-    weights = torch.from_numpy(label_map.class_weights()).double()
-    arguments = (*load(data, cache, scans, processes), weights, "float32", processes)
+    state, weights = fresh_state(settings_in_float64(), processes)
+    loaded, targets = load(data, cache, range(scans), processes)
+    batch = loaded.batch
+    if not loaded.scans:
+        batch, targets = batch.without_scans(), targets.without_scans()
+    arguments = (batch, targets, weights, "float32", processes)
+    both = state.parallel
     loss, terms = both(losses, *arguments) if both else losses(state.student, state.distillation, *arguments)
     (processes.count * loss).backward()
+    networks = networks_of(state)
     return Result(
         {name: value.item() for name, value in {**terms, "loss": loss}.items()},
         {name: parameter.grad for name, parameter in networks.named_parameters()},
         {name: buffer.clone() for name, buffer in networks.named_buffers() if buffer.is_floating_point()},
     )
+
+
+def curve(data: Path, cache: Path, processes: Processes) -> list[dict[str, float]]:
+    """What `train_step` returns for each batch of `CURVE`."""
+    settings = settings_in_float64()
+    state, weights = fresh_state(settings, processes)
+    steps = []
+    for frames in CURVE:
+        loaded, targets = load(data, cache, frames, processes)
+
+        def teacher(_: ScanBatch, targets: TeacherTargets = targets) -> TeacherTargets:
+            return targets
+
+        steps.append(train_step(state, [loaded], settings, len(CURVE), teacher, weights, CPU, processes=processes))
+    return steps
 
 
 def distance(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
@@ -85,7 +127,7 @@ def distance(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
 
 
 def main(data: Path, cache: Path) -> None:
-    """Print one JSON line for each batch size: the terms of both, and relative distances."""
+    """Print one JSON line for each batch size: the terms of both, and relative distances; and one for the curves."""
     # What the losses compute in float32 elsewhere.
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     torch.set_num_threads(1)
@@ -103,6 +145,9 @@ def main(data: Path, cache: Path) -> None:
                 "statistics": distance(shared.statistics, alone.statistics),
             }
             print(json.dumps(found), flush=True)
+        together = curve(data, cache, processes)
+        if processes.first:
+            print(json.dumps({"together": together, "alone": curve(data, cache, ALONE)}), flush=True)
 
 
 if __name__ == "__main__":
