@@ -19,8 +19,6 @@ from common.file_kinds import ARCHIVE, SAFETENSORS, UNKNOWN, FileKind, kind_of
 from common.files import write_atomically
 from common.text import printable
 
-WRAPPERS = ("model_state_dict", "state_dict", "model")
-MODULE_PREFIX = "module."
 LISTED = 12
 SHORT_HASH = 12
 
@@ -111,26 +109,6 @@ def offending(error: pickle.UnpicklingError) -> str:
     return f" ({names[1]})" if names else ""
 
 
-def load_state_dict_file(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint: unwrapped from `state_dict`-like keys and stripped of `module.` prefixes.
-
-    Raises:
-        CheckpointError: as `load_checkpoint`, or there is something else than tensors among the weights.
-    """
-    content = load_checkpoint(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = dict(content[wrapper])
-            break
-    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise CheckpointError(
-            f"{path}: among the weights stand entries that are no tensors: {listed(others)}. "
-            "Save model.state_dict() alone."
-        )
-    return {name.removeprefix(MODULE_PREFIX): value for name, value in content.items()}
-
-
 def check_same_names(source: str, given: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     """Refuse weights that leave any tensor of the model, or of the file, unmatched.
 
@@ -165,6 +143,25 @@ def check_same_shapes(
     if wrong:
         raise CheckpointError(
             f"{source}: does not fit {what}; nothing was loaded.\n  shapes differ ({len(wrong)}): {listed(wrong)}"
+        )
+
+
+def check_same_kinds(
+    source: str, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
+) -> None:
+    """Refuse whole numbers where the model has fractions, as quantised weights are kept.
+
+    Raises:
+        CheckpointError: names the tensors.
+    """
+    wrong = [
+        f"{name}: {given[name].dtype}"
+        for name, value in expected.items()
+        if value.is_floating_point() and not given[name].is_floating_point()
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{source}: does not fit {what}; nothing was loaded.\n  no floating-point numbers: {listed(wrong)}"
         )
 
 

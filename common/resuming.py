@@ -8,7 +8,7 @@ from typing import Any
 import click
 import torch
 
-from common.checkpoint import check_same_names, check_same_shapes
+from common.checkpoint import check_same_kinds, check_same_names, check_same_shapes
 from common.config_files import same_config
 from common.errors import CheckpointError
 from common.semantic_kitti import ScanId
@@ -88,6 +88,7 @@ def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.
     expected = module.state_dict()
     check_same_names(str(path), weights, expected, what)
     check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
+    check_same_kinds(str(path), weights, expected, what)
     module.load_state_dict(weights, strict=True)
 
 

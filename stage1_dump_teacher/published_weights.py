@@ -8,20 +8,22 @@ e0*e1*e2 slices, e the effective kernel. Dead slices may hold anything, NaN incl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from common.checkpoint import (
     check_finite,
+    check_same_kinds,
     check_same_names,
     check_same_shapes,
-    load_state_dict_file,
 )
 from common.errors import CheckpointError
 from common.scan_batch import ScanBatch
 from common.teacher_targets import TeacherTargets
 from common.weights_hash import weights_hash
+from common.wrapped_weights import load_weights
 from stage1_dump_teacher.cylinder3d import FEATURE_LAYERS, Cylinder3D, TeacherWidths
 from stage1_dump_teacher.pillar_targets import teacher_targets
 
@@ -75,13 +77,20 @@ def load_teacher(path: Path, device: torch.device) -> Cylinder3DTeacher:
     Raises:
         CheckpointError: the file cannot be read safely, leaves a tensor unmatched, or holds NaN in a weight that acts.
     """
-    published = load_state_dict_file(path)
+    published = load_weights(path, published_names(), "a Cylinder3D checkpoint")
     widths = widths_of(published, str(path))
     model = Cylinder3D(widths, on_cpu=device.type == "cpu")
     weights = from_published(published, model, str(path))
     model.load_state_dict(weights, strict=True)
     model.requires_grad_(False)
     return Cylinder3DTeacher(model.eval().to(device), weights_hash(weights))
+
+
+@cache
+def published_names() -> frozenset[str]:
+    """Names of all weights, which do not depend on the widths."""
+    with torch.device("meta"):
+        return frozenset(Cylinder3D(TeacherWidths()).state_dict())
 
 
 def widths_of(published: dict[str, torch.Tensor], source: str) -> TeacherWidths:
@@ -129,6 +138,7 @@ def from_published(published: dict[str, torch.Tensor], model: Cylinder3D, source
     check_same_names(source, published, expected, what)
     shapes = {name: published_shape(name, tuple(value.shape)) for name, value in expected.items()}
     check_same_shapes(source, published, shapes, what)
+    check_same_kinds(source, published, expected, what)
     weights = {name: _act(name, value, tuple(expected[name].shape)) for name, value in published.items()}
     check_finite(source, weights)
     return {name: value.to(expected[name].dtype) for name, value in weights.items()}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import load_state_dict_file
 from common.config import load_settings
 from common.errors import CheckpointError, SettingsError
 from common.label_map import LabelMap, load_label_map
 from common.recorder import SETTINGS_FILE
 from common.resuming import load_strictly
+from common.wrapped_weights import load_weights
 from stage2_train_student.experiment import new_student
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
@@ -24,7 +24,8 @@ def load_student(settings: ExperimentSettings, weights: Path, device: torch.devi
     """
     label_map = load_label_map(settings.dataset)
     student = new_student(settings, label_map)
-    load_strictly(weights, student, load_state_dict_file(weights), f"{type(student).__name__} with {settings.student}")
+    what = f"{type(student).__name__} with {settings.student}"
+    load_strictly(weights, student, load_weights(weights, student.state_dict().keys(), what), what)
     return student.eval().to(device), label_map
 
 

@@ -16,12 +16,12 @@ from common.checkpoint import (
     check_same_names,
     check_same_shapes,
     load_checkpoint,
-    load_state_dict_file,
     save_checkpoint,
 )
 from common.errors import CheckpointError
 from common.files import replacing, write_atomically
 from common.weights_hash import weights_hash
+from common.wrapped_weights import load_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -122,7 +122,7 @@ def test_failed_save_keeps_the_last_checkpoint(tmp_path, weights):
     save_checkpoint(path, {"model": weights})
     with pytest.raises((pickle.PicklingError, AttributeError)):
         save_checkpoint(path, {"model": weights, "callback": lambda: None})
-    assert same(load_state_dict_file(path), weights)
+    assert same(load_weights(path, weights, "the student"), weights)
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -185,18 +185,18 @@ def test_bare_tensor_is_refused(tmp_path):
 def test_wrappers_and_module_prefix_are_removed(tmp_path, weights, wrapper, prefix):
     content = {prefix + name: value for name, value in weights.items()}
     torch.save({wrapper: content, "epoch": 3} if wrapper else content, tmp_path / "weights.pt")
-    assert same(load_state_dict_file(tmp_path / "weights.pt"), weights)
+    assert same(load_weights(tmp_path / "weights.pt", weights, "the student"), weights)
 
 
 def test_safetensors_file(tmp_path, weights):
     save_file({f"module.{name}": value for name, value in weights.items()}, tmp_path / "weights.safetensors")
-    assert same(load_state_dict_file(tmp_path / "weights.safetensors"), weights)
+    assert same(load_weights(tmp_path / "weights.safetensors", weights, "the student"), weights)
 
 
 def test_other_entries_among_the_weights_are_named(tmp_path, weights):
     torch.save(weights | {"epoch": 3}, tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match="epoch"):
-        load_state_dict_file(tmp_path / "weights.pt")
+        load_weights(tmp_path / "weights.pt", weights, "the student")
 
 
 def test_missing_and_unexpected_names_are_both_listed(weights):
@@ -238,8 +238,8 @@ def test_hash_depends_on_names_shapes_dtypes_and_values_only(tmp_path, weights):
     assert weights_hash(transposed_in_memory) == reference
     save_file(weights, tmp_path / "a.safetensors")
     torch.save(weights, tmp_path / "a.pt")
-    assert weights_hash(load_state_dict_file(tmp_path / "a.safetensors")) == reference
-    assert weights_hash(load_state_dict_file(tmp_path / "a.pt")) == reference
+    assert weights_hash(load_weights(tmp_path / "a.safetensors", weights, "the student")) == reference
+    assert weights_hash(load_weights(tmp_path / "a.pt", weights, "the student")) == reference
 
     changed = {
         "value": weights | {"layer.bias": weights["layer.bias"] + 1e-6},

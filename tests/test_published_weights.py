@@ -104,6 +104,77 @@ def test_wrappers_and_prefixes_change_nothing(load, published, teacher, wrap):
     assert equal(loaded.model.state_dict(), teacher.model.state_dict())
 
 
+def below(prefix: str, weights: Weights) -> Weights:
+    """The same weights as a module's of another module."""
+    return {prefix + name: value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "entry", "prefix"),
+    [
+        (lambda weights: below("model.", weights), "", "model."),
+        (lambda weights: below("module.module.", weights), "", "module.module."),
+        (lambda weights: {"net": weights}, "net", ""),
+        (lambda weights: {"epoch": 3, "network": below("_orig_mod.", weights)}, "network", "_orig_mod."),
+        (lambda weights: {"net": weights, "criterion": {"weight": torch.ones(20)}, "lr": 0.1}, "net", ""),
+    ],
+)
+def test_weights_of_forks_load_where_they_are_complete_and_it_is_said(
+    load, published, teacher, capsys, wrap, entry, prefix
+):
+    assert load(wrap(published)).hash == teacher.hash
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "all 274 weights" in line]
+    assert (f"in the entry '{entry}'" in said) == bool(entry)
+    assert (f"below the prefix '{prefix}'" in said) == bool(prefix)
+
+
+def test_of_two_complete_sets_the_usual_entry_is_taken_and_without_one_none(load, published, teacher, capsys):
+    other = spoilt(published, DEAD, 0.5, (0, 0, 0, 0, 0))
+    assert load({"ema": other, "state_dict": published}).hash == teacher.hash
+    assert "'state_dict' is taken, not ema" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="several entries hold all weights: ema, net"):
+        load({"ema": other, "net": published})
+
+
+def test_weights_of_forks_that_are_not_complete_are_refused(load, published):
+    name = f"{SPARSE}logits.bias"
+    without = {key: value for key, value in published.items() if key != name}
+    with pytest.raises(CheckpointError, match=r"missing in the file \(1\): .*logits\.bias"):
+        load({"net": below("model.", without)})
+    with pytest.raises(CheckpointError, match=r"unknown to the model \(1\): criterion\.weight"):
+        load(below("model.", published) | {"criterion.weight": torch.ones(20)})
+    with pytest.raises(CheckpointError, match="nothing was loaded"):
+        load(below("model.", without) | published)
+
+
+def test_names_of_mmdetection3d_are_recognised(load):
+    names = ("voxel_encoder.pre_norm.weight", "backbone.down_context.conv0_0.0.weight", "decode_head.conv_seg.weight")
+    with pytest.raises(CheckpointError, match="mmdetection3d names them so") as caught:
+        load({"meta": {"epoch": 1}, "state_dict": {name: torch.ones(3) for name in names}})
+    assert "found: 3 tensors in the entry 'state_dict', such as voxel_encoder.pre_norm.weight" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value.to_sparse(), r"logits\.bias \(sparse_coo\)"),
+        (lambda value: value.to(torch.complex64), r"logits\.bias \(complex\)"),
+        (lambda value: value.to("meta"), r"logits\.bias \(on meta, without values\)"),
+        (lambda value: (value * 100).to(torch.int8), r"no floating-point numbers: .*logits\.bias: torch\.int8"),
+    ],
+)
+def test_tensors_that_are_not_plain_numbers_are_named(load, published, change, words):
+    name = f"{SPARSE}logits.bias"
+    with pytest.raises(CheckpointError, match=words):
+        load(published | {name: change(published[name])})
+
+
+def test_a_teacher_that_is_text_is_named(tmp_path):
+    (tmp_path / "teacher.pt").write_text("see the other folder\n")
+    with pytest.raises(CheckpointError, match=r"teacher\.pt: no checkpoint; the file is plain text"):
+        load_teacher(tmp_path / "teacher.pt", CPU)
+
+
 def test_dead_slices_may_hold_anything_and_do_not_count(load, published, teacher):
     weights = published
     for block in range(4):
@@ -175,8 +246,10 @@ def test_a_naive_port_with_declared_kernels_swapped_is_refused(load, published):
 
 
 def test_student_weights_are_refused_as_not_a_teacher(load):
-    with pytest.raises(CheckpointError, match=r"not a Cylinder3D checkpoint: .*downCntx\.conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"not a Cylinder3D checkpoint; nothing was loaded") as caught:
         load(golden_weights("student_reduced"))
+    assert "found: 163 tensors, such as student.BEV_model." in caught.value.message
+    assert "would load: exactly 274 tensors, such as cylinder_3d_generator." in caught.value.message
 
 
 def test_spconv_2_weights_are_refused_saying_why(load, published):
