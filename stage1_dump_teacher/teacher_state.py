@@ -88,7 +88,7 @@ class TeacherState:
             for name, value in content["progress"].items():
                 setattr(self, name, value)
             same_gpus = set_random_state(content["random_state"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a teacher's training state ({error!r}).") from error
         return None if same_gpus else OTHER_GPUS
 

@@ -131,7 +131,7 @@ class TrainingState:
                 draw_apart(settings.seed, self.step, processes)
                 return OTHER_PROCESSES
             same_gpus = set_random_state(random_states[processes.rank])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: not a training state of this program ({error!r}).") from error
         return None if same_gpus else OTHER_GPUS
 

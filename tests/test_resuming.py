@@ -286,6 +286,19 @@ def test_a_damaged_state_is_refused_naming_the_file(streets, street_cache, runs)
     assert str(run / "last.pt") in fail(train(streets, street_cache, run, *SLOW, **RESUME))
 
 
+def test_a_state_with_one_flipped_bit_is_refused_naming_the_file(streets, street_cache, straight_run, runs):
+    shutil.copytree(straight_run, runs / "flipped")
+    path = runs / "flipped/last.pt"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    said = fail(train(streets, street_cache, runs / "flipped", *SLOW, **RESUME))
+    assert f"{path}: damaged" in said
+    assert "its bytes do not fit the hash" in said
+
+
 def test_resuming_nothing_starts_from_the_beginning_and_says_so(streets, street_cache, runs):
     output = succeed(train(streets, street_cache, runs / "new", *SLOW, "steps=1", **RESUME))
     assert "nothing to resume" in output
