@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.checkpoint import load_state_dict_file
+from common.checkpoint import load_checkpoint
 from common.errors import PolarDistillError
 from common.recorder import read_metrics
 from common.target_store import TargetStore
@@ -87,7 +87,7 @@ def plain(value: Any) -> str:
 
 def weights_digest(path: Path) -> str:
     """A hash of the weights in a file."""
-    return hashlib.sha256(plain(load_state_dict_file(path)).encode()).hexdigest()
+    return hashlib.sha256(plain(load_checkpoint(path)).encode()).hexdigest()
 
 
 def npz_digest(path: Path) -> str:
