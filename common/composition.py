@@ -1,10 +1,10 @@
-"""Targets of a rotated cloud from the two anchors on both sides of it, each serving the azimuths that it knows well.
+"""Targets of a rotated cloud from the two anchors on both sides of it, each used away from its own border.
 
 A grid has a border at phi = +-pi, across which no convolution of the teacher sees. A rotation moves that border into
 the scene. Of an anchor's targets, the sector that crossed it arrives with its cells out of step by the one bin in which
 the circle differs from the grid, and the places next to it were seen with nothing on their other side. The anchor on
-the other side of the wanted rotation had its border elsewhere: that sector arrives from there whole and in step. What
-no anchor knows is what the live teacher misses at the new cloud's own border.
+the other side of the wanted rotation had its border elsewhere: that sector arrives from there whole and in step. One
+difference to a live teacher remains: at the new cloud's own border it sees one side only, the anchors saw both.
 """
 
 from collections.abc import Sequence
@@ -125,14 +125,15 @@ def composed_sites(
 
 
 def composed_logits(nearest: Anchor, other: Anchor, served: range, target: ScanBatch) -> torch.Tensor:
-    """Logits of each new voxel: the mean over its points of what the anchor that serves the point said about it.
+    """Logits of each new voxel: the mean over its points' logits, each from the anchor that serves the point.
 
     Returns:
         float [V', classes], of `target.voxels`.
     """
-    said, heard = (anchor.targets.logits[anchor.cloud.point_voxel] for anchor in (nearest, other))
+    nearest_logits, other_logits = (anchor.targets.logits[anchor.cloud.point_voxel] for anchor in (nearest, other))
     crossed = is_within(target.voxels[:, 2], served)[target.point_voxel]
-    return mean_over_points(torch.where(crossed[:, None], heard, said).double(), target).to(said.dtype)
+    logits = torch.where(crossed[:, None], other_logits, nearest_logits)
+    return mean_over_points(logits.double(), target).to(logits.dtype)
 
 
 def is_within(bins: torch.Tensor, served: range) -> torch.Tensor:

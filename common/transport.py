@@ -109,7 +109,7 @@ def carry_through_points(targets: TeacherTargets, source: ScanBatch, target: Sca
 def carried_logits(logits: torch.Tensor, source: ScanBatch, target: ScanBatch) -> torch.Tensor:
     """Logits of each new voxel: the mean, over its points, of the logits of the voxel that each point came from.
 
-    The mean rather than the majority's: it needs no rule for ties, two sources are both heard by their points, and
+    The mean rather than the majority's: it needs no rule for ties, each source counts by its number of points, and
     where all points come from one voxel it is that voxel's logits to the bit, since it is summed in float64.
 
     Args:

@@ -80,8 +80,8 @@ def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
     divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)[cloud.point_voxel]
     # "Unlabelled" is never an answer.
-    said, expected = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
-    labels, same = cloud.voxel_labels[cloud.point_voxel], (said == expected).double()
+    carried_class, live_class = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
+    labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
     azimuth, circle = cloud.voxels[cloud.point_voxel, 2], cloud.grid_shape[1] - 1
     distance = torch.minimum(azimuth, (circle - 1 - azimuth).clamp_min(0))
     places, first = {}, 0
@@ -92,8 +92,8 @@ def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -
             float(same[inside].mean()),
             float(divergence[inside].mean()),
             float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30)),
-            float((said == labels)[labelled].double().mean()),
-            float((expected == labels)[labelled].double().mean()),
+            float((carried_class == labels)[labelled].double().mean()),
+            float((live_class == labels)[labelled].double().mean()),
         )
         first = last or 0
     layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}

@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import PolarDistillError, StoreError
 from common.semantic_kitti import ScanId
 from common.target_store import TargetStore, UnstorableError
-from common.target_store.skipped import forget_skipped, record_skipped, skipped_scan_views
+from common.target_store.skipped import record_skipped, remove_skipped, skipped_scan_views
 from common.target_store.watch import StoreWatch
 from common.teacher_targets import TeacherTargets
 from common.view import View
@@ -79,7 +79,7 @@ class ScanWriter:
         self.written.add((scan, index))
         self.report.written += 1
         if (scan, index) in self._recorded:
-            forget_skipped(self.store, scan, index)
+            remove_skipped(self.store, scan, index)
         if self.report.written == SIZE_SAMPLE:
             check_room(self.store, self.report.size // SIZE_SAMPLE, self._expected - SIZE_SAMPLE)
 

@@ -46,7 +46,8 @@ def run(
         CheckpointError: the run in the folder does not fit.
     """
     label_map = load_label_map(settings.dataset)
-    train = labelled(data, select_scans(data, label_map, settings.train).scans)
+    train = select_scans(data, label_map, settings.train).scans
+    require_labels(data, train)
     validation = validation_scans(settings, data, label_map)
     torch.manual_seed(settings.seed)
     state = new_state(settings, label_map, device)
@@ -242,8 +243,8 @@ def start_or_resume(state: TeacherState, settings: TeacherTrainingSettings, fold
         tqdm.write(f"nothing to resume in {folder}; starting from the beginning")
 
 
-def labelled(data: Path, scans: list[ScanId]) -> list[ScanId]:
-    """The same scans.
+def require_labels(data: Path, scans: list[ScanId]) -> None:
+    """Refuse scans without labels before time is spent on training.
 
     Raises:
         DataError: one has no labels.
@@ -254,7 +255,6 @@ def labelled(data: Path, scans: list[ScanId]) -> list[ScanId]:
             f"{len(without)} of {len(scans)} scans have no labels, the first is {without[0]}. A teacher is trained on "
             "labels; choose labelled splits (setting train or validate_on)."
         )
-    return scans
 
 
 def validation_scans(settings: TeacherTrainingSettings, data: Path, label_map: LabelMap) -> list[ScanId]:
@@ -266,7 +266,8 @@ def validation_scans(settings: TeacherTrainingSettings, data: Path, label_map: L
     except DataError as error:
         tqdm.write(f"note: no validation, so no best teacher will be chosen: {error.message}")
         return []
-    return labelled(data, scans)
+    require_labels(data, scans)
+    return scans
 
 
 def finished(state: TeacherState, settings: TeacherTrainingSettings) -> bool:

@@ -14,7 +14,7 @@ from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training_state import TrainingState
 
 FINISHED_FILE = "finished.json"
-MATTERS_NOT = {"loading_threads", "save_every"}
+IGNORED_SETTINGS = {"loading_threads", "save_every"}
 """Settings that change nothing about the student that a run ends with."""
 
 
@@ -35,9 +35,9 @@ class FinishedRun(Settings):
     best_miou: float
     targets_hash: str | None
 
-    def is_what(self, settings: ExperimentSettings) -> bool:
+    def matches(self, settings: ExperimentSettings) -> bool:
         """Whether the run trained with these settings, to the end that they ask for."""
-        return not changed_settings(self.settings, settings.model_dump(mode="json"), MATTERS_NOT)
+        return not changed_settings(self.settings, settings.model_dump(mode="json"), IGNORED_SETTINGS)
 
 
 def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingState) -> None:
@@ -52,7 +52,7 @@ def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingSt
     write_atomically(folder / FINISHED_FILE, (note.model_dump_json(indent=1) + "\n").encode())
 
 
-def forget_finished(folder: Path) -> None:
+def remove_finished(folder: Path) -> None:
     """Remove the note: the run goes on, with other settings perhaps."""
     (folder / FINISHED_FILE).unlink(missing_ok=True)
 

@@ -89,7 +89,7 @@ def train_step(
     state.scaler.unscale_(state.optimiser)
     norm = clip_gradients(state, settings.optimiser.clip_norm)
     if not (torch.isfinite(norm) or state.scaler.is_enabled()):
-        raise NonFiniteError(described(state, f"the gradient's norm is {norm.item()}", *last), *last)
+        raise NonFiniteError(non_finite_message(state, f"the gradient's norm is {norm.item()}", *last), *last)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.scaler.step(state.optimiser)
@@ -149,13 +149,13 @@ def accumulate_gradients(
         loss, parts = state.parallel(losses, *arguments)
     terms = {name: float(value.detach()) for name, value in {**parts, "loss": loss}.items()}
     if not torch.isfinite(loss):
-        raise NonFiniteError(described(state, f"the loss is {loss.item()}", loaded, terms), loaded, terms)
+        raise NonFiniteError(non_finite_message(state, f"the loss is {loss.item()}", loaded, terms), loaded, terms)
     # DistributedDataParallel takes the mean over processes of gradients that add up to those of the loss.
     state.scaler.scale(processes.count * share * loss).backward()
     return terms
 
 
-def described(state: TrainingState, what: str, loaded: StudentBatch, terms: dict[str, float]) -> str:
+def non_finite_message(state: TrainingState, what: str, loaded: StudentBatch, terms: dict[str, float]) -> str:
     """The message of a `NonFiniteError`."""
     return (
         f"step {state.step + 1}: {what} for scans {', '.join(map(str, loaded.scans)) or 'of other processes'} "

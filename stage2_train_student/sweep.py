@@ -175,7 +175,7 @@ def is_finished(run: PlannedRun) -> bool:
     except (CheckpointError, SettingsError):
         return False
     finished = read_finished(run.folder)
-    return finished is not None and finished.is_what(run.settings)
+    return finished is not None and finished.matches(run.settings)
 
 
 def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, threads: int) -> list[Outcome]:
@@ -198,7 +198,7 @@ def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, thre
     told = False
     with (
         StopRequest() as stop,
-        ended_at_last() as children,
+        terminating_children() as children,
         progress_bar(len(runs), len(outcomes)) as bar,
     ):
         while children or (waiting and not stop):
@@ -267,7 +267,7 @@ def outcome_of(child: Child) -> Outcome:
 
 
 @contextmanager
-def ended_at_last() -> Iterator[list[Child]]:
+def terminating_children() -> Iterator[list[Child]]:
     """A list whose children do not outlive it, whatever happens."""
     children: list[Child] = []
     try:

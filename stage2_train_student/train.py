@@ -33,7 +33,7 @@ from stage2_train_student.experiment import (
     student_data,
     with_targets,
 )
-from stage2_train_student.finished_run import forget_finished, write_finished
+from stage2_train_student.finished_run import remove_finished, write_finished
 from stage2_train_student.parallel import draw_apart, parallel
 from stage2_train_student.seen_data import write_seen
 from stage2_train_student.settings import ExperimentSettings
@@ -89,7 +89,7 @@ def run(
     with locked(folder, processes):
         start_or_resume(state, settings, folder, resume, processes)
         if processes.first:
-            forget_finished(folder)
+            remove_finished(folder)
             stored = source.store.identity.views if source.store else None
             write_seen(folder, settings, stored, scans.train, source.hash)
         state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)

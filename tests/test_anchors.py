@@ -141,12 +141,12 @@ def test_the_students_cloud_and_targets_are_composed_from_the_anchors_on_both_si
         targets = anchored_targets(nearest, other, batch_scans([expected], grid.shape))
         assert same_targets(encoded.decode(), targets)
         azimuth = expected.voxels[expected.point_voxel][:, 1]
-        heard = targets.logits[torch.from_numpy(voxelised.point_voxel)]
+        composed = targets.logits[torch.from_numpy(voxelised.point_voxel)]
         for part, inside in ((nearest, azimuth >= max(seen.bins, 0)), (other, azimuth < seen.bins)):
             if part is None:
                 continue
-            said = part.targets.logits[part.cloud.point_voxel]
-            same = (said == heard).all(dim=1)[torch.from_numpy(inside)].double().mean()
+            stored_logits = part.targets.logits[part.cloud.point_voxel]
+            same = (stored_logits == composed).all(dim=1)[torch.from_numpy(inside)].double().mean()
             assert same > 0.98, "few points lie so near a border that rounding moves them into another voxel"
     assert {(seen.anchor, seen.bins, seen.other, seen.other_bins) for seen in views} == {
         *((index, 0, None, 0) for index in range(4)),

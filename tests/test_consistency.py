@@ -94,10 +94,10 @@ def test_agreement_by_distance_from_the_border_by_hand():
     # Azimuth bins of 48; 46 is the last but one, next to the border from the other side, and 47 holds phi = pi itself.
     azimuth = [0, 7, 8, 20, 23, 39, 46, 47]
     voxels = torch.tensor([[0, 0, place, 0] for place in azimuth])
-    said, heard = torch.zeros(8, 3), torch.zeros(8, 3)
-    said[:, 1], heard[:, 1] = 5.0, 5.0
-    heard[[0, 3], 2] = 9.0
-    one, other = (TeacherTargets(voxels, logits, {}) for logits in (heard, said))
+    live_logits, carried_logits = torch.zeros(8, 3), torch.zeros(8, 3)
+    live_logits[:, 1], carried_logits[:, 1] = 5.0, 5.0
+    carried_logits[[0, 3], 2] = 9.0
+    one, other = (TeacherTargets(voxels, logits, {}) for logits in (carried_logits, live_logits))
     # Whom the labels support: class 2 in the first voxel, class 1 in the second, unlabelled in the third, ...
     found = agreement(one, other, cloud(list(range(8)), voxels, (4, 48, 4), [2, 1, 0, 1, 0, 2, 0, 0]))
     assert [found.places[name].argmax for name in ("0 to 8 bins", "8 to 16 bins", "16 to 32 bins")] == [

@@ -99,8 +99,8 @@ def test_what_is_stored_is_what_the_teacher_says(street_cache, streets, reduced_
         source = read_scan(streets, scan, semantic_kitti)
         voxelised = voxelise_view(source, draw_view(ViewPolicy(), scan, index), grid, semantic_kitti)
         with one_thread():
-            said = teacher_targets(teacher, batch_scans([voxelised], STREET_GRID), tuple(FULL_LAYERS), True)
-        assert same_targets(stored[scan, index], said, tolerance=1e-6)
+            live = teacher_targets(teacher, batch_scans([voxelised], STREET_GRID), tuple(FULL_LAYERS), True)
+        assert same_targets(stored[scan, index], live, tolerance=1e-6)
 
 
 def test_pillar_targets_are_the_maximum_over_height_of_the_voxel_features(street_cache, streets):

@@ -193,7 +193,7 @@ def test_no_run_outlives_its_sweep(tmp_path, monkeypatch, patience):
     assert process.stdout.readline() == b"ready\n"
 
     def sweep_that_ends_at_once():
-        with sweep_module.ended_at_last() as children:
+        with sweep_module.terminating_children() as children:
             children.append(sweep_module.Child(run, process))
             raise KeyboardInterrupt
 

@@ -43,8 +43,8 @@ def turned(bins: int, grid: PolarGrid = SMALL) -> View:
 
 def made_up_teacher(batch: ScanBatch, points: np.ndarray) -> TeacherTargets:
     """A teacher that no rotation about z changes: of each cell the largest distance, height and remission."""
-    said = np.stack((np.linalg.norm(points[:, :2], axis=1).round(3), points[:, 2], points[:, 3]), axis=1)
-    values, bins = torch.from_numpy(said.astype(np.float32)), batch.voxels[batch.point_voxel]
+    answers = np.stack((np.linalg.norm(points[:, :2], axis=1).round(3), points[:, 2], points[:, 3]), axis=1)
+    values, bins = torch.from_numpy(answers.astype(np.float32)), batch.voxels[batch.point_voxel]
     layers = {}
     for name, stride in STRIDES.items():
         cells, rows = torch.unique(torch.cat((bins[:, :1], bins[:, 1:3] // stride), 1), dim=0, return_inverse=True)
@@ -206,8 +206,8 @@ def test_any_transform_and_grid_takes_each_site_where_its_points_go_and_the_maxi
         known = dict(zip(map(tuple, layer.pillars[:, 1:].tolist()), layer.features, strict=True))
         expected: dict[tuple[int, ...], torch.Tensor] = {}
         for left, right in zip((old[:, 1:3] // stride).tolist(), (new[:, 1:3] // stride).tolist(), strict=True):
-            cell, said = tuple(right), known[tuple(left)]
-            expected[cell] = torch.maximum(expected.get(cell, said), said)
+            cell, values = tuple(right), known[tuple(left)]
+            expected[cell] = torch.maximum(expected.get(cell, values), values)
         found = carried.layers[name]
         assert found.shape == (shape[0] // stride, shape[1] // stride)
         assert [tuple(cell) for cell in found.pillars[:, 1:].tolist()] == sorted(expected)

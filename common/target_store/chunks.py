@@ -131,9 +131,9 @@ def check_blosc(data: memoryview, size: int, itemsize: int, name: str) -> None:
     if len(data) < BLOSC_HEADER.size:
         raise MemberError(name, "is cut off")
     version, _, flags, typesize, decoded, blocksize, encoded = BLOSC_HEADER.unpack_from(data)
-    said = {"decoded bytes": decoded, "encoded bytes": encoded, "bytes of a number": typesize, "version": version}
+    found = {"decoded bytes": decoded, "encoded bytes": encoded, "bytes of a number": typesize, "version": version}
     real = {"decoded bytes": size, "encoded bytes": len(data), "bytes of a number": itemsize, "version": BLOSC_VERSION}
-    wrong = [f"{field} {said[field]} instead of {real[field]}" for field in said if said[field] != real[field]]
+    wrong = [f"{field} {found[field]} instead of {real[field]}" for field in found if found[field] != real[field]]
     if flags >> 5 not in BLOSC_FORMATS:
         wrong.append(f"compressor {flags >> 5}, which scan files do not use")
     if not 0 < blocksize <= size:

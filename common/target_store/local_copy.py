@@ -51,7 +51,7 @@ class LocalCopy:
     The folder never holds more than `max_bytes`; what was used longest ago goes first. Several processes and several
     stores may share the folder: each process then adds at most a twentieth of the bound before it counts what the
     others have added. Copies are not trusted: their checksums are verified at each reading like any file's, and a
-    damaged one is fetched anew (`forget`), which is why they need not be flushed to disk.
+    damaged one is fetched anew (`drop_local_copy`), which is why they need not be flushed to disk.
 
     Attributes:
         remote: the other storage.
@@ -107,9 +107,9 @@ class LocalCopy:
         self.remote.delete(name)
         self._drop(name)
 
-    def forget(self, name: str) -> bool:
+    def drop_local_copy(self, name: str) -> bool:
         """Remove the copy."""
-        return self._drop(name) or self.remote.forget(name)
+        return self._drop(name) or self.remote.drop_local_copy(name)
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Files of the other storage."""

@@ -111,7 +111,7 @@ def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = Non
     if problem is None or not problem.file_is_wrong:
         return problem
     for _ in range(1, READINGS):
-        store.storage.forget(store.name(scan, view))
+        store.storage.drop_local_copy(store.name(scan, view))
         if _inspect_once(store, scan, view, data) != (problem, content):
             text = f"looked {problem.kind} ({problem.text}), and otherwise when it was read again"
             return Problem(scan, view, "unsteady", problem.array, text)

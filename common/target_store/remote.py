@@ -154,8 +154,8 @@ class RemoteStorage:
         with suppress(FileNotFoundError):
             self._ask(name, "deleted", lambda store: store.delete(name))
 
-    def forget(self, name: str) -> bool:
-        """Nothing is kept here, but what came may have been damaged on its way."""
+    def drop_local_copy(self, name: str) -> bool:
+        """There is none, but the bytes may have been damaged on their way."""
         return True
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -39,7 +39,7 @@ def record_skipped(store: TargetStore, scan: ScanId, view: int, reason: str) -> 
     store.storage.write(record_name(scan, view), (json.dumps(record) + "\n").encode())
 
 
-def forget_skipped(store: TargetStore, scan: ScanId, view: int) -> None:
+def remove_skipped(store: TargetStore, scan: ScanId, view: int) -> None:
     """Remove the record of a scan-view."""
     store.storage.delete(record_name(scan, view))
 

@@ -61,8 +61,8 @@ class Storage(Protocol):
         """Remove a file; nothing happens where there is none."""
         ...
 
-    def forget(self, name: str) -> bool:
-        """A file turned out to be damaged: drop any copy of it; whether reading it again may help."""
+    def drop_local_copy(self, name: str) -> bool:
+        """Remove the local copy, if any, of a file that turned out to be damaged; whether reading it again may help."""
         ...
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -127,8 +127,8 @@ class FolderStorage:
         except OSError as error:
             raise refused(self.folder / name, "deleted", error) from error
 
-    def forget(self, name: str) -> bool:
-        """The disk would say the same again."""
+    def drop_local_copy(self, name: str) -> bool:
+        """There is none; reading again gives the same bytes."""
         return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -184,8 +184,8 @@ class MemoryStorage:
         with self._lock:
             self._files.pop(name, None)
 
-    def forget(self, name: str) -> bool:
-        """There is only the one."""
+    def drop_local_copy(self, name: str) -> bool:
+        """There is none; reading again gives the same bytes."""
         return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -251,8 +251,8 @@ class ArchiveStorage:
         """Refused."""
         self.write(name, b"")
 
-    def forget(self, name: str) -> bool:
-        """The disk would say the same again."""
+    def drop_local_copy(self, name: str) -> bool:
+        """There is none; reading again gives the same bytes."""
         return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -240,7 +240,7 @@ class TargetStore:
         try:
             return self._parse(scan, index, data, parse)
         except StoreError:
-            if not self.storage.forget(self.name(scan, index)):
+            if not self.storage.drop_local_copy(self.name(scan, index)):
                 raise
         return self._parse(scan, index, self._bytes(scan, index), parse)
 

@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import SettingsError
 from common.label_map import LabelMap, load_label_map
 from stage2_train_student.comparison.training_runs import TrainingRun
-from stage2_train_student.finished_run import MATTERS_NOT
+from stage2_train_student.finished_run import IGNORED_SETTINGS
 from stage2_train_student.settings import ExperimentSettings
 
 SEED_IN_NAME = re.compile(r"[\s_.-]*seed[\s_=.-]*\d+", re.IGNORECASE)
@@ -81,7 +81,7 @@ def settings_key(run: TrainingRun) -> str:
 def comparable_settings(settings: ExperimentSettings) -> dict[str, Any]:
     """Settings that make an experiment; the dataset's file is left out, its content is compared on its own."""
     values = settings.model_dump(mode="json")
-    return {name: value for name, value in values.items() if name not in {"seed", "dataset"} | MATTERS_NOT}
+    return {name: value for name, value in values.items() if name not in {"seed", "dataset"} | IGNORED_SETTINGS}
 
 
 def distinct_names(folders: list[Path]) -> list[str]:

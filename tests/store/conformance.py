@@ -95,7 +95,7 @@ class StorageConformance:
         assert isinstance(storage.location, str)
         assert storage.location
         assert storage.free_bytes() is None or storage.free_bytes() > 0
-        assert storage.forget("missing") in (True, False)
+        assert storage.drop_local_copy("missing") in (True, False)
 
 
 class WritableConformance(StorageConformance):
