@@ -34,6 +34,7 @@ class LabelMap(Settings):
 
     Attributes:
         name: name of the dataset.
+        format: of its files: `semantic_kitti`, or a class of your own such as `my_package.my_file:MyFiles`.
         classes: by training class, 0 first.
         learning_map: raw id (0..65535) to training class.
         content: share of all training points by raw id.
@@ -43,6 +44,7 @@ class LabelMap(Settings):
     config_folder: ClassVar[str] = "datasets"
 
     name: str
+    format: str = "semantic_kitti"
     classes: list[ClassInfo]
     learning_map: dict[int, int]
     content: dict[int, float]

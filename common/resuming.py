@@ -11,7 +11,7 @@ import torch
 from common.checkpoint import check_same_kinds, check_same_names, check_same_shapes
 from common.config_files import same_config
 from common.errors import CheckpointError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 
 ScansOfSequences = dict[str, dict[str, int | str]]
 """Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""

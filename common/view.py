@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from common.config import Settings
 from common.errors import SettingsError
 from common.polar_grid import ALIGNED_BINS
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 
 
 class View(Settings):

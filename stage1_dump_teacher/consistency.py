@@ -9,12 +9,12 @@ import torch
 from tqdm import tqdm
 
 from common.composition import Anchor, anchored_targets
-from common.dataset import LabelledScan, read_scan, select_scans
+from common.dataset import Dataset, LabelledScan
 from common.errors import SettingsError
 from common.label_map import LabelMap
 from common.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetEncoding
 from common.target_store.scan_file import parse_scan_file, scan_file_bytes
 from common.teacher import check_classes
@@ -214,12 +214,10 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
     return targets
 
 
-def spread_scans(
-    data: Path, settings: DumpSettings, label_map: LabelMap, count: int
-) -> Iterator[tuple[ScanId, LabelledScan]]:
+def spread_scans(dataset: Dataset, splits: list[str], count: int) -> Iterator[tuple[ScanId, LabelledScan]]:
     """Up to `count` scans of the splits, spread evenly over them."""
-    found = select_scans(data, label_map, settings.splits).scans
+    found = dataset.select(splits).scans
     chosen = min(count, len(found))
     for number in tqdm(range(chosen), unit="scan", desc="consistency"):
         scan = found[number * len(found) // chosen]
-        yield scan, read_scan(data, scan, label_map)
+        yield scan, dataset.read(scan)

@@ -13,9 +13,9 @@ from common.command_options import (
     teacher_option,
 )
 from common.config import load_settings
+from common.dataset import open_dataset
 from common.devices import select_device
 from common.errors import SettingsError
-from common.label_map import load_label_map
 from common.polar_grid import check_distillable
 from common.view import AnchorSet
 from stage1_dump_teacher.settings import DumpSettings
@@ -77,10 +77,10 @@ def consistency(
     from stage1_dump_teacher import consistency as measures
     from stage1_dump_teacher.consistency_report import draw, markdown_tables
 
-    grid, label_map = settings.grid.grid(), load_label_map(settings.dataset)
+    grid, dataset = settings.grid.grid(), open_dataset(data, settings.dataset)
     check_distillable(grid.shape)
-    live = measures.live_teacher(teacher, settings, label_map, select_device(device))
-    scans = measures.spread_scans(data, settings, label_map, count)
+    live = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
+    scans = measures.spread_scans(dataset, settings.splits, count)
     if policy == "transport":
         wanted = [
             measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS

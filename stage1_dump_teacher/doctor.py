@@ -257,8 +257,7 @@ def check_disk(cache: Path, data: Path | None) -> Check:
 
 def check_data(data: Path, dataset: Path) -> Check:
     """The scans are where they should be, and the first one with labels can be read through the label map."""
-    from common.label_map import load_label_map
-    from common.semantic_kitti import (
+    from common.formats.semantic_kitti import (
         has_labels,
         label_path,
         list_scans,
@@ -266,6 +265,7 @@ def check_data(data: Path, dataset: Path) -> Check:
         read_points,
         read_raw_labels,
     )
+    from common.label_map import load_label_map
 
     label_map = load_label_map(dataset)
     present = present_sequences(data)

@@ -8,14 +8,14 @@ import click
 import torch
 from tqdm import tqdm
 
-from common.dataset import LabelledScan, read_scan, select_scans, voxelise_view
+from common.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
 from common.environment import environment
 from common.errors import DataError
-from common.label_map import LabelMap, load_label_map
+from common.label_map import LabelMap
 from common.overlap import BackgroundWriter, started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.shards import Shard
 from common.signals import StopRequest
 from common.target_store import StoreIdentity, TargetStore
@@ -55,20 +55,20 @@ def run(
         StoreError: the store belongs to something else or vanishes meanwhile, the disk is too small, or the teacher
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
-    label_map = load_label_map(settings.dataset)
+    dataset = open_dataset(data, settings.dataset)
     grid = settings.grid.grid()
     check_distillable(grid.shape)
-    scans, notes = select_scans(data, label_map, settings.splits)
+    scans, notes = dataset.select(settings.splits)
     teacher = load_teacher(checkpoint, device)
-    check_classes(teacher, label_map)
-    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, label_map), environment())
+    check_classes(teacher, dataset.label_map)
+    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map), environment())
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    dump_missing(writer, teacher.model, missing, settings, preparer(settings, data, grid, label_map), device)
+    dump_missing(writer, teacher.model, missing, settings, preparer(settings, dataset, grid), device)
     writer.check_all_there(finished.intersection(work))
     return report
 
@@ -103,16 +103,14 @@ def dump_missing(
     report.left = len(missing) - report.written - len(report.skipped)
 
 
-def preparer(
-    settings: DumpSettings, data: Path, grid: PolarGrid, label_map: LabelMap
-) -> Callable[[tuple[ScanId, int]], PreparedScan]:
+def preparer(settings: DumpSettings, dataset: Dataset, grid: PolarGrid) -> Callable[[tuple[ScanId, int]], PreparedScan]:
     """A function that reads and voxelises one scan-view."""
 
     def prepare(item: tuple[ScanId, int]) -> PreparedScan:
         scan, index = item
-        source = read_scan(data, scan, label_map)
+        source = dataset.read(scan)
         view = settings.views.view(scan, index, grid.shape[1])
-        return PreparedScan(source, view, voxelise_view(source, view, grid, label_map))
+        return PreparedScan(source, view, voxelise_view(source, view, grid, dataset.label_map))
 
     return prepare
 

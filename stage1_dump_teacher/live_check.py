@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from common.errors import StoreError
+from common.formats.semantic_kitti import read_points
 from common.polar_grid import PolarGrid, voxelise
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId, read_points
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.encoding import ArrayEncoding, decodable, encode
 from common.target_store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES

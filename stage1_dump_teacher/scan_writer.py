@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.errors import PolarDistillError, StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore, UnstorableError
 from common.target_store.skipped import record_skipped, remove_skipped, skipped_scan_views
 from common.target_store.watch import StoreWatch

@@ -16,12 +16,12 @@ from common.command_options import (
     set_option,
 )
 from common.config import load_settings
-from common.dataset import select_scans
+from common.dataset import open_dataset
 from common.devices import select_device
 from common.environment import processors
 from common.errors import SettingsError
-from common.label_map import load_label_map
-from common.semantic_kitti import ScanId, list_scans, present_sequences
+from common.formats.semantic_kitti import list_scans, present_sequences
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.contents import contents
 from common.target_store.maintenance import Problem, ScanView, absent, inspect_all, leftovers, sample
@@ -68,7 +68,7 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
     missing, expected = None, 0
     if data is not None:
         settings = load_settings(DumpSettings, config, overrides)
-        scans = select_scans(data, load_label_map(settings.dataset), settings.splits).scans
+        scans = open_dataset(data, settings.dataset).select(settings.splits).scans
         missing = completeness(store, finished, scans)
         expected = len(scans) * store.identity.views.count
     skipped = read_skipped(store, finished)

@@ -10,7 +10,7 @@ from common.config import apply_override, parse_settings
 from common.environment import environment
 from common.errors import SettingsError, StoreError
 from common.overlap import started_ahead
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.conversion import (
     KeptArrays,

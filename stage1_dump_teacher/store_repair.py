@@ -9,11 +9,10 @@ import click
 
 from common.command_options import cache_option, config_option, data_option, device_option, path_type, set_option
 from common.config import load_settings
-from common.dataset import select_scans
+from common.dataset import open_dataset
 from common.devices import select_device
 from common.errors import StoreError
-from common.label_map import load_label_map
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.signals import INTERRUPTED
 from common.target_store import TargetStore
 from common.target_store.maintenance import Problem, absent, leftovers
@@ -134,13 +133,13 @@ def repair(
     from stage1_dump_teacher.published_weights import load_teacher
 
     settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
-    label_map = load_label_map(settings.dataset)
+    dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
         raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), label_map)
+    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
-    plan = RepairPlan.of(store, select_scans(data, label_map, settings.splits).scans, data, threads)
+    plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)
     for line in problem_lines(plan.problems):
         click.echo(line)
     click.echo(plan.summary("would be" if dry_run else "to be"))

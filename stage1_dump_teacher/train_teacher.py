@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.dataset import epoch_order, read_scan, select_scans, voxelise_view
+from common.dataset import Dataset, epoch_order, open_dataset, voxelise_view
 from common.errors import DataError, TrainingError
-from common.label_map import LabelMap, load_label_map
-from common.metrics import ConfusionMatrix
+from common.label_map import LabelMap
 from common.overlap import started_ahead
+from common.predictor import Predictor
 from common.recorder import Recorder
 from common.resuming import scans_of_sequences
 from common.run_lock import locked
 from common.scan_batch import ScanBatch, batch_scans
+from common.scan_id import ScanId
 from common.schedule import learning_rate_factor
 from common.segmentation_loss import segmentation_terms
-from common.semantic_kitti import ScanId, has_labels
 from common.signals import StopRequest
 from common.view import IDENTITY, draw_view
 from stage1_dump_teacher.cylinder3d import Cylinder3D, TeacherWidths
@@ -45,13 +45,13 @@ def run(
             not finite.
         CheckpointError: the run in the folder does not fit.
     """
-    label_map = load_label_map(settings.dataset)
-    train = select_scans(data, label_map, settings.train).scans
-    require_labels(data, train)
-    validation = validation_scans(settings, data, label_map)
+    dataset = open_dataset(data, settings.dataset)
+    train = dataset.select(settings.train).scans
+    require_labels(dataset, train)
+    validation = validation_scans(settings, dataset)
     torch.manual_seed(settings.seed)
-    state = new_state(settings, label_map, device)
-    weights = torch.from_numpy(label_map.class_weights()).to(device)
+    state = new_state(settings, dataset.label_map, device)
+    weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
     state.training_scans = scans_of_sequences(train)
     with locked(folder):
         start_or_resume(state, settings, folder, resume)
@@ -60,10 +60,10 @@ def run(
         with Recorder(folder, settings, state.step, recorded) as recorder, StopRequest() as stop:
             while not (stop or finished(state, settings)):
                 if not state.validation_due:
-                    train_epoch(state, settings, data, train, label_map, weights, recorder, folder, stop, device)
+                    train_epoch(state, settings, dataset, train, weights, recorder, folder, stop, device)
                     state.save(folder, settings)
                 if state.validation_due:
-                    validate(state, settings, data, validation, label_map, recorder, folder, device)
+                    validate(state, settings, dataset, validation, recorder, folder, device)
                     state.validation_due = False
                     state.save(folder, settings)
     return state
@@ -72,9 +72,8 @@ def run(
 def train_epoch(
     state: TeacherState,
     settings: TeacherTrainingSettings,
-    data: Path,
+    dataset: Dataset,
     scans: list[ScanId],
-    label_map: LabelMap,
     class_weights: torch.Tensor,
     recorder: Recorder,
     folder: Path,
@@ -84,7 +83,7 @@ def train_epoch(
     """Train from where the state stands to the end of the epoch, the step limit, or a request to stop."""
     groups = epoch_order(scans, settings.batch_size, settings.seed, state.epoch)
     steps = len(groups) * settings.epochs
-    ahead = batches(settings, data, groups[state.step_in_epoch :], label_map, state.epoch)
+    ahead = batches(settings, dataset, groups[state.step_in_epoch :], state.epoch)
     with tqdm(total=len(groups), initial=state.step_in_epoch, unit="step", desc=f"epoch {state.epoch + 1}") as bar:
         clock = time.perf_counter()
         for names, batch in ahead:
@@ -148,14 +147,14 @@ def train_step(
 
 
 def batches(
-    settings: TeacherTrainingSettings, data: Path, groups: list[list[ScanId]], label_map: LabelMap, epoch: int
+    settings: TeacherTrainingSettings, dataset: Dataset, groups: list[list[ScanId]], epoch: int
 ) -> Iterator[tuple[list[ScanId], ScanBatch]]:
     """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
     grid = settings.grid.grid()
 
     def load(scan: ScanId):  # type: ignore[no-untyped-def]
         view = IDENTITY if settings.augmentation is None else draw_view(settings.augmentation, scan, 1 + epoch)
-        return voxelise_view(read_scan(data, scan, label_map), view, grid, label_map)
+        return voxelise_view(dataset.read(scan), view, grid, dataset.label_map)
 
     def load_batch(group: list[ScanId]) -> ScanBatch:
         return batch_scans([load(scan) for scan in group], grid.shape)
@@ -168,9 +167,8 @@ def batches(
 def validate(
     state: TeacherState,
     settings: TeacherTrainingSettings,
-    data: Path,
+    dataset: Dataset,
     scans: list[ScanId],
-    label_map: LabelMap,
     recorder: Recorder,
     folder: Path,
     device: torch.device,
@@ -178,8 +176,9 @@ def validate(
     """mIoU over all points of the validation scans; keeps the teacher if it is the best so far."""
     if not scans:
         return
-    matrix = evaluate(state.teacher, settings, data, scans, label_map, device)
-    miou = matrix.mean_iou()
+    state.teacher.eval()
+    predictor = Predictor(lambda batch: state.teacher(batch).logits, settings.grid.grid(), device)
+    miou = predictor.confusion(dataset, scans, "validate").mean_iou()
     if np.isnan(miou):
         tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
         return
@@ -188,28 +187,6 @@ def validate(
     if miou > state.best_miou:
         state.best_miou = miou
         save_teacher(folder / BEST_TEACHER, state.teacher, settings)
-
-
-@torch.no_grad()
-def evaluate(
-    teacher: Cylinder3D,
-    settings: TeacherTrainingSettings,
-    data: Path,
-    scans: list[ScanId],
-    label_map: LabelMap,
-    device: torch.device,
-) -> ConfusionMatrix:
-    """Confusion matrix over all points of the scans as they are; "unlabelled" is never an answer."""
-    teacher.eval()
-    grid, classes = settings.grid.grid(), len(label_map.classes)
-    total = ConfusionMatrix.empty(classes)
-    for scan in tqdm(scans, unit="scan", desc="validate", leave=False):
-        source = read_scan(data, scan, label_map)
-        assert source.labels is not None
-        batch = batch_scans([voxelise_view(source, IDENTITY, grid, label_map)], grid.shape).to(device)
-        predicted = teacher(batch).logits[:, 1:].argmax(dim=1) + 1
-        total = total + ConfusionMatrix.of(source.labels, predicted[batch.point_voxel].cpu().numpy(), classes)
-    return total
 
 
 def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: torch.device) -> TeacherState:
@@ -243,13 +220,13 @@ def start_or_resume(state: TeacherState, settings: TeacherTrainingSettings, fold
         tqdm.write(f"nothing to resume in {folder}; starting from the beginning")
 
 
-def require_labels(data: Path, scans: list[ScanId]) -> None:
-    """Refuse scans without labels before time is spent on training.
+def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
+    """Refuse scans without labels, of which a teacher learns nothing.
 
     Raises:
         DataError: one has no labels.
     """
-    without = [scan for scan in scans if not has_labels(data, scan)]
+    without = dataset.unlabelled(scans)
     if without:
         raise DataError(
             f"{len(without)} of {len(scans)} scans have no labels, the first is {without[0]}. A teacher is trained on "
@@ -257,16 +234,16 @@ def require_labels(data: Path, scans: list[ScanId]) -> None:
         )
 
 
-def validation_scans(settings: TeacherTrainingSettings, data: Path, label_map: LabelMap) -> list[ScanId]:
+def validation_scans(settings: TeacherTrainingSettings, dataset: Dataset) -> list[ScanId]:
     """Scans to validate on; none, with a note, when none of the sequences is on this disk."""
     if not settings.validate_on:
         return []
     try:
-        scans = select_scans(data, label_map, settings.validate_on).scans
+        scans = dataset.select(settings.validate_on).scans
     except DataError as error:
         tqdm.write(f"note: no validation, so no best teacher will be chosen: {error.message}")
         return []
-    require_labels(data, scans)
+    require_labels(dataset, scans)
     return scans
 
 

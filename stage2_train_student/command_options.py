@@ -11,10 +11,10 @@ from common.command_options import path_type
 from common.config import load_settings
 from common.config_files import find_config, known_configs
 from common.errors import SettingsError
+from common.predictor import PredictionPlan
 from common.teacher import Teacher, TeacherLoader
 from stage2_train_student.runs import run_settings, run_weights
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.test_time import PredictionPlan
 
 experiment_option = click.option(
     "--experiment",

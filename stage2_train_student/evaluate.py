@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from common.dataset import Dataset
 from common.errors import DataError
 from common.files import write_atomically
 from common.label_map import LabelMap
 from common.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
-from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId, has_labels
+from common.predictor import Predictor, VoxelLogits
+from common.scan_id import ScanId
 from common.teacher import Teacher, check_classes
 from stage2_train_student.students.student import Student
-from stage2_train_student.test_time import PLAIN, PredictionPlan, VoxelLogits, predictions
 
 
 @dataclass(frozen=True)
@@ -54,64 +53,34 @@ def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
 
 
 def evaluate(
-    model: VoxelLogits,
-    root: Path,
+    predictor: Predictor,
+    dataset: Dataset,
     scans: list[ScanId],
-    grid: PolarGrid,
-    label_map: LabelMap,
-    device: torch.device,
     progress: str | None = "evaluate",
-) -> ConfusionMatrix:
-    """Confusion matrix over all points of all scans.
-
-    Raises:
-        DataError: a scan has no labels.
-    """
-    return evaluate_by_range(model, root, scans, grid, label_map, device, progress).matrix
-
-
-def evaluate_by_range(
-    model: VoxelLogits,
-    root: Path,
-    scans: list[ScanId],
-    grid: PolarGrid,
-    label_map: LabelMap,
-    device: torch.device,
-    progress: str | None = "evaluate",
-    plan: PredictionPlan = PLAIN,
-    teacher: VoxelLogits | None = None,
+    teacher: Predictor | None = None,
 ) -> Evaluation:
     """Confusion matrices over all points of all scans, by horizontal distance from the sensor.
 
     Args:
-        model: gives voxel logits.
-        root: folder that holds `sequences/`.
+        predictor: the model.
+        dataset: holds the scans.
         scans: labelled scans.
-        grid: of the model, and of the teacher.
-        label_map: classes.
-        device: of both.
         progress: name of the progress bar, None for no bar.
-        plan: views and batches of the model.
-        teacher: to compare the model with; its prediction is the plain one, in batches of the same size.
+        teacher: to compare the model with.
 
     Raises:
         DataError: a scan has no labels.
     """
-    refuse_unlabelled(root, scans)
-    classes = len(label_map.classes)
-    found = predictions(model, root, scans, grid, label_map, device, progress, plan)
-    if teacher is None:
-        compared = None
-    else:
-        plain = PLAIN._replace(batch_size=plan.batch_size)
-        compared = predictions(teacher, root, scans, grid, label_map, device, None, plain)
-    by_range = agreement = (ConfusionMatrix.empty(classes),) * len(RANGE_STARTS)
-    for _, predicted, source in found:
+    require_labels(dataset, scans)
+    compared = None if teacher is None else teacher.predict(dataset, scans)
+    by_range = agreement = (ConfusionMatrix.empty(dataset.classes),) * len(RANGE_STARTS)
+    for _, predicted, source in predictor.predict(dataset, scans, progress):
         assert source.labels is not None
         distance = np.hypot(source.points[:, 0], source.points[:, 1])
-        by_range = added(by_range, count_by_distance(source.labels, predicted, distance, classes))
+        by_range = added(by_range, count_by_distance(source.labels, predicted, distance, dataset.classes))
         if compared is not None:
-            agreement = added(agreement, count_by_distance(next(compared).labels, predicted, distance, classes))
+            labels = next(compared).labels
+            agreement = added(agreement, count_by_distance(labels, predicted, distance, dataset.classes))
     return Evaluation(by_range, None if teacher is None else agreement)
 
 
@@ -120,13 +89,13 @@ def added(left: tuple[ConfusionMatrix, ...], right: tuple[ConfusionMatrix, ...])
     return tuple(one + other for one, other in zip(left, right, strict=True))
 
 
-def refuse_unlabelled(root: Path, scans: list[ScanId]) -> None:
+def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
     """Say that scans cannot be evaluated before time is spent on them.
 
     Raises:
         DataError: a scan has no labels; says how many, and the first.
     """
-    unlabelled = [scan for scan in scans if not has_labels(root, scan)]
+    unlabelled = dataset.unlabelled(scans)
     if unlabelled:
         raise DataError(
             f"{len(unlabelled)} of {len(scans)} scans have no labels, the first is {unlabelled[0]}, so mIoU cannot "

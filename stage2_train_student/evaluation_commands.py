@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from common.command_options import data_option, device_option, path_type
-from common.dataset import select_scans
+from common.dataset import Dataset, open_dataset
 from common.devices import select_device
 from common.errors import DataError, SettingsError
 from common.files import check_writable
-from common.label_map import LabelMap, load_label_map
-from common.semantic_kitti import ScanId, has_labels, list_scans, present_sequences
+from common.label_map import load_label_map
+from common.predictor import Predictor
+from common.scan_id import ScanId
 from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
     choose_subject,
@@ -21,8 +22,8 @@ from stage2_train_student.command_options import (
     student_of,
     subject_options,
 )
+from stage2_train_student.evaluate import evaluate as measure
 from stage2_train_student.evaluate import (
-    evaluate_by_range,
     full_report,
     student_logits,
     table,
@@ -32,7 +33,6 @@ from stage2_train_student.evaluate import (
 from stage2_train_student.evaluation_file import file_hash, scans_hash, sequences_that_chose, write_evaluation
 from stage2_train_student.runs import load_student
 from stage2_train_student.submission import write_predictions
-from stage2_train_student.test_time import predictions
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
@@ -93,15 +93,19 @@ def evaluate(
         settings, evaluated = student_of(run_folder, weights, experiment, overrides)
         student, label_map = load_student(settings, evaluated, chosen)
         model, who = student_logits(student), "student"
-    splits = splits or default_evaluation(data, label_map)
-    scans = select_reporting_absent(data, label_map, splits)
-    other = None if agreement is None else teacher_logits(load_teacher(agreement, chosen), label_map)
+    dataset = Dataset.open(data, label_map)
+    splits = splits or default_evaluation(dataset)
+    scans = select_reporting_absent(dataset, splits)
+    predictor, other = Predictor(model, settings.grid.grid(), chosen, plan), None
+    if agreement is not None:
+        logits = teacher_logits(load_teacher(agreement, chosen), label_map)
+        other = Predictor(logits, predictor.grid, chosen, plan._replace(views=1))
     name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
     beside = evaluated.parent / name if who == "student" else (run_folder or RUNS) / f"{evaluated.stem}_{name}"
     path = json_file or beside
     check_writable(path.parent)
-    evaluation = evaluate_by_range(model, data, scans, settings.grid.grid(), label_map, chosen, "evaluate", plan, other)
+    evaluation = measure(predictor, dataset, scans, "evaluate", other)
     named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
     named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
     chosen_on = [] if who == "teacher" else sequences_that_chose(evaluated, settings, splits, label_map)
@@ -162,21 +166,14 @@ def predict(
     settings, weights = student_of(run_folder, weights, experiment, overrides)
     chosen = select_device(device)
     student, label_map = load_student(settings, weights, chosen)
-    splits = splits or (tuple(present_sequences(data)) if archive is None else ("test",))
-    scans = select_reporting_absent(data, label_map, splits)
+    dataset = Dataset.open(data, label_map)
+    splits = splits or (tuple(dataset.files.sequences()) if archive is None else ("test",))
+    scans = select_reporting_absent(dataset, splits)
     lacking = sorted(set(label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
         click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
-    found = predictions(
-        student_logits(student),
-        data,
-        scans,
-        settings.grid.grid(),
-        label_map,
-        chosen,
-        "predict",
-        plan_of(views, seed, batch_size),
-    )
+    predictor = Predictor(student_logits(student), settings.grid.grid(), chosen, plan_of(views, seed, batch_size))
+    found = predictor.predict(dataset, scans, "predict")
     files = write_predictions(found, label_map, out, archive)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
     click.echo(f"student {weights}: {files} prediction files under {where}")
@@ -231,31 +228,33 @@ def render(
     if run_folder is not None or weights is not None:
         settings, weights = student_of(run_folder, weights, experiment, overrides)
         student = student_logits(load_student(settings, weights, chosen)[0])
-    label_map, grid = load_label_map(settings.dataset), settings.grid.grid()
-    targets = None
+    dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
+    label_map, targets = dataset.label_map, None
     if teacher is not None:
         targets = live_teacher(load_teacher(teacher, chosen), layer, label_map)
     elif cache is not None:
         targets = cached_teacher(cache, layer, grid, label_map)
     for scan in scans:
-        picture = scan_picture(data, scan, grid, label_map, chosen, student, targets, layer)
+        picture = scan_picture(dataset, scan, grid, chosen, student, targets, layer)
         path = out / f"{scan.sequence}_{scan.frame}.png"
         save_picture(draw_scan(picture, label_map, grid, radius), path)
         click.echo(f"scan {scan}: {path}")
 
 
-def default_evaluation(data: Path, label_map: LabelMap) -> tuple[str, ...]:
+def default_evaluation(dataset: Dataset) -> tuple[str, ...]:
     """`val`, or where none of it is on this disk every labelled sequence, with a warning what that means.
 
     Raises:
         DataError: nothing here is labelled.
     """
-    present = present_sequences(data)
-    if set(label_map.splits.get("val", ())) & set(present):
+    present = dataset.files.sequences()
+    if set(dataset.label_map.splits.get("val", ())) & set(present):
         return ("val",)
-    labelled = tuple(name for name in present if has_labels(data, list_scans(data, [name])[0]))
+    labelled = tuple(name for name in present if dataset.has_labels(dataset.files.scans([name])[0]))
     if not labelled:
-        raise DataError(f"{data}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels.")
+        raise DataError(
+            f"{dataset.root}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels."
+        )
     click.echo(
         f"note: no sequence of val is on this disk; evaluating on {', '.join(labelled)}. Where the student was trained "
         "on them this says nothing about new scans.",
@@ -264,9 +263,9 @@ def default_evaluation(data: Path, label_map: LabelMap) -> tuple[str, ...]:
     return labelled
 
 
-def select_reporting_absent(data: Path, label_map: LabelMap, splits: tuple[str, ...]) -> list[ScanId]:
+def select_reporting_absent(dataset: Dataset, splits: tuple[str, ...]) -> list[ScanId]:
     """Scans of some splits; what is left out is named on standard error."""
-    scans, notes = select_scans(data, label_map, splits)
+    scans, notes = dataset.select(splits)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return scans

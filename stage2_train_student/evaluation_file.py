@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.label_map import LabelMap
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from stage2_train_student.evaluate import write_report
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training_state import BEST_STUDENT

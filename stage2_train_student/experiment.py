@@ -8,12 +8,13 @@ from typing import NamedTuple
 import click
 import torch
 
+from common.dataset import Dataset
 from common.errors import SettingsError, StoreError, TrainingError
 from common.label_map import LabelMap
 from common.polar_grid import check_distillable
 from common.processes import ALONE, Processes
 from common.scan_batch import ScanBatch
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, copied_locally
 from common.target_store.skipped import read_skipped
@@ -124,18 +125,17 @@ def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALON
     return scans._replace(train=[scan for scan in scans.train if scan not in source.skipped])
 
 
-def student_data(settings: ExperimentSettings, data: Path, label_map: LabelMap, source: TargetSource) -> StudentData:
+def student_data(settings: ExperimentSettings, dataset: Dataset, source: TargetSource) -> StudentData:
     """The training scans' loader."""
     return StudentData(
-        root=data,
-        label_map=label_map,
+        dataset=dataset,
         grid=settings.grid.grid(),
         store=source.store,
         layers=tuple(teacher_layers(settings.distillation)),
         augmentation=settings.augmentation,
         seed=settings.seed,
         views=settings.views,
-        labelled=labelled_scans(settings, data, label_map),
+        labelled=labelled_scans(settings, dataset),
     )
 
 

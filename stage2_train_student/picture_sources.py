@@ -1,17 +1,17 @@
 """What a picture of a scan is made from: the scan, a student, and a teacher that runs now or ran for a target store."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from common.dataset import read_scan, voxelise_view
+from common.dataset import Dataset, voxelise_view
 from common.errors import StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
+from common.predictor import VoxelLogits, most_likely_class
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.teacher import Teacher, check_classes, layer_channels
 from common.teacher_targets import PillarFeatures, TeacherTargets
@@ -19,7 +19,6 @@ from common.view import IDENTITY
 from stage2_train_student.distillation.lwd import pillar_label_weights
 from stage2_train_student.raster import pillar_map
 from stage2_train_student.render import ScanPicture
-from stage2_train_student.test_time import VoxelLogits, most_likely_class
 
 ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 """A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""
@@ -58,10 +57,9 @@ def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap)
 
 
 def scan_picture(
-    root: Path,
+    dataset: Dataset,
     scan: ScanId,
     grid: PolarGrid,
-    label_map: LabelMap,
     device: torch.device,
     student: VoxelLogits | None,
     teacher: ScanTargets | None,
@@ -70,10 +68,9 @@ def scan_picture(
     """Gather what there is to draw about a scan.
 
     Args:
-        root: folder that holds `sequences/`.
+        dataset: the scans.
         scan: which scan.
         grid: of student and teacher.
-        label_map: classes.
         device: of both.
         student: its voxel logits, or None.
         teacher: its targets, or None.
@@ -82,7 +79,8 @@ def scan_picture(
     Raises:
         DataError: the scan cannot be read.
     """
-    source = read_scan(root, scan, label_map)
+    label_map = dataset.label_map
+    source = dataset.read(scan)
     voxelised = voxelise_view(source, IDENTITY, grid, label_map)
     batch = batch_scans([voxelised], grid.shape).to(device)
 

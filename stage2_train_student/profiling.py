@@ -12,11 +12,10 @@ import torch
 
 from common.command_options import cache_option, data_option, device_option, set_option
 from common.config import load_settings
-from common.dataset import epoch_order
+from common.dataset import epoch_order, open_dataset
 from common.devices import select_device
-from common.label_map import load_label_map
+from common.scan_id import ScanId
 from common.segmentation_loss import segmentation_terms
-from common.semantic_kitti import ScanId
 from common.teacher import TeacherLoader
 from stage2_train_student.command_options import (
     experiment_file,
@@ -150,16 +149,16 @@ def profile(
     settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
     settings = settings.model_copy(update={"validate_on": []})
     chosen = select_device(device)
-    label_map = load_label_map(settings.dataset)
-    chosen_scans = choose_scans(settings, data, label_map)
+    dataset = open_dataset(data, settings.dataset)
+    chosen_scans = choose_scans(settings, dataset)
     live = online_teacher(settings, teacher, load_teacher, chosen)
-    source = open_targets(settings, label_map, chosen_scans.train, cache, live)
+    source = open_targets(settings, dataset.label_map, chosen_scans.train, cache, live)
     scans = with_targets(chosen_scans, source).train
     torch.manual_seed(settings.seed)
-    state = new_state(settings, label_map, source, chosen)
+    state = new_state(settings, dataset.label_map, source, chosen)
     batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
-    weights = torch.from_numpy(label_map.class_weights()).to(chosen)
-    dataset = student_data(settings, data, label_map, source)
-    seconds = profile_steps(state, settings, dataset, batches, source.online, weights, chosen)
+    weights = torch.from_numpy(dataset.label_map.class_weights()).to(chosen)
+    loader = student_data(settings, dataset, source)
+    seconds = profile_steps(state, settings, loader, batches, source.online, weights, chosen)
     click.echo(profile_table(seconds))
     click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from common.config import Settings
 from common.errors import DataError
 from common.files import write_atomically
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import ViewSet
 from common.view import AnchorSet
 from stage2_train_student.evaluation_file import scans_hash

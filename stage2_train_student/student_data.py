@@ -3,19 +3,17 @@
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from common.composition import Anchor, anchored_targets
-from common.dataset import LabelledScan, epoch_order, read_scan, voxelise_view
+from common.dataset import Dataset, LabelledScan, epoch_order, voxelise_view
 from common.errors import StoreError
-from common.label_map import LabelMap
 from common.overlap import started_ahead
 from common.polar_grid import PolarGrid, VoxelisedScan
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.shards import Shard
 from common.target_store import EncodedTargets, TargetStore
 from common.target_store.scan_file import encoded_as_is
@@ -45,8 +43,7 @@ class StudentData:
     """Loads training scans; holds no open files and no random state.
 
     Attributes:
-        root: folder that holds `sequences/`.
-        label_map: of the dataset.
+        dataset: the scans.
         grid: the polar grid.
         store: cached targets, or None.
         layers: teacher layers to read from the store.
@@ -56,8 +53,7 @@ class StudentData:
         labelled: scans whose labels are used; None for all.
     """
 
-    root: Path
-    label_map: LabelMap
+    dataset: Dataset
     grid: PolarGrid
     store: TargetStore | None = None
     layers: tuple[str, ...] = ()
@@ -80,17 +76,17 @@ class StudentData:
             DataError: the scan cannot be used.
             StoreError: its targets cannot, or are not those of this cloud.
         """
-        source = read_scan(self.root, scan, self.label_map)
+        source = self.dataset.read(scan)
         if self.labelled is not None and scan not in self.labelled:
             source = replace(source, labels=None)
         if self.store is None:
-            return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.label_map), None
+            return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.dataset.label_map), None
         seen = self.anchored_view(scan, epoch)
         voxelised, targets, view = self.stored(scan, seen.anchor, source, self.store)
         if not seen.bins:
             return voxelised, targets
         shape = self.grid.shape
-        turned = voxelise_view(source, rotated_by_bins(view, seen.bins, shape[1]), self.grid, self.label_map)
+        turned = voxelise_view(source, rotated_by_bins(view, seen.bins, shape[1]), self.grid, self.dataset.label_map)
         nearest = Anchor(targets.decode(), batch_scans([voxelised], shape), seen.bins)
         other = None
         if seen.other is not None:
@@ -107,7 +103,7 @@ class StudentData:
             StoreError: the targets cannot be read, or are not those of this cloud.
         """
         targets, view = store.read_encoded(scan, index, source.points, self.layers)
-        voxelised = voxelise_view(source, view, self.grid, self.label_map)
+        voxelised = voxelise_view(source, view, self.grid, self.dataset.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
         if not np.array_equal(targets.voxels.numpy(), voxels):
             raise StoreError(

@@ -12,8 +12,8 @@ from pathlib import Path
 from common.errors import SettingsError
 from common.files import replacing, write_atomically
 from common.label_map import LabelMap
-from common.semantic_kitti import ScanId
-from stage2_train_student.test_time import ScanPrediction
+from common.predictor import ScanPrediction
+from common.scan_id import ScanId
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 """Date of all members, so that equal predictions make equal zips."""

@@ -10,20 +10,20 @@ import torch
 from tqdm import tqdm
 
 from common.checkpoint import save_checkpoint
-from common.dataset import epoch_order
+from common.dataset import epoch_order, open_dataset
 from common.errors import TrainingError
-from common.label_map import load_label_map
 from common.memory import peak_memory
 from common.metrics import ConfusionMatrix
+from common.predictor import Predictor
 from common.processes import ALONE, Processes
 from common.recorder import Recorder
 from common.resuming import scans_of_sequences
 from common.run_lock import locked
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.signals import StopRequest
 from common.target_store.local_copy import CopySettings
 from common.teacher import Teacher
-from stage2_train_student.evaluate import evaluate, report, student_logits
+from stage2_train_student.evaluate import report, student_logits
 from stage2_train_student.experiment import (
     TargetSource,
     check_divisible,
@@ -75,16 +75,16 @@ def run(
         DataError: a scan cannot be used.
     """
     check_divisible(settings, processes)
-    label_map = load_label_map(settings.dataset)
-    scans = choose_scans(settings, data, label_map, processes)
-    source = open_targets(settings, label_map, scans.train, cache, teacher, copies)
+    dataset = open_dataset(data, settings.dataset)
+    scans = choose_scans(settings, dataset, processes)
+    source = open_targets(settings, dataset.label_map, scans.train, cache, teacher, copies)
     train, validation = with_targets(scans, source, processes)
-    dataset = student_data(settings, data, label_map, source)
+    loader = student_data(settings, dataset, source)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)
-    state = new_state(settings, label_map, source, device)
+    state = new_state(settings, dataset.label_map, source, device)
     draw_apart(settings.seed, state.step, processes)
-    weights = torch.from_numpy(label_map.class_weights()).to(device)
+    weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
     state.training_scans = scans_of_sequences(train)
     with locked(folder, processes):
         start_or_resume(state, settings, folder, resume, processes)
@@ -101,11 +101,11 @@ def run(
             while not (processes.any(stop) or finished(state, settings)):
                 if not state.validation_due:
                     train_epoch(
-                        state, settings, dataset, train, source, weights, recorder, folder, stop, device, processes
+                        state, settings, loader, train, source, weights, recorder, folder, stop, device, processes
                     )
                     state.save(folder, settings, processes)
                 if state.validation_due:
-                    validate(state, dataset, validation, recorder, folder, device, processes)
+                    validate(state, loader, validation, recorder, folder, device, processes)
                     state.validation_due = False
                     state.save(folder, settings, processes)
                 if recorder is not None:
@@ -128,7 +128,7 @@ def note_end(folder: Path, settings: ExperimentSettings, state: TrainingState) -
 def train_epoch(
     state: TrainingState,
     settings: ExperimentSettings,
-    dataset: StudentData,
+    loader: StudentData,
     scans: list[ScanId],
     source: TargetSource,
     class_weights: torch.Tensor,
@@ -145,7 +145,7 @@ def train_epoch(
     accumulate, epoch = settings.optimiser.accumulate, state.epoch
     groups = accumulation_groups(scans, settings, epoch)
     first = state.step_in_epoch * accumulate
-    batches = dataset.batches(scans, settings.batch_size, epoch, first, settings.loading_threads, processes.shard)
+    batches = loader.batches(scans, settings.batch_size, epoch, first, settings.loading_threads, processes.shard)
     steps, title, silent = len(groups), f"epoch {epoch + 1}", not processes.first
     with tqdm(total=steps, initial=state.step_in_epoch, unit="step", desc=title, disable=silent) as bar:
         clock = time.perf_counter()
@@ -164,7 +164,7 @@ def train_epoch(
                     processes,
                 )
             except NonFiniteError as error:
-                path = save_batch(folder, error, state, dataset, processes)
+                path = save_batch(folder, error, state, loader, processes)
                 raise TrainingError(f"{error.message} The batch is kept in {path}.") from error
             state.step_in_epoch += 1
             seconds = time.perf_counter() - clock
@@ -202,7 +202,7 @@ def timed(batches: Iterable[StudentBatch], waits: list[float]) -> Iterator[Stude
 
 
 def save_batch(
-    folder: Path, error: NonFiniteError, state: TrainingState, dataset: StudentData, processes: Processes = ALONE
+    folder: Path, error: NonFiniteError, state: TrainingState, loader: StudentData, processes: Processes = ALONE
 ) -> Path:
     """Keep the batch that made a loss or gradient not finite; `common.checkpoint.load_checkpoint` reads it.
 
@@ -219,7 +219,7 @@ def save_batch(
         "epoch": state.epoch,
         "scans": [str(scan) for scan in error.loaded.scans],
         "views": [
-            str(dataset.anchored_view(scan, state.epoch) if dataset.store else dataset.drawn_view(scan, state.epoch))
+            str(loader.anchored_view(scan, state.epoch) if loader.store else loader.drawn_view(scan, state.epoch))
             for scan in error.loaded.scans
         ],
         "targets_hash": state.targets_hash,
@@ -232,7 +232,7 @@ def save_batch(
 
 def validate(
     state: TrainingState,
-    dataset: StudentData,
+    loader: StudentData,
     scans: list[ScanId],
     recorder: Recorder | None,
     folder: Path,
@@ -246,11 +246,10 @@ def validate(
     if not scans:
         return
     share, progress = processes.shard.of(scans), "validate" if processes.first else None
-    matrix = evaluate(
-        student_logits(state.trained), dataset.root, share, dataset.grid, dataset.label_map, device, progress
-    )
+    predictor = Predictor(student_logits(state.trained), loader.grid, device)
+    matrix = predictor.confusion(loader.dataset, share, progress)
     counts = processes.sum(torch.from_numpy(matrix.counts)).numpy()
-    numbers = report(ConfusionMatrix(counts), dataset.label_map)
+    numbers = report(ConfusionMatrix(counts), loader.dataset.label_map)
     if numbers["miou"] is None:
         if recorder:
             tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.semantic_kitti import ScanId, label_path, scan_path
+from common.formats.semantic_kitti import label_path, scan_path
+from common.scan_id import ScanId
 
 SENSOR_HEIGHT = 1.73
 ROAD, TERRAIN, VEGETATION, BUILDING, CAR, UNLABELLED = 40, 72, 70, 50, 10, 0

@@ -10,7 +10,7 @@ import numpy as np
 from common.config import write_yaml
 from common.label_map import load_label_map
 from common.recorder import METRICS_FILE, SETTINGS_FILE
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import ViewSet
 from stage2_train_student.evaluation_file import file_hash
 from stage2_train_student.seen_data import write_seen

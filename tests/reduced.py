@@ -15,9 +15,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from common.config import load_settings
+from common.formats.semantic_kitti import read_points
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId, read_points
+from common.scan_id import ScanId
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
 from common.target_store.encoding import ArrayEncoding
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from common.dataset import open_dataset
 from common.label_map import load_label_map
 from common.processes import ALONE, Processes, started_processes
 from common.scan_batch import ScanBatch
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.teacher_targets import TeacherTargets
 from stage2_train_student.experiment import TargetSource, new_state, student_data
@@ -63,7 +64,7 @@ def load(data: Path, cache: Path, frames: Iterable[int], processes: Processes) -
     """This process's share of a batch, or the stand-in where it has none, and its targets; all in float64."""
     settings = reduced_experiment(STREET_GRID)
     source = TargetSource(store=TargetStore.open(cache))
-    loader = student_data(settings, data, load_label_map(settings.dataset), source)
+    loader = student_data(settings, open_dataset(data, settings.dataset), source)
     loaded = loader.load_batch([ScanId("00", f"{frame:06d}") for frame in frames], 0, processes.shard)
     targets = in_float64(targets_of(loaded, loaded.batch, None, CPU))
     targets = replace(targets, layers={name: in_float64(layer) for name, layer in targets.layers.items()})

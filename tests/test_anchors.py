@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from common.composition import Anchor, anchored_targets
 from common.config import load_settings
-from common.dataset import read_scan, voxelise_view
+from common.dataset import Dataset, voxelise_view
 from common.errors import StoreError
 from common.label_map import load_label_map
 from common.polar_grid import PolarGrid
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore, ViewSet
 from common.teacher_targets import TeacherTargets
 from common.view import IDENTITY, AnchoredView, AnchorSet, ViewPolicy, anchor_view, draw_view, rotated_by_bins
@@ -52,7 +52,9 @@ def anchor_cache(tmp_path_factory, streets, reduced_teacher) -> Path:
 
 def loader(streets: Path, cache: Path, *overrides: str) -> StudentData:
     settings = reduced_experiment(STREET_GRID, *overrides)
-    return student_data(settings, streets, load_label_map(settings.dataset), TargetSource(TargetStore.open(cache)))
+    return student_data(
+        settings, Dataset.open(streets, load_label_map(settings.dataset)), TargetSource(TargetStore.open(cache))
+    )
 
 
 # The set
@@ -118,7 +120,7 @@ def test_the_students_cloud_and_targets_are_composed_from_the_anchors_on_both_si
     data = loader(streets, anchor_cache, "views=anchors")
     store, grid, scan = data.store, PolarGrid.named("polarnet", STREET_GRID), ScanId("00", "000002")
     assert store is not None
-    source = read_scan(streets, scan, data.label_map)
+    source = data.dataset.read(scan)
     views = {data.anchored_view(scan, epoch): epoch for epoch in range(40)}
     for seen, epoch in views.items():
         voxelised, encoded = data.load(scan, epoch)
@@ -127,14 +129,16 @@ def test_the_students_cloud_and_targets_are_composed_from_the_anchors_on_both_si
             source,
             rotated_by_bins(anchor_view(ANCHORS, seen.anchor, AZIMUTH), seen.bins, AZIMUTH),
             grid,
-            data.label_map,
+            data.dataset.label_map,
         )
         for name, value in vars(expected).items():
             np.testing.assert_array_equal(getattr(voxelised, name), value, err_msg=name)
 
         def anchor(index: int, bins: int) -> Anchor:
             stored, view = store.read(scan, index, None, data.layers)
-            return Anchor(stored, batch_scans([voxelise_view(source, view, grid, data.label_map)], grid.shape), bins)
+            return Anchor(
+                stored, batch_scans([voxelise_view(source, view, grid, data.dataset.label_map)], grid.shape), bins
+            )
 
         nearest = anchor(seen.anchor, seen.bins)
         other = None if seen.other is None else anchor(seen.other, seen.other_bins)
@@ -185,9 +189,9 @@ def test_a_store_whose_anchors_stand_elsewhere_is_refused(anchor_cache, streets,
     scan = ScanId("00", "000001")
     shutil.copytree(anchor_cache, tmp_path / "moved")
     moved = TargetStore.open(tmp_path / "moved")
-    source = read_scan(streets, scan, data.label_map)
+    source = data.dataset.read(scan)
     grid, view = PolarGrid.named("polarnet", STREET_GRID), rotated_by_bins(IDENTITY, 8, AZIMUTH)
-    voxels = batch_scans([voxelise_view(source, view, grid, data.label_map)], grid.shape).voxels
+    voxels = batch_scans([voxelise_view(source, view, grid, data.dataset.label_map)], grid.shape).voxels
     old, _ = moved.read(scan, 1, None)
     targets = TeacherTargets(voxels, torch.zeros(len(voxels), 20), old.layers)
     moved.write(scan, 1, view, targets, source.points)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import torch
 
+from common.formats.semantic_kitti import list_scans, read_points
 from common.recorder import read_metrics
-from common.semantic_kitti import list_scans, read_points
 from common.target_store import TargetStore
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two

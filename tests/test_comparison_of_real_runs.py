@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.dataset import read_scan
+from common.dataset import Dataset
 from common.memory import peak_memory
 from common.recorder import read_metrics
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from stage2_train_student.__main__ import main
 from stage2_train_student.comparison.training_runs import read_run
 from stage2_train_student.raster import points_image
@@ -104,7 +104,7 @@ def test_pictures_show_what_the_students_predict(evaluated, streets, reduced_tea
     ]
     assert set(found) == {f"ground truth of scan {SCAN}", *expected}
 
-    source = read_scan(streets, SCAN, semantic_kitti)
+    source = Dataset.open(streets, semantic_kitti).read(SCAN)
     student, _ = load_student(reduced_experiment(STREET_GRID), evaluated / "full" / "student_best.pt", CPU)
     prediction = np.array(by_hand(student, source.points, STREET_GRID))
     colours = class_colours(semantic_kitti)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from common.formats.semantic_kitti import label_path, scan_path
+from common.scan_id import ScanId
 from common.scatter import segment_max
-from common.semantic_kitti import ScanId, label_path, scan_path
 from stage1_dump_teacher import doctor as doctors
 from stage1_dump_teacher.cylinder3d import Cylinder3D, TeacherWidths
 from stage1_dump_teacher.doctor import (

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.dataset import read_scan, voxelise_view
+from common.dataset import Dataset, voxelise_view
+from common.formats.semantic_kitti import label_path, list_scans, present_sequences, read_points, scan_path
 from common.polar_grid import PolarGrid
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId, label_path, list_scans, present_sequences, read_points, scan_path
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.skipped import read_skipped
 from common.view import IDENTITY, ViewPolicy, draw_view
@@ -81,7 +82,7 @@ def test_real_targets_belong_to_the_voxels_of_the_stored_view(real_cache, semant
     root, grid = scans_folder(), PolarGrid.named("polarnet", REAL_GRID)
     store = TargetStore.open(real_cache)
     for scan, index in sorted(store.finished()):
-        source = read_scan(root, scan, semantic_kitti)
+        source = Dataset.open(root, semantic_kitti).read(scan)
         targets, view = store.read(scan, index, source.points)
         assert view == draw_view(ViewPolicy(), scan, index)
         assert (view == IDENTITY) == (index == 0)
@@ -96,7 +97,7 @@ def test_what_is_stored_is_what_the_teacher_says(street_cache, streets, reduced_
     grid = PolarGrid.named("polarnet", STREET_GRID)
     stored = read_all(TargetStore.open(street_cache), streets)
     for scan, index in [(ScanId("00", "000002"), 1), (ScanId("11", "000000"), 0)]:
-        source = read_scan(streets, scan, semantic_kitti)
+        source = Dataset.open(streets, semantic_kitti).read(scan)
         voxelised = voxelise_view(source, draw_view(ViewPolicy(), scan, index), grid, semantic_kitti)
         with one_thread():
             live = teacher_targets(teacher, batch_scans([voxelised], STREET_GRID), tuple(FULL_LAYERS), True)

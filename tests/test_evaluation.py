@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from common.config import write_yaml
-from common.dataset import read_scan
+from common.dataset import Dataset
 from common.errors import CheckpointError
+from common.formats.semantic_kitti import list_scans, read_points
 from common.label_map import LabelMap
-from common.semantic_kitti import ScanId, list_scans, read_points
+from common.scan_id import ScanId
 from stage2_train_student.__main__ import main
 from stage2_train_student.runs import load_student
 from tests.by_hand import by_hand, iou_by_hand, miou_by_hand, student_words
@@ -42,7 +43,7 @@ def test_miou_is_the_count_by_hand_over_all_points(streets, student_file, experi
     truth: list[int] = []
     prediction: list[int] = []
     for scan in list_scans(streets, ["08", "00"]):
-        source = read_scan(streets, scan, semantic_kitti)
+        source = Dataset.open(streets, semantic_kitti).read(scan)
         truth += source.labels.tolist()
         prediction += by_hand(student, source.points, STREET_GRID)
     expected = iou_by_hand(truth, prediction, 20)

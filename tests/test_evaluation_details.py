@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.dataset import read_scan
+from common.dataset import Dataset
 from common.errors import SettingsError
+from common.formats.semantic_kitti import list_scans, read_points
 from common.polar_grid import PolarGrid, voxelise
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId, list_scans, read_points
+from common.scan_id import ScanId
 from stage1_dump_teacher.published_weights import load_teacher
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluate import teacher_logits
@@ -31,7 +32,7 @@ def test_numbers_by_distance_and_confusion_are_those_of_the_points(streets, stud
     numbers = json.loads((student_file.parent / "evaluation_08.json").read_text())
 
     student, _ = load_student(reduced_experiment(STREET_GRID), student_file, CPU)
-    source = read_scan(streets, ScanId("08", "000000"), semantic_kitti)
+    source = Dataset.open(streets, semantic_kitti).read(ScanId("08", "000000"))
     prediction = by_hand(student, source.points, STREET_GRID)
     assert [(part["from"], part["to"]) for part in numbers["ranges"]] == RANGES
     counts = np.zeros((20, 20), int)
@@ -80,7 +81,9 @@ def test_the_teacher_is_evaluated_by_the_same_command(
     assert [path.name for path in teacher.parent.iterdir()] == [teacher.name]
     assert numbers["chosen_on"] == []
     assert f"teacher {teacher}, 6 scans" in output
-    truth = [label for scan in teacher_labels for label in read_scan(streets, scan, semantic_kitti).labels.tolist()]
+    truth = [
+        label for scan in teacher_labels for label in Dataset.open(streets, semantic_kitti).read(scan).labels.tolist()
+    ]
     prediction = np.concatenate(list(teacher_labels.values())).tolist()
     expected = iou_by_hand(truth, prediction, 20)
     assert numbers["miou"] == pytest.approx(miou_by_hand(expected, truth), rel=1e-9)

@@ -301,7 +301,7 @@ def test_half_precision_targets_are_accepted():
         (lambda: built(others={"vpd": 1.0}), "has a setting of its own"),
         (lambda: built(others={"no_such_file:Term": 1.0}), "no_such_file cannot be imported"),
         (lambda: built(others={"os:system": 1.0}), "os has no class system that is a"),
-        (lambda: built(others={"common.semantic_kitti:ScanId": 1.0}), "has no class ScanId that is a"),
+        (lambda: built(others={"common.scan_id:ScanId": 1.0}), "has no class ScanId that is a"),
         (lambda: built(others={"stage2_train_student.distillation.vpd:VoxelToPillar": 1.0}), "same name: logit, vpd"),
         (lambda: built({"down1c": 64}, logit=0, lwd=0), "no teacher layer down3c, up2e, up4e"),
     ],

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.recorder import read_metrics
+from common.scan_id import ScanId
 from common.scatter import segment_max
-from common.semantic_kitti import ScanId
 from common.target_store import TargetStore
 from stage2_train_student import train as train_module
 from stage2_train_student.__main__ import main as stage_two

@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from common.dataset import Dataset
 from common.errors import SettingsError
+from common.formats.semantic_kitti import list_scans
 from common.label_map import load_label_map
+from common.predictor import Predictor
 from common.processes import ALONE, Processes, started_processes
 from common.recorder import read_metrics
-from common.semantic_kitti import list_scans
 from common.shared_batch_norm import share_batch_norm
-from stage2_train_student.evaluate import evaluate, report, student_logits
+from stage2_train_student.evaluate import report, student_logits
 from stage2_train_student.experiment import check_divisible, new_student
 from tests.reduced import (
     STREET_GRID,
@@ -125,7 +127,8 @@ def test_metrics_over_all_processes_are_exact(streets, shared_run):
     student.load_state_dict(torch.load(run / "student_last.pt", weights_only=True), strict=True)
     scans = list_scans(streets, ["00"])
     with one_thread():
-        matrix = evaluate(student_logits(student), streets, scans, settings.grid.grid(), label_map, CPU, None)
+        predictor = Predictor(student_logits(student), settings.grid.grid(), CPU)
+        matrix = predictor.confusion(Dataset.open(streets, label_map), scans)
     counted = report(matrix, label_map)
     last = read_metrics(run, "validation")[-1]
     assert (last["miou"], last["iou"]) == (counted["miou"], counted["iou"])

@@ -10,12 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from common.config import write_yaml
-from common.dataset import read_scan
+from common.dataset import Dataset
 from common.errors import SettingsError, StoreError
 from common.metrics import ConfusionMatrix
 from common.polar_grid import PolarGrid, bin_indices, to_polar, voxelise
 from common.scan_batch import batch_scans
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.teacher_targets import PillarFeatures
 from stage1_dump_teacher.published_weights import load_teacher
@@ -100,7 +100,7 @@ def test_feature_norms_and_label_weights_by_hand(streets, semantic_kitti):
     assert norms.shape == (4, 3)
     assert (norms[1, 2], norms[3, 0], np.isnan(norms).sum()) == (5, 2, 10)
 
-    source = read_scan(streets, SCAN, semantic_kitti)
+    source = Dataset.open(streets, semantic_kitti).read(SCAN)
     voxelised = voxelise(source.points, GRID, source.labels)
     expected = np.zeros(STREET_GRID[:2])
     for (rho, phi, _), label in zip(voxelised.voxels.tolist(), voxelised.voxel_labels.tolist(), strict=True):
@@ -212,7 +212,7 @@ def test_the_command_draws_each_scan(streets, student_words, reduced_teacher, st
 def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_teacher, street_cache):
     with one_thread():
         live, cached = (
-            scan_picture(streets, SCAN, GRID, semantic_kitti, CPU, None, source, "up2e")
+            scan_picture(Dataset.open(streets, semantic_kitti), SCAN, GRID, CPU, None, source, "up2e")
             for source in (
                 live_teacher(load_teacher(reduced_teacher, CPU), "up2e", semantic_kitti),
                 cached_teacher(str(street_cache), "up2e", GRID, semantic_kitti),
@@ -230,7 +230,7 @@ def test_a_view_that_is_not_the_scan_itself_is_refused(streets, semantic_kitti, 
     monkeypatch.setattr(TargetStore, "read", lambda store, scan, view, *rest: read(store, scan, 1, *rest))
     teacher = cached_teacher(str(street_cache), "up0e", GRID, semantic_kitti)
     with pytest.raises(StoreError, match="view 0 of scan 00/000001"):
-        scan_picture(streets, SCAN, GRID, semantic_kitti, CPU, None, teacher, "up0e")
+        scan_picture(Dataset.open(streets, semantic_kitti), SCAN, GRID, CPU, None, teacher, "up0e")
 
 
 def test_what_cannot_be_drawn_is_refused(

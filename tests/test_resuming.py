@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from common.checkpoint import load_checkpoint
-from common.dataset import epoch_order, select_scans
+from common.dataset import Dataset, epoch_order
 from common.errors import TrainingError
 from common.label_map import load_label_map
 from common.recorder import read_metrics
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import StoreIdentity, TargetStore
 from stage2_train_student import step as step_module
 from stage2_train_student import train as train_module
@@ -328,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_naming_the_scans_and_the_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(step_module, "losses", nan_at(4))
         message = fail(train(streets, street_cache, run, *SLOW, "save_every=1"))
-    scans = select_scans(streets, load_label_map(reduced_experiment(STREET_GRID).dataset), ["train"]).scans
+    scans = Dataset.open(streets, load_label_map(reduced_experiment(STREET_GRID).dataset)).select(["train"]).scans
     [guilty] = epoch_order(scans, 1, 0, 0)[3]
     assert f"step 4: the loss is nan for scans {guilty}" in message
     kept = load_checkpoint(run / "non_finite_batch_4.pt")
@@ -348,7 +348,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(streets, street_cache, sem
     store = TargetStore.open(street_cache)
     state = new_state(settings, semantic_kitti, TargetSource(channels=FULL_LAYERS), CPU)
     before = {name: value.clone() for name, value in state.student.named_parameters()}
-    batch = student_data(settings, streets, semantic_kitti, TargetSource(store)).load_batch([ScanId("00", "000000")], 0)
+    batch = student_data(settings, Dataset.open(streets, semantic_kitti), TargetSource(store)).load_batch(
+        [ScanId("00", "000000")], 0
+    )
     monkeypatch.setattr(step_module, "losses", nan_at(1))
     with one_thread(), pytest.raises(TrainingError, match="00/000000"):
         train_step(state, [batch], settings, 1, None, torch.ones(20), CPU)

@@ -10,9 +10,10 @@ import torch
 from click.testing import Result
 
 from common.checkpoint import load_checkpoint, save_checkpoint
+from common.formats.semantic_kitti import label_path, scan_path
 from common.recorder import read_metrics
 from common.resuming import set_random_state
-from common.semantic_kitti import ScanId, label_path, scan_path
+from common.scan_id import ScanId
 from stage1_dump_teacher import train_teacher as teacher_module
 from stage2_train_student import train as student_module
 from tests.dataset_writer import write_dataset

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.semantic_kitti import (
-    ScanId,
+from common.formats.semantic_kitti import (
     has_labels,
     hidden_entries,
     label_path,
@@ -17,6 +16,7 @@ from common.semantic_kitti import (
     read_raw_labels,
     scan_path,
 )
+from common.scan_id import ScanId
 from tests.dataset_writer import street_scan, write_dataset, write_scan
 
 SCAN = ScanId("00", "000000")

@@ -6,8 +6,9 @@ from click.testing import CliRunner
 
 from common.config import parse_settings
 from common.errors import SettingsError
+from common.formats.semantic_kitti import has_labels, list_scans, read_points, read_raw_labels, scan_path
 from common.polar_grid import PolarGrid, voxelise
-from common.semantic_kitti import ScanId, has_labels, list_scans, read_points, read_raw_labels, scan_path
+from common.scan_id import ScanId
 from common.simulate.__main__ import main
 from common.simulate.assemblies import CAR, MOVING
 from common.simulate.dataset import SimulationSettings, sensor_pose, simulate_scan, street_of

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.semantic_kitti import ScanId, read_points, scan_path
+from common.formats.semantic_kitti import read_points, scan_path
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.contents import SAMPLE_FILES, contents
 from common.target_store.members import read_members

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common import files
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.members import read_members
 from common.target_store.scan_file import zip_of_group

@@ -12,10 +12,10 @@ import yaml
 
 from common.config import write_yaml
 from common.errors import SettingsError
-from common.semantic_kitti import ScanId
+from common.predictor import ScanPrediction
+from common.scan_id import ScanId
 from stage2_train_student.__main__ import main
 from stage2_train_student.submission import write_predictions
-from stage2_train_student.test_time import ScanPrediction
 from tests.dataset_writer import write_dataset
 from tests.golden.golden_files import golden_weights
 from tests.reduced import DATASET, STREET_GRID, command, fail, reduced_experiment, succeed

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from common import files
 from common.errors import StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.scan_file import from_linear, to_linear
 from common.teacher_targets import TeacherTargets, batch_targets

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import StoreError
 from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore, ViewSet
 from common.view import View, ViewPolicy
 from tests.dataset_writer import street_scan

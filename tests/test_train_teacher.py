@@ -9,12 +9,13 @@ import torch
 from click.testing import Result
 
 from common.config import load_settings
-from common.dataset import read_scan, voxelise_view
+from common.dataset import Dataset, voxelise_view
+from common.formats.semantic_kitti import label_path, list_scans
 from common.label_map import load_label_map
 from common.recorder import read_metrics
 from common.resuming import scans_of_sequences
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId, label_path, list_scans
+from common.scan_id import ScanId
 from common.view import IDENTITY
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.published_weights import load_teacher
@@ -52,7 +53,7 @@ def trained(tmp_path_factory, streets) -> Path:
 def batch_of(data: Path) -> ScanBatch:
     settings = load_settings(TeacherTrainingSettings, CONFIG, SMALL)
     label_map, grid = load_label_map(settings.dataset), settings.grid.grid()
-    source = read_scan(data, ScanId("08", "000000"), label_map)
+    source = Dataset.open(data, label_map).read(ScanId("08", "000000"))
     return batch_scans([voxelise_view(source, IDENTITY, grid, label_map)], grid.shape)
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.dataset import epoch_order, select_scans
+from common.dataset import Dataset, epoch_order
 from common.label_map import load_label_map
 from common.recorder import read_metrics
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.skipped import record_skipped
 from common.view import IDENTITY, View
@@ -53,7 +53,7 @@ ALONG = {"kind", "step", "epoch", "seconds", "waited", "gradient_norm", "learnin
 
 
 def data_of(settings: ExperimentSettings, root: Path, store: TargetStore | None = None) -> StudentData:
-    return student_data(settings, root, load_label_map(settings.dataset), TargetSource(store=store))
+    return student_data(settings, Dataset.open(root, load_label_map(settings.dataset)), TargetSource(store=store))
 
 
 def check_cached_losses(
@@ -73,7 +73,7 @@ def check_cached_losses(
     cached = reduced_experiment(grid, *options)
     online = reduced_experiment(grid, "targets=online", "augmentation.count=3", *options, *augmentation)
     label_map = load_label_map(cached.dataset)
-    scans = select_scans(root, label_map, ["train"]).scans[:2]
+    scans = Dataset.open(root, label_map).select(["train"]).scans[:2]
     teacher, layers = load_teacher(teacher_file, CPU), teacher_layers(cached.distillation)
     state = new_state(cached, label_map, TargetSource(channels=teacher.channels), CPU)
     weights = torch.from_numpy(label_map.class_weights())

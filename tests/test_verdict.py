@@ -11,7 +11,7 @@ from scipy import stats
 from common.config import load_settings
 from common.label_map import load_label_map
 from common.recorder import METRICS_FILE
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import ViewSet
 from common.view import AnchorSet, ViewPolicy
 from stage1_dump_teacher.settings import DumpSettings

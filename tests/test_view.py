@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.errors import SettingsError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.view import (
     IDENTITY,
     AnchorSet,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.dataset import Dataset
+from common.formats.semantic_kitti import list_scans
 from common.recorder import read_metrics
-from common.semantic_kitti import list_scans
 from stage2_train_student.experiment import TargetSource, student_data
 from stage2_train_student.step import train_step
 from stage2_train_student.student_data import StudentBatch
@@ -60,7 +61,7 @@ def half_labelled(tmp_path):
 
 def loaded(root, label_map, sequence: str) -> list[StudentBatch]:
     settings = reduced_experiment(STREET_GRID, name="baseline")
-    data = student_data(settings, root, label_map, TargetSource())
+    data = student_data(settings, Dataset.open(root, label_map), TargetSource())
     return [data.load_batch([scan], 0) for scan in list_scans(root, [sequence])]
 
 

@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from common.config import Settings, load_settings, write_yaml
 from common.errors import DataError
 from common.files import write_atomically
-from common.semantic_kitti import ScanId, label_path, scan_path
+from common.formats.semantic_kitti import label_path, scan_path
+from common.scan_id import ScanId
 from common.sequence_names import Sequences, sequence_name
 from common.simulate.layout import make_street
 from common.simulate.sensor import Scan, SensorSettings, measure

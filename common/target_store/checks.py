@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store.chunks import MemberError
 from common.target_store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures
 from common.target_store.identity import StoreIdentity, differences

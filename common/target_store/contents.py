@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from common.errors import StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store.chunks import MemberError
 from common.target_store.layout import FileLayout, attributes_of
 from common.target_store.manifest import read_manifest

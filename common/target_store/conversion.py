@@ -10,7 +10,7 @@ import numpy as np
 from common.config import Settings
 from common.errors import StoreError
 from common.files import replacing
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store.checks import ForeignFileError, check_scan_file
 from common.target_store.chunks import MemberError
 from common.target_store.encoding import STORED_DTYPES, ArrayEncoding, decodable, encode

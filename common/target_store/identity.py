@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from common.config import Settings, parse_settings
 from common.label_map import LabelMap
 from common.polar_grid import MOST_CELLS, PolarGrid
-from common.semantic_kitti import ScanId, is_name
+from common.scan_id import ScanId, is_name
 from common.target_store.encoding import ArrayEncoding
 from common.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 

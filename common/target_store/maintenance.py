@@ -9,8 +9,9 @@ from typing import Literal
 
 from common.errors import DataError, StoreError
 from common.files import TEMPORARY_SUFFIX
+from common.formats.semantic_kitti import read_points, scan_path
 from common.overlap import started_ahead
-from common.semantic_kitti import ScanId, read_points, scan_path
+from common.scan_id import ScanId
 from common.target_store.checks import ForeignFileError, check_scan_file
 from common.target_store.chunks import MemberError
 from common.target_store.identity import StoreIdentity

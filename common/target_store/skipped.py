@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Set
 
 from common.errors import StoreError
-from common.semantic_kitti import ScanId, is_name
+from common.scan_id import ScanId, is_name
 from common.target_store.storage import MissingFileError
 from common.target_store.store import TargetStore
 from common.target_store.untrusted_json import parse_json

@@ -11,7 +11,7 @@ import numpy as np
 from common.errors import DataError, StoreError
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store.checks import ForeignFileError, check_belongs, check_scan_file, read_checked
 from common.target_store.chunks import MemberError
 from common.target_store.encoding import UnstorableError

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from common.errors import StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store.manifest import MANIFEST
 from common.target_store.storage import MissingFileError
 from common.target_store.store import TargetStore

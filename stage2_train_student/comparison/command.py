@@ -7,11 +7,11 @@ import click
 import torch
 
 from common.command_options import device_option, path_type
+from common.dataset import Dataset
 from common.devices import select_device
 from common.errors import SettingsError
 from common.files import write_atomically
-from common.label_map import LabelMap
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.teacher import Teacher, TeacherLoader
 from stage2_train_student.comparison.experiments import (
     Experiment,
@@ -105,7 +105,7 @@ def compare(
     if data is not None:
         chosen = select_device(device)
         live = None if teacher is None else load_teacher(teacher, chosen)
-        pictures = draw(ordered, data, scan_names, label_map, live, chosen, radius)
+        pictures = draw(ordered, Dataset.open(data, label_map), scan_names, live, chosen, radius)
     comparison = Comparison(
         title=title,
         results=found,
@@ -126,9 +126,8 @@ def compare(
 
 def draw(
     experiments: list[Experiment],
-    data: Path,
+    dataset: Dataset,
     scan_names: tuple[str, ...],
-    label_map: LabelMap,
     teacher: Teacher | None,
     device: torch.device,
     radius: float,
@@ -136,8 +135,8 @@ def draw(
     """Pictures of the scans that were named, or of one that the experiments are validated on."""
     from stage2_train_student.comparison.scan_pictures import default_scan, draw_scans
 
-    scans = [ScanId.parse(name) for name in scan_names] or [default_scan(experiments, data, label_map)]
-    return draw_scans(experiments, data, scans, label_map, teacher, device, radius)
+    scans = [ScanId.parse(name) for name in scan_names] or [default_scan(experiments, dataset)]
+    return draw_scans(experiments, dataset, scans, teacher, device, radius)
 
 
 def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> float | None:

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.image
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.dataset import select_scans
+from common.dataset import Dataset
 from common.errors import DataError
 from common.label_map import LabelMap
-from common.semantic_kitti import ScanId, has_labels
+from common.scan_id import ScanId
 from common.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluate import student_logits
@@ -53,9 +52,8 @@ class ScanPictures(NamedTuple):
 
 def draw_scans(
     experiments: list[Experiment],
-    data: Path,
+    dataset: Dataset,
     scans: Sequence[ScanId],
-    label_map: LabelMap,
     teacher: Teacher | None,
     device: torch.device,
     radius: float,
@@ -64,7 +62,7 @@ def draw_scans(
 
     Args:
         experiments: with saved students.
-        data: folder that holds `sequences/`.
+        dataset: the scans.
         scans: which scans.
         label_map: classes.
         teacher: on the device, None for none; it works on the first experiment's grid.
@@ -75,7 +73,7 @@ def draw_scans(
         CheckpointError: a run has saved no student.
         DataError: a scan cannot be read.
     """
-    targets = None if teacher is None else live_teacher(teacher, LAYER, label_map)
+    targets = None if teacher is None else live_teacher(teacher, LAYER, dataset.label_map)
     points: dict[ScanId, np.ndarray] = {}
     truths: dict[ScanId, np.ndarray | None] = {}
     labels: dict[ScanId, list[tuple[str, np.ndarray]]] = {scan: [] for scan in scans}
@@ -89,7 +87,7 @@ def draw_scans(
             student, loaded = student_logits(network), experiment
         grid = experiment.settings.grid.grid()
         wanted = targets if experiment is experiments[0] else None
-        picture = scan_picture(data, scan, grid, label_map, device, student, wanted, LAYER)
+        picture = scan_picture(dataset, scan, grid, device, student, wanted, LAYER)
         points[scan], truths[scan] = picture.points, picture.truth
         assert picture.student is not None
         labels[scan].append((experiment.name, picture.student))
@@ -101,7 +99,7 @@ def draw_scans(
             points[scan],
             truths[scan],
             [*labels[scan], *([("teacher", of_teacher[scan])] if scan in of_teacher else [])],
-            label_map,
+            dataset.label_map,
             radius,
         )
         for scan in scans
@@ -151,14 +149,16 @@ def png_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def default_scan(experiments: list[Experiment], data: Path, label_map: LabelMap) -> ScanId:
+def default_scan(experiments: list[Experiment], dataset: Dataset) -> ScanId:
     """The middle one of the labelled scans that the experiments are validated on.
 
     Raises:
         DataError: none of them is on this disk.
     """
     validated = experiments[0].settings.validate_on or ["val"]
-    scans = [scan for scan in select_scans(data, label_map, validated).scans if has_labels(data, scan)]
+    scans = [scan for scan in dataset.select(validated).scans if dataset.has_labels(scan)]
     if not scans:
-        raise DataError(f"{data}: no labelled scan of {', '.join(validated)} here to draw. Name one with --scan.")
+        raise DataError(
+            f"{dataset.root}: no labelled scan of {', '.join(validated)} here to draw. Name one with --scan."
+        )
     return scans[len(scans) // 2]

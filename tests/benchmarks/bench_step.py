@@ -22,7 +22,7 @@ import click
 import torch
 
 from common.config import load_settings
-from common.dataset import read_scan, select_scans, voxelise_view
+from common.dataset import Dataset, open_dataset, voxelise_view
 from common.devices import select_device
 from common.label_map import load_label_map
 from common.memory import keep_freed_memory
@@ -67,10 +67,12 @@ def input_part(folder: Path, repeats: int) -> dict[str, float]:
     """Reading, labelling, voxelising and batching a scan."""
     settings = load_settings(ExperimentSettings, EXPERIMENT)
     label_map, grid = load_label_map(settings.dataset), settings.grid.grid()
-    scan = select_scans(scans_folder(), label_map, settings.train).scans[0]
+    scan = Dataset.open(scans_folder(), label_map).select(settings.train).scans[0]
 
     def load() -> None:
-        batch_scans([voxelise_view(read_scan(scans_folder(), scan, label_map), IDENTITY, grid, label_map)], grid.shape)
+        batch_scans(
+            [voxelise_view(Dataset.open(scans_folder(), label_map).read(scan), IDENTITY, grid, label_map)], grid.shape
+        )
 
     return {"input_s": seconds_per_call(load, 10 * repeats)}
 
@@ -81,9 +83,9 @@ def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT)
-    label_map = load_label_map(settings.dataset)
-    scans = choose_scans(settings, scans_folder(), label_map)
-    data = student_data(settings.model_copy(update={"targets": "none"}), scans_folder(), label_map, TargetSource())
+    dataset = open_dataset(scans_folder(), settings.dataset)
+    scans = choose_scans(settings, dataset)
+    data = student_data(settings.model_copy(update={"targets": "none"}), dataset, TargetSource())
     batch = data.load_batch(scans.train[:1], 0).batch.to(device)
     teacher = load_teacher(folder / "teacher.pt", device)
     return {"teacher_s": seconds_per_call(lambda: teacher.targets(batch, tuple(teacher.channels)), repeats)}
@@ -114,10 +116,10 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT, [f"targets={targets}", "batch_size=1"])
     label_map = load_label_map(settings.dataset)
-    scans = choose_scans(settings, scans_folder(), label_map)
+    scans = choose_scans(settings, Dataset.open(scans_folder(), label_map))
     teacher = load_teacher(folder / "teacher.pt", device) if targets == "online" else None
     source = open_targets(settings, label_map, scans.train, folder / "cache", teacher)
-    data = student_data(settings, scans_folder(), label_map, source)
+    data = student_data(settings, Dataset.open(scans_folder(), label_map), source)
     state = new_state(settings, label_map, source, device)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
 
@@ -127,7 +129,7 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     numbers = {f"step_{'cached' if targets == 'cache' else targets}_s": seconds_per_call(step, repeats)}
     if source.store is not None:
         store, scan = source.store, scans.train[0]
-        points = read_scan(scans_folder(), scan, label_map).points
+        points = Dataset.open(scans_folder(), label_map).read(scan).points
         numbers["targets_s"] = seconds_per_call(lambda: store.read(scan, 0, points, data.layers), 3 * repeats)
         loaded = data.load_batch(scans.train[:1], 0)
         batch = loaded.batch.to(device)

@@ -17,7 +17,7 @@ import click
 import torch
 
 from common.config import load_settings
-from common.dataset import select_scans
+from common.dataset import Dataset
 from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.scan_batch import batch_scans
@@ -59,8 +59,8 @@ def dump_sample(
     label_map = load_label_map(settings.dataset)
     grid = settings.grid.grid()
     store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, grid, label_map), {})
-    prepare = preparer(settings, scans_folder(), grid, label_map)
-    scans = select_scans(scans_folder(), label_map, settings.splits).scans
+    prepare = preparer(settings, Dataset.open(scans_folder(), label_map), grid)
+    scans = Dataset.open(scans_folder(), label_map).select(settings.splits).scans
     cpu = torch.device("cpu")
     dumped, alone = [], []
     for view in range(VIEWS):

@@ -13,7 +13,7 @@ import click
 import torch
 
 from common.checkpoint import save_checkpoint
-from common.dataset import read_scan, select_scans, voxelise_view
+from common.dataset import Dataset, voxelise_view
 from common.label_map import load_label_map
 from common.memory import keep_freed_memory
 from common.polar_grid import PolarGrid
@@ -30,8 +30,8 @@ def train_briefly(path: Path, steps: int, learning_rate: float) -> None:
     torch.manual_seed(0)
     label_map = load_label_map(REPOSITORY / "configs/datasets/semantic_kitti.yaml")
     grid = PolarGrid.named("polarnet")
-    scans = select_scans(scans_folder(), label_map, ["train"]).scans
-    sources = [read_scan(scans_folder(), scan, label_map) for scan in scans]
+    scans = Dataset.open(scans_folder(), label_map).select(["train"]).scans
+    sources = [Dataset.open(scans_folder(), label_map).read(scan) for scan in scans]
     weights = torch.from_numpy(label_map.class_weights())
     teacher = Cylinder3D(on_cpu=True).train()
     optimiser = torch.optim.Adam(teacher.parameters(), lr=learning_rate)

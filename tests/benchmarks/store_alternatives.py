@@ -13,7 +13,7 @@ import torch
 import zarr
 from zarr.codecs import ZstdCodec
 
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from tests.benchmarks.store_reading import median_seconds, read_with_zarr
 

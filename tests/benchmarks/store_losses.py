@@ -6,8 +6,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from common.config import load_settings
+from common.dataset import Dataset
 from common.label_map import load_label_map
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.published_weights import Cylinder3DTeacher
@@ -25,7 +26,7 @@ def loss_agreement(
     """Largest relative difference of a distillation term, and cosine of the student's gradients, on one scan."""
     label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
     reference = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
-    prepare = preparer(exact, data, grid, label_map)
+    prepare = preparer(exact, Dataset.open(data, label_map), grid)
     writer = ScanWriter(reference, DumpReport(), 1)
     dump_missing(writer, teacher.model, [(scan, 0)], exact, prepare, torch.device("cpu"))
 
@@ -49,7 +50,7 @@ def terms_and_gradient(
     source = TargetSource(store=store, channels=store.identity.layers)
     torch.manual_seed(0)
     state = new_state(settings, label_map, source, cpu)
-    loader = student_data(settings, data, label_map, source)
+    loader = student_data(settings, Dataset.open(data, label_map), source)
     epoch = next(epoch for epoch in range(1000) if loader.view_of(scan, epoch) == view)
     loaded = loader.load_batch([scan], epoch)
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from zarr.storage import ZipStore
 
 from common.overlap import started_ahead
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.chunks import CHECKSUM_BYTES
 from common.target_store.manifest import MANIFEST

@@ -9,7 +9,7 @@ import torch
 
 from common.label_map import LabelMap, load_label_map
 from common.polar_grid import PolarGrid
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
 from common.target_store.storage import MemoryStorage, Storage
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.errors import StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.view import IDENTITY
 from tests.store.conformance import MakeStorage

@@ -11,7 +11,7 @@ import pytest
 import zarr
 from zarr.storage import ZipStore
 
-from common.dataset import read_scan, voxelise_view
+from common.dataset import Dataset, voxelise_view
 from common.errors import StoreError
 from common.polar_grid import PolarGrid
 from common.target_store import TargetStore
@@ -295,7 +295,7 @@ def test_stage_two_loads_through_a_local_copy(proxy, s3_url, tmp_path):
     scans = write_dataset(tmp_path / "dataset", {"00": 2}, points=800)
     remote = TargetStore.create_or_resume(open_remote(s3_url, HASTY), identity(grid=grid), {})
     for row, scan in enumerate(scans):
-        source = read_scan(tmp_path / "dataset", scan, label_map())
+        source = Dataset.open(tmp_path / "dataset", label_map()).read(scan)
         voxels = voxelise_view(source, IDENTITY, grid, label_map()).voxels
         linear = np.ravel_multi_index(tuple(voxels.T), grid.shape)
         for view in range(2):

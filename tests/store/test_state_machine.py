@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.errors import StoreError
-from common.semantic_kitti import ScanId
+from common.scan_id import ScanId
 from common.target_store import TargetStore
 from common.target_store.storage import FolderStorage, MemoryStorage, Storage
 from tests.store.made_up_targets import SCANS, VIEWS, identity, numbers, points_of, targets_of, write_one

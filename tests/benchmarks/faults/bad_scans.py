@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.semantic_kitti import ScanId, label_path, scan_path
+from common.formats.semantic_kitti import label_path, scan_path
+from common.scan_id import ScanId
 from tests.benchmarks.faults import reading
 from tests.benchmarks.faults.verdicts import Kind, Verdict, each, judge, nothing_changed
 from tests.benchmarks.faults.workshop import Case

@@ -4,11 +4,12 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import DataError
+from common.scan_files import ScanFiles
+from common.scan_id import HIDDEN, ScanId
 
 POINT_BYTES = 16
 LABEL_BYTES = 4
@@ -19,61 +20,35 @@ FARTHEST = 1e4
 BRIGHTEST = 65535
 """Largest reflectance that 16 bits hold; most sensors say 0..1 or 0..255."""
 
-HIDDEN = "."
-"""Begins the names of what is not part of a dataset."""
-LONGEST_NAME = 200
-"""Bytes of the name of a sequence or frame; file systems allow 255, and suffixes are added."""
 
+class SemanticKitti(ScanFiles):
+    """The SemanticKITTI layout, see this file's functions."""
 
-class _SequenceAndFrame(NamedTuple):
-    sequence: str
-    frame: str
+    name = "semantic_kitti"
 
+    def sequences(self) -> list[str]:
+        """See `ScanFiles`."""
+        return present_sequences(self.root)
 
-class ScanId(_SequenceAndFrame):
-    """Names one scan of a dataset; prints as `00/000000`.
+    def scans(self, sequences: Iterable[str]) -> list[ScanId]:
+        """See `ScanFiles`."""
+        return list_scans(self.root, sequences)
 
-    Both names become parts of paths, in datasets, stores and predictions: see `is_name`.
-    """
+    def left_out(self, sequences: Iterable[str]) -> list[str]:
+        """See `ScanFiles`."""
+        return hidden_entries(self.root, sequences)
 
-    __slots__ = ()
+    def points(self, scan: ScanId) -> np.ndarray:
+        """See `ScanFiles`."""
+        return read_points(self.root, scan)
 
-    def __new__(cls, sequence: str, frame: str) -> "ScanId":
-        """Check the names.
+    def has_labels(self, scan: ScanId) -> bool:
+        """See `ScanFiles`."""
+        return has_labels(self.root, scan)
 
-        Raises:
-            DataError: one could lead out of the folder that it belongs to, or cannot be printed.
-        """
-        for what, name in (("sequence", sequence), ("frame", frame)):
-            if not is_name(name):
-                raise DataError(
-                    f"{name!r} cannot be the name of a {what}: names of sequences and frames have no slash or "
-                    "backslash, do not begin with a dot, and consist of printable characters. Rename or remove the "
-                    "file or folder."
-                )
-        return super().__new__(cls, sequence, frame)
-
-    def __str__(self) -> str:
-        return f"{self.sequence}/{self.frame}"
-
-    @classmethod
-    def parse(cls, text: str) -> "ScanId":
-        """The inverse of `str`.
-
-        Raises:
-            DataError: the text is not of the form `sequence/frame`.
-        """
-        sequence, slash, frame = text.partition("/")
-        if not (sequence and slash and frame) or "/" in frame:
-            raise DataError(f"'{text}' does not name a scan; write sequence/frame, for example 00/000000")
-        return cls(sequence, frame)
-
-
-def is_name(text: str) -> bool:
-    """Whether a text may stand as one part of a path: printable, no separator, no leading dot, not too long."""
-    if not text.isprintable() or text.startswith(HIDDEN) or "/" in text or "\\" in text:
-        return False
-    return 0 < len(text.encode()) <= LONGEST_NAME
+    def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
+        """See `ScanFiles`."""
+        return read_raw_labels(self.root, scan, points)
 
 
 def scan_path(root: str | Path, scan: ScanId) -> Path:

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from common.dataset import read_scan
+from common.dataset import Dataset
+from common.formats.semantic_kitti import list_scans
 from common.label_map import LabelMap
 from common.polar_grid import PolarGrid, voxelise
+from common.predictor import SCALE, PredictionPlan, Predictor, augmented_view, most_likely_class
 from common.scan_batch import ScanBatch, batch_scans
-from common.semantic_kitti import ScanId, list_scans
+from common.scan_id import ScanId
 from common.view import IDENTITY, apply_view
-from stage2_train_student.evaluate import evaluate_by_range, student_logits
+from stage2_train_student.evaluate import evaluate, student_logits
 from stage2_train_student.runs import load_student
-from stage2_train_student.test_time import SCALE, PredictionPlan, augmented_view, most_likely_class, predictions
 from tests.golden.golden_files import golden_weights
 from tests.reduced import STREET_GRID, one_thread, reduced_experiment
 
@@ -43,7 +44,7 @@ def place_model(batch: ScanBatch) -> torch.Tensor:
 
 def labels_of(model, root: Path, scans: list[ScanId], label_map: LabelMap, **plan: int) -> list[np.ndarray]:
     with one_thread():
-        found = predictions(model, root, scans, GRID, label_map, CPU, None, PredictionPlan(**plan))
+        found = Predictor(model, GRID, CPU, PredictionPlan(**plan)).predict(Dataset.open(root, label_map), scans)
         return [prediction.labels for prediction in found]
 
 
@@ -65,7 +66,7 @@ def test_one_view_is_the_plain_prediction_exactly(streets, semantic_kitti, stude
     scans = list_scans(streets, ["00"])
     found = labels_of(student, streets, scans, semantic_kitti, views=1, seed=5, batch_size=batch_size)
     for scan, labels in zip(scans, found, strict=True):
-        voxelised = voxelise(read_scan(streets, scan, semantic_kitti).points, GRID)
+        voxelised = voxelise(Dataset.open(streets, semantic_kitti).read(scan).points, GRID)
         with one_thread(), torch.no_grad():
             of_voxel = most_likely_class(student(batch_scans([voxelised], STREET_GRID))).numpy()
         np.testing.assert_array_equal(labels, of_voxel[voxelised.point_voxel])
@@ -74,7 +75,7 @@ def test_one_view_is_the_plain_prediction_exactly(streets, semantic_kitti, stude
 @pytest.mark.parametrize("views", [2, 5])
 def test_probabilities_of_points_are_averaged_over_views_of_the_untouched_scan(streets, semantic_kitti, student, views):
     scan = ScanId("08", "000000")
-    points = read_scan(streets, scan, semantic_kitti).points
+    points = Dataset.open(streets, semantic_kitti).read(scan).points
     [labels] = labels_of(student, streets, [scan], semantic_kitti, views=views, seed=3)
     expected = mean_probabilities(student, points, scan, views, seed=3)
     ordered = np.sort(expected, axis=1)
@@ -136,10 +137,13 @@ def test_evaluation_counts_the_averaged_labels(streets, semantic_kitti):
     scans = list_scans(streets, ["00"])
     plan = PredictionPlan(views=3, seed=2, batch_size=2)
     with one_thread():
-        evaluation = evaluate_by_range(place_model, streets, scans, GRID, semantic_kitti, CPU, plan=plan)
+        dataset = Dataset.open(streets, semantic_kitti)
+        evaluation = evaluate(Predictor(place_model, GRID, CPU, plan), dataset, scans)
     labels = labels_of(place_model, streets, scans, semantic_kitti, views=3, seed=2)
     counts = np.zeros((20, 20), int)
     for scan, predicted in zip(scans, labels, strict=True):
-        for pair in zip(read_scan(streets, scan, semantic_kitti).labels.tolist(), predicted.tolist(), strict=True):
+        for pair in zip(
+            Dataset.open(streets, semantic_kitti).read(scan).labels.tolist(), predicted.tolist(), strict=True
+        ):
             counts[pair] += 1
     np.testing.assert_array_equal(evaluation.matrix.counts, counts)
