@@ -59,8 +59,8 @@ def scans_that_teach(settings: ExperimentSettings, dataset: Dataset, scans: list
     if not labelled:
         raise DataError(
             f"{dataset.root}: none of the {len(scans)} training scans has a label file, the first is {scans[0]}, and "
-            "with targets: none there is nothing else to learn from. Choose labelled splits (setting train), complete the "
-            "download, or use a teacher's targets."
+            "with targets: none there is nothing else to learn from. Choose labelled splits (setting train), complete "
+            "the download, or use a teacher's targets."
         )
     return labelled, f"training without {without} of {len(scans)} scans, which have no label file (targets: none)"
 

@@ -138,7 +138,7 @@ def test_one_process_writes_and_speaks(shared_run):
     run, output = shared_run
     names = {path.name for path in run.iterdir()}
     files = {"settings.yaml", "environment.json", "metrics.jsonl", "last.pt", "student_last.pt", "student_best.pt"}
-    assert names == files | {"tensorboard", "finished.json", "run.lock"}
+    assert names == files | {"tensorboard", "finished.json", "run.lock", "seen.json"}
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert [line["epoch"] for line in read_metrics(run, "validation")] == [1, 2]
     assert output.count("epochs finished; best mIoU") == 1
