@@ -16,7 +16,8 @@ from common.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
 from common.scan_batch import ScanBatch, batch_scans
 from common.scan_id import ScanId
 from common.target_store import TargetEncoding
-from common.target_store.scan_file import parse_scan_file, scan_file_bytes
+from common.target_store.members import read_members
+from common.target_store.scan_file import scan_file_bytes, targets_of
 from common.teacher import check_classes
 from common.teacher_targets import TeacherTargets
 from common.transport import carry_through_points, rotate_by_bins
@@ -179,7 +180,7 @@ def measure_replay(
             target = cloud_in(source_scan, draw_view(policy, scan, index), grid)
             live = teacher(target)
             stored = scan_file_bytes(live, grid.shape, encoding, {})
-            replayed = parse_scan_file(stored, live.layers)[0].decode()
+            replayed = targets_of(read_members(stored), live.layers, voxel_features=False).decode()
             name = "the scan as it is" if index == 0 else f"drawn view {index}"
             yield name, encoding.pillar_features, agreement(replayed, live, target)
 

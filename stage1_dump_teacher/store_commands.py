@@ -22,9 +22,9 @@ from common.environment import processors
 from common.errors import SettingsError
 from common.formats.semantic_kitti import list_scans, present_sequences
 from common.scan_id import ScanId
-from common.target_store import TargetStore
+from common.target_store import ScanView, TargetStore
 from common.target_store.contents import contents
-from common.target_store.maintenance import Problem, ScanView, absent, inspect_all, leftovers, sample
+from common.target_store.maintenance import Problem, absent, inspect_all, leftovers, sample
 from common.target_store.skipped import read_skipped
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_reports import (

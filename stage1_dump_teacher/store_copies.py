@@ -11,7 +11,7 @@ from common.environment import environment
 from common.errors import SettingsError, StoreError
 from common.overlap import started_ahead
 from common.scan_id import ScanId
-from common.target_store import TargetStore
+from common.target_store import ScanView, TargetStore
 from common.target_store.conversion import (
     KeptArrays,
     converted_identity,
@@ -21,7 +21,6 @@ from common.target_store.conversion import (
     plain_arrays,
     write_npz,
 )
-from common.target_store.maintenance import ScanView
 from common.target_store.merging import archive_all, check_mergeable, copy_all, holders
 from common.target_store.skipped import carry_over
 from common.target_store.storage import MemoryStorage

@@ -15,8 +15,8 @@ from common.errors import StoreError
 from common.scan_id import ScanId
 from common.signals import INTERRUPTED
 from common.target_store import TargetStore
+from common.target_store.archive import ArchiveStorage
 from common.target_store.maintenance import Problem, absent, leftovers
-from common.target_store.storage import ArchiveStorage
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_commands import inspected, threads_option
 from stage1_dump_teacher.store_reports import count_text, dump_lines, problem_lines

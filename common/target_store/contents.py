@@ -9,13 +9,12 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from common.errors import StoreError
-from common.scan_id import ScanId
 from common.target_store.chunks import MemberError
 from common.target_store.layout import FileLayout, attributes_of
 from common.target_store.manifest import read_manifest
 from common.target_store.members import read_members
 from common.target_store.storage import MissingFileError
-from common.target_store.store import TargetStore
+from common.target_store.store import ScanView, TargetStore
 
 SAMPLE_FILES, SAMPLE_BYTES = 64, 256_000_000
 """At most so many scan files, and about so many bytes, are looked into for the sizes of arrays."""
@@ -134,13 +133,13 @@ def contents(store: TargetStore) -> StoreContents:
     )
 
 
-def spread(items: Sequence[tuple[ScanId, int]], size: int) -> list[tuple[ScanId, int]]:
+def spread(items: Sequence[ScanView], size: int) -> list[ScanView]:
     """At most `SAMPLE_FILES` items and about `SAMPLE_BYTES`, spread evenly; `size` is the bytes of all items."""
     chosen = min(SAMPLE_FILES, len(items), max(1, SAMPLE_BYTES * len(items) // max(size, 1)))
     return [items[row * len(items) // chosen] for row in range(chosen)]
 
 
-def array_sizes(store: TargetStore, items: Iterable[tuple[ScanId, int]]) -> Iterator[dict[str, ArraySize] | None]:
+def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[str, ArraySize] | None]:
     """Sizes of the arrays of some scan files; None for a file that cannot be read."""
     for scan, view in items:
         try:

@@ -16,7 +16,7 @@ from common.target_store.checks import ForeignFileError, check_scan_file
 from common.target_store.chunks import MemberError
 from common.target_store.identity import StoreIdentity
 from common.target_store.storage import FolderStorage, MissingFileError
-from common.target_store.store import TargetStore, scan_hash
+from common.target_store.store import ScanView, TargetStore, scan_hash
 
 LEFTOVER_SECONDS = 3600
 """Age at which a half-written file belongs to a writer that crashed, rather than to one at work."""
@@ -24,7 +24,6 @@ LEFTOVER_SECONDS = 3600
 READINGS = 4
 """A file counts as wrong when so many readings in a row give the same bytes: networks and disks may garble some."""
 
-ScanView = tuple[ScanId, int]
 ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable", "unsteady", "unsigned"]
 
 

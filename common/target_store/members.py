@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from common.target_store.archive import UNREADABLE_ZIP
 from common.target_store.chunks import MemberError, check_metadata, decode_chunk
-from common.target_store.storage import UNREADABLE_ZIP
 from common.target_store.untrusted_json import parse_json
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -8,9 +8,9 @@ from common.errors import StoreError
 from common.files import replacing
 from common.overlap import started_ahead
 from common.target_store.identity import differences
-from common.target_store.maintenance import ScanView, inspect_bytes
+from common.target_store.maintenance import inspect_bytes
 from common.target_store.storage import MissingFileError, Storage, refused
-from common.target_store.store import TargetStore
+from common.target_store.store import ScanView, TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
 

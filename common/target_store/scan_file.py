@@ -33,7 +33,7 @@ from common.target_store.chunks import MemberError
 from common.target_store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, decodable, encode, misfit
 from common.target_store.identity import TargetEncoding
 from common.target_store.layout import FileLayout, attributes_of
-from common.target_store.members import GroupMembers, read_members
+from common.target_store.members import GroupMembers
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 
 PILLAR_FEATURES = ".pillar_features"
@@ -191,25 +191,17 @@ def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec
     return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
 
 
-def parse_scan_file(
-    data: bytes, layers: Iterable[str], voxel_features: bool = False
-) -> tuple[EncodedTargets, dict[str, Any]]:
-    """Targets of one scan-view from the bytes of its file, and its attributes. All checksums are verified.
+def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+    """Targets of one scan-view from its file. All checksums are verified.
 
     Args:
-        data: the whole file.
+        members: the file, from `read_members`.
         layers: teacher layers to read; the others are not decoded.
         voxel_features: read the layers' voxel features too.
 
     Raises:
         MemberError: the file is damaged, lacks an array, or its arrays do not fit together; names the array.
     """
-    members = read_members(data)
-    return targets_of(members, layers, voxel_features), members.attributes
-
-
-def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
-    """As `parse_scan_file`, of a file that `read_members` has opened."""
     layout = attributes_of(members, FileLayout)
     grid_shape = layout.grid_shape
     coordinates: dict[str, torch.Tensor] = {}

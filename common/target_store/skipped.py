@@ -12,7 +12,7 @@ from collections.abc import Iterable, Set
 from common.errors import StoreError
 from common.scan_id import ScanId, is_name
 from common.target_store.storage import MissingFileError
-from common.target_store.store import TargetStore
+from common.target_store.store import ScanView, TargetStore
 from common.target_store.untrusted_json import parse_json
 from common.text import printable
 
@@ -23,7 +23,6 @@ LARGEST_RECORD = 16 * LONGEST_REASON
 
 _NAME = re.compile(rf"{SKIPPED}([^/]+)/([^/]+)\.v(0|[1-9][0-9]{{0,8}})\.json")
 
-ScanView = tuple[ScanId, int]
 Skipped = dict[ScanView, str]
 """Why a scan-view has no targets."""
 

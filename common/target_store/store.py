@@ -19,14 +19,18 @@ from common.target_store.identity import StoreIdentity, differences, grid_identi
 from common.target_store.layout import FileOrigin
 from common.target_store.manifest import MANIFEST, manifest_bytes, read_manifest
 from common.target_store.members import read_members
+from common.target_store.opening import open_storage
 from common.target_store.scan_file import EncodedTargets, scan_file_bytes
-from common.target_store.storage import MissingFileError, Storage, open_storage
+from common.target_store.storage import MissingFileError, Storage
 from common.teacher_targets import TeacherTargets
 from common.view import View
 
 SEQUENCES = "sequences/"
 SUFFIX = ".zarr.zip"
 VIEW_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
+
+ScanView = tuple[ScanId, int]
+"""A scan and the number of one of its views."""
 
 Parsed = TypeVar("Parsed")
 
@@ -61,7 +65,7 @@ class TargetStore:
         Raises:
             StoreError: the store was made by something else; lists each difference.
         """
-        storage = as_storage(location)
+        storage = open_storage(location)
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
         storage.create(MANIFEST, manifest_bytes(identity, provenance))
         store = cls.open(storage)
@@ -81,7 +85,7 @@ class TargetStore:
         Raises:
             StoreError: there is none, or its manifest is damaged or of another format version.
         """
-        storage = as_storage(location)
+        storage = open_storage(location)
         return cls(storage, read_manifest(storage).identity)
 
     @property
@@ -116,7 +120,7 @@ class TargetStore:
         """File of one scan and view, whether it exists or not."""
         return f"{SEQUENCES}{scan.sequence}/{scan.frame}.v{view}{SUFFIX}"
 
-    def sizes(self) -> dict[tuple[ScanId, int], int]:
+    def sizes(self) -> dict[ScanView, int]:
         """Bytes of every scan and view whose targets are in the store.
 
         Raises:
@@ -129,7 +133,7 @@ class TargetStore:
                 found[self._scan_view(name)] = size
         return found
 
-    def finished(self) -> set[tuple[ScanId, int]]:
+    def finished(self) -> set[ScanView]:
         """Every scan and view whose targets are in the store."""
         return set(self.sizes())
 
@@ -275,7 +279,7 @@ class TargetStore:
                 "Restore the scan, or run the command repair, which dumps it again."
             )
 
-    def _scan_view(self, name: str) -> tuple[ScanId, int]:
+    def _scan_view(self, name: str) -> ScanView:
         sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
         frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
         try:
@@ -287,11 +291,6 @@ class TargetStore:
                 f"{self.location}: holds the file {name!r}, which a store never writes: {error.message} Do not trust "
                 "this store if you did not make it; if you did, delete that file."
             ) from error
-
-
-def as_storage(location: str | Path | Storage) -> Storage:
-    """A storage as it is, or the one at a path or URL."""
-    return open_storage(location) if isinstance(location, str | Path) else location
 
 
 def scan_hash(points: np.ndarray) -> str:

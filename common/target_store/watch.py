@@ -3,10 +3,9 @@
 from collections.abc import Collection
 
 from common.errors import StoreError
-from common.scan_id import ScanId
 from common.target_store.manifest import MANIFEST
 from common.target_store.storage import MissingFileError
-from common.target_store.store import TargetStore
+from common.target_store.store import ScanView, TargetStore
 
 
 class StoreWatch:
@@ -34,7 +33,7 @@ class StoreWatch:
                 "gone or another one). Delete what is left there, and run the same command again."
             )
 
-    def check_holds(self, items: Collection[tuple[ScanId, int]]) -> None:
+    def check_holds(self, items: Collection[ScanView]) -> None:
         """As `check`, and that the store lists all of some scan-views.
 
         Raises:

@@ -11,6 +11,7 @@ from common.label_map import LabelMap, load_label_map
 from common.polar_grid import PolarGrid
 from common.scan_id import ScanId
 from common.target_store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
+from common.target_store.merging import archive_all
 from common.target_store.storage import MemoryStorage, Storage
 from common.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 from common.view import IDENTITY, draw_view
@@ -112,6 +113,11 @@ def store_files(encoding: str = "float32", codec: str = "zstd") -> Files:
 def all_files(storage: Storage) -> Files:
     """Everything in a storage."""
     return {name: storage.read(name) for name, _ in storage.sizes()}
+
+
+def write_archive(source: Storage, path: Path) -> None:
+    """Every file of a storage in one archive."""
+    list(archive_all({}, source, path))
 
 
 def same(left: TeacherTargets, right: TeacherTargets) -> bool:

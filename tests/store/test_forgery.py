@@ -16,10 +16,11 @@ import pytest
 
 from common.errors import StoreError
 from common.target_store import TargetStore
+from common.target_store.archive import ArchiveStorage
 from common.target_store.chunks import MemberError
 from common.target_store.maintenance import inspect_bytes
 from common.target_store.members import read_members
-from common.target_store.storage import ArchiveStorage, MemoryStorage
+from common.target_store.storage import MemoryStorage
 from stage1_dump_teacher.__main__ import main
 from tests.reduced import command, fail, succeed
 from tests.store.forgery import members_of, places, put, with_chunk, with_identity, with_metadata, with_numbers, zip_of

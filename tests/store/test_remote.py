@@ -16,8 +16,9 @@ from common.errors import StoreError
 from common.polar_grid import PolarGrid
 from common.target_store import TargetStore
 from common.target_store.local_copy import CopySettings, LocalCopy, copied_locally
+from common.target_store.opening import open_storage
 from common.target_store.remote import Patience, RemoteStorage, open_remote
-from common.target_store.storage import MissingFileError, open_storage, write_archive
+from common.target_store.storage import MissingFileError
 from common.view import IDENTITY
 from stage2_train_student.student_data import StudentData
 from tests.dataset_writer import write_dataset
@@ -33,6 +34,7 @@ from tests.store.made_up_targets import (
     points_of,
     targets_at,
     targets_of,
+    write_archive,
     write_one,
 )
 from tests.store.s3_server import (

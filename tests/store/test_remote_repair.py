@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from common.target_store.storage import open_storage
+from common.target_store.opening import open_storage
 from tests.reduced import fail, succeed
 from tests.small_stores import FIRST, TRAIN, dump_words, flip_byte_of, scan_files, stage_one
 from tests.store.made_up_targets import all_files

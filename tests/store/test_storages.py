@@ -12,9 +12,11 @@ import pytest
 from common.errors import StoreError
 from common.files import TEMPORARY_SUFFIX
 from common.target_store import TargetStore
-from common.target_store.storage import ArchiveStorage, FolderStorage, MemoryStorage, open_storage, write_archive
+from common.target_store.archive import ArchiveStorage
+from common.target_store.opening import open_storage
+from common.target_store.storage import FolderStorage, MemoryStorage
 from tests.store.conformance import StorageConformance, WritableConformance
-from tests.store.made_up_targets import SCANS, all_files, fill, identity, store_files, write_one
+from tests.store.made_up_targets import SCANS, all_files, fill, identity, store_files, write_archive, write_one
 from tests.store.store_conformance import TargetStoreConformance, WritableTargetStoreConformance
 
 
@@ -98,7 +100,7 @@ class TestArchive(OnArchive, StorageConformance):
         write_archive(filled(MemoryStorage(), dict(reversed(files.items()))), tmp_path / "two.zip")
         assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
         monkeypatch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, "No space left on device")))
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(StoreError, match="No space"):
             write_archive(filled(MemoryStorage(), {"c": b""}), tmp_path / "one.zip")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one.zip", "two.zip"]
         assert all_files(ArchiveStorage(tmp_path / "one.zip")) == files
