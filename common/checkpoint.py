@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,10 @@ def decoded(data: bytes) -> tuple[Any, bool]:
         tensors = load_safetensors(data)
         return tensors, check_safetensors(data, tensors)
     sealed = kind is ARCHIVE and check_archive(data)
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sealed
+    with warnings.catch_warnings():
+        # About odd pickles: they are either read or refused.
+        warnings.simplefilter("ignore")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sealed
 
 
 def reason(error: Exception) -> str:
@@ -163,6 +167,29 @@ def check_same_kinds(
         raise CheckpointError(
             f"{source}: does not fit {what}; nothing was loaded.\n  no floating-point numbers: {listed(wrong)}"
         )
+
+
+def check_plain(source: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that are not dense numbers.
+
+    Raises:
+        CheckpointError: names the tensors and what they are.
+    """
+    bad = {name: kind for name, value in weights.items() if (kind := kind_of_tensor(value))}
+    if bad:
+        words = listed([f"{name} ({kind})" for name, kind in bad.items()])
+        raise CheckpointError(f"{source}: weights must be plain, dense tensors; nothing was loaded: {words}")
+
+
+def kind_of_tensor(value: torch.Tensor) -> str:
+    """What keeps a tensor from being a plain one; empty for a plain one."""
+    if value.layout is not torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    if value.device.type != "cpu":
+        return f"on {value.device.type}, without values"
+    if value.is_quantized:
+        return "quantised"
+    return "complex" if value.is_complex() else ""
 
 
 def check_finite(source: str, weights: Mapping[str, torch.Tensor]) -> None:

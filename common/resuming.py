@@ -1,14 +1,15 @@
 """What a training run needs to go on where it stopped: strict weights, the same settings and scans, random states."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from common.checkpoint import check_same_kinds, check_same_names, check_same_shapes
+from common.checkpoint import check_finite, check_plain, check_same_kinds, check_same_names, check_same_shapes
 from common.config_files import same_config
 from common.errors import CheckpointError
 from common.scan_id import ScanId
@@ -16,6 +17,7 @@ from common.scan_id import ScanId
 ScansOfSequences = dict[str, dict[str, int | str]]
 """Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""
 
+ALWAYS_SAVED = ("epoch", "step_in_epoch", "step", "best_miou")
 OTHER_GPUS = "another number of GPUs than before; random numbers go on as before only on those that there are now"
 
 
@@ -80,16 +82,39 @@ def check_same_scans(path: Path, stored: ScansOfSequences | None, current: Scans
 
 
 def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Load weights that match in every name and shape.
+    """Load weights that match in every name and shape, and are finite numbers.
 
     Raises:
         CheckpointError: names what does not match.
     """
     expected = module.state_dict()
     check_same_names(str(path), weights, expected, what)
+    check_plain(str(path), weights)
     check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
     check_same_kinds(str(path), weights, expected, what)
+    check_finite(str(path), weights)
     module.load_state_dict(weights, strict=True)
+
+
+def checked_progress(stored: dict[str, Any], current: Mapping[str, float]) -> dict[str, float]:
+    """The counters of a saved run; those that it was saved without, by an older version, are left out.
+
+    Args:
+        stored: as saved.
+        current: the same counters of a run that begins.
+
+    Raises:
+        ValueError: one is unknown, missing, or no number that a run can have reached.
+    """
+    for name, value in stored.items():
+        whole = isinstance(current.get(name), int)
+        usable = isinstance(value, int) and value >= 0 if whole else isinstance(value, float) and isfinite(value)
+        if name not in current or not usable:
+            raise ValueError(f"progress: {name!r:.60} is {value!r:.60}")
+    missing = [name for name in ALWAYS_SAVED if name not in stored]
+    if missing:
+        raise ValueError(f"progress: without {', '.join(missing)}")
+    return stored
 
 
 def random_state() -> dict[str, Any]:
@@ -103,9 +128,15 @@ def set_random_state(state: dict[str, Any]) -> bool:
 
     Returns:
         whether there are as many GPUs as then.
+
+    Raises:
+        ValueError: it is something else.
     """
-    torch.set_rng_state(state["cpu"])
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index, value in enumerate(state["cuda"][:gpus]):
-        torch.cuda.set_rng_state(value, index)
+    try:
+        torch.set_rng_state(state["cpu"])
+        for index, value in enumerate(state["cuda"][:gpus]):
+            torch.cuda.set_rng_state(value, index)
+    except RuntimeError as error:
+        raise ValueError(f"random state: {error}") from error
     return len(state["cuda"]) == gpus

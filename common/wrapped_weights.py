@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from common.checkpoint import listed, load_checkpoint
+from common.checkpoint import check_plain, listed, load_checkpoint
 from common.errors import CheckpointError
 from common.text import printable
 
@@ -151,26 +151,3 @@ def origin(place: Place) -> str:
         if words <= first:
             return f"; {program} names them so, whose layers are others: its checkpoints cannot be used here"
     return ""
-
-
-def check_plain(source: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors that are not dense numbers.
-
-    Raises:
-        CheckpointError: names the tensors and what they are.
-    """
-    bad = {name: kind for name, value in weights.items() if (kind := kind_of_tensor(value))}
-    if bad:
-        words = listed([f"{name} ({kind})" for name, kind in bad.items()])
-        raise CheckpointError(f"{source}: weights must be plain, dense tensors; nothing was loaded: {words}")
-
-
-def kind_of_tensor(value: torch.Tensor) -> str:
-    """What keeps a tensor from being a plain one; empty for a plain one."""
-    if value.layout is not torch.strided:
-        return str(value.layout).removeprefix("torch.")
-    if value.device.type != "cpu":
-        return f"on {value.device.type}, without values"
-    if value.is_quantized:
-        return "quantised"
-    return "complex" if value.is_complex() else ""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from common.resuming import (
     ScansOfSequences,
     check_same_scans,
     check_same_settings,
+    checked_progress,
     load_strictly,
     random_state,
     set_random_state,
@@ -60,12 +62,16 @@ class TeacherState:
             "settings": settings.model_dump(mode="json"),
             "teacher": self.teacher.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "progress": {name: getattr(self, name) for name in PROGRESS},
+            "progress": self.progress(),
             "random_state": random_state(),
             "training_scans": self.training_scans,
         }
         save_checkpoint(folder / STATE_FILE, content)
         save_teacher(folder / LAST_TEACHER, self.teacher, settings)
+
+    def progress(self) -> dict[str, Any]:
+        """The counters."""
+        return {name: getattr(self, name) for name in PROGRESS}
 
     def restore(self, folder: Path, settings: TeacherTrainingSettings) -> str | None:
         """Continue where `save` left off, random states included.
@@ -85,7 +91,7 @@ class TeacherState:
             check_same_scans(path, content.get("training_scans"), self.training_scans)
             load_strictly(path, self.teacher, content["teacher"], "the teacher")
             self.optimiser.load_state_dict(content["optimiser"])
-            for name, value in content["progress"].items():
+            for name, value in checked_progress(content["progress"], self.progress()).items():
                 setattr(self, name, value)
             same_gpus = set_random_state(content["random_state"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -15,10 +15,12 @@ from common.resuming import (
     ScansOfSequences,
     check_same_scans,
     check_same_settings,
+    checked_progress,
     load_strictly,
     random_state,
     set_random_state,
 )
+from common.text import printable
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.parallel import draw_apart
 from stage2_train_student.settings import ExperimentSettings
@@ -124,7 +126,7 @@ class TrainingState:
             self.scaler.load_state_dict(content["scaler"])
             if self.average is not None:
                 load_strictly(path, self.average, content["average"], "the average of the student")
-            for name, value in content["progress"].items():
+            for name, value in checked_progress(content["progress"], self.progress()).items():
                 setattr(self, name, value)
             random_states = [content["random_state"], *content.get("random_states_of_others", [])]
             if len(random_states) != processes.count:
@@ -149,8 +151,8 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
     """
     if stored != current:
         raise CheckpointError(
-            f"{path}: cannot resume with targets of another store or teacher ({str(stored)[:12]} in the run, "
-            f"{str(current)[:12]} now). Use the run's CACHE or TEACHER, or another run folder."
+            f"{path}: cannot resume with targets of another store or teacher ({printable(str(stored)[:12])} in "
+            f"the run, {str(current)[:12]} now). Use the run's CACHE or TEACHER, or another run folder."
         )
 
 

@@ -19,6 +19,7 @@ from common.content_hash import check_archive, sealed_safetensors
 from common.errors import CheckpointError, DataError
 from common.files import write_atomically
 from common.recorder import METRICS_FILE, keep_up_to, read_metrics
+from common.resuming import checked_progress, load_strictly
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 4096
@@ -159,6 +160,50 @@ def test_objects_among_the_weights_are_named_without_advice_to_run_their_code(tm
     with pytest.raises(CheckpointError, match=r"more than tensors and plain values \(\S+\)") as caught:
         load_checkpoint(tmp_path / "model.pt")
     assert "weights_only" not in caught.value.message
+
+
+# --- training states that somebody changed, without a hash ---
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value * float("nan"), "NaN or infinity in weight"),
+        (lambda value: value / 0.0, "NaN or infinity in weight"),
+        (lambda value: value.to_sparse(), r"weight \(sparse_coo\)"),
+        (lambda value: value.to("meta"), r"weight \(on meta, without values\)"),
+        (lambda value: value.int(), "no floating-point numbers: weight"),
+    ],
+)
+def test_weights_that_are_not_finite_numbers_are_not_resumed_from(change, words):
+    module = torch.nn.Linear(2, 3)
+    before = module.weight.clone()
+    state = dict(module.state_dict())
+    with pytest.raises(CheckpointError, match=words):
+        load_strictly(Path("last.pt"), module, state | {"weight": change(state["weight"])}, "the student")
+    assert torch.equal(module.weight, before)
+
+
+COUNTERS = {"epoch": 3, "step_in_epoch": 0, "step": 12, "best_miou": 0.5}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},
+        COUNTERS | {"epoch": "one"},
+        COUNTERS | {"step_in_epoch": float("nan")},
+        COUNTERS | {"best_miou": float("nan")},
+        COUNTERS | {"step": -2},
+        COUNTERS | {"save": 3},
+    ],
+)
+def test_counters_that_no_run_can_have_are_refused(stored):
+    begun = {"epoch": 0, "step_in_epoch": 0, "step": 0, "best_miou": -1.0, "validation_due": False}
+    assert checked_progress(COUNTERS, begun) == COUNTERS
+    assert checked_progress(COUNTERS | {"validation_due": True, "best_miou": -1.0}, begun)["validation_due"] is True
+    with pytest.raises(ValueError, match="progress: "):
+        checked_progress(stored, begun)
 
 
 # --- records ---
