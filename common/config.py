@@ -58,8 +58,11 @@ def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[s
         raise SettingsError(f"{path}: no such file." + (f" Packaged configs: {', '.join(known)}." if known else ""))
     folders: list[Path] = []
     values = read_yaml(found, folders=folders)
-    for override in overrides:
-        apply_override(values, override)
+    try:
+        for override in overrides:
+            apply_override(values, override)
+    except SettingsError as error:
+        raise SettingsError(f"{found}: {error.message}") from error
     return parse_settings(kind, values, str(found), folders)
 
 

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.config import Settings, write_yaml
 from common.environment import environment
 from common.errors import DataError
-from common.files import naming, write_atomically
+from common.files import flush_to_disk, naming, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 SETTINGS_FILE = "settings.yaml"
@@ -59,19 +59,42 @@ def keep_up_to(path: Path, step: int, epoch: int) -> None:
     The file is replaced at once by what is kept, so that a crash loses no line.
 
     Raises:
-        DataError: another line than the last is not a record.
+        DataError: another line than the last is not a record, or steps up to `step` have none.
     """
     if not path.exists():
         return
     data = path.read_bytes()
     lines = data.splitlines()
-    kept = [
-        line + b"\n"
-        for line, record in zip(lines, records(path, lines), strict=False)
+    kept = {
+        line: record
+        for line, record in enumerate(records(path, lines))
         if record.get("step", 0) <= step and record.get("epoch", 0) <= epoch
-    ]
-    if b"".join(kept) != data:
-        write_atomically(path, b"".join(kept))
+    }
+    check_no_gap(path, [record["step"] for record in kept.values() if record["kind"] == "train"], step)
+    content = b"".join(lines[line] + b"\n" for line in kept)
+    if content != data:
+        write_atomically(path, content)
+
+
+def check_no_gap(path: Path, recorded: list[int], step: int) -> None:
+    """Make sure that the records of steps reach `step`; those of a run whose file was removed may begin later.
+
+    Raises:
+        DataError: they do not.
+    """
+    missing = sorted(set(range(min(recorded, default=1), step + 1)) - set(recorded))
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of the {step} steps that the run has trained have no record here, the first is "
+            f"step {missing[0]}. Restore the file; or remove it, to go on without records of what was."
+        )
+
+
+def flush_metrics(folder: Path) -> None:
+    """Put what was recorded onto the disk now, before a state that counts on it."""
+    path = folder / METRICS_FILE
+    if path.exists():
+        flush_to_disk(path)
 
 
 def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:

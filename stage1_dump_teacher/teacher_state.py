@@ -10,6 +10,7 @@ from common.checkpoint import load_checkpoint, save_checkpoint
 from common.content_hash import sealed_safetensors
 from common.errors import CheckpointError
 from common.files import write_atomically
+from common.recorder import flush_metrics
 from common.resuming import (
     OTHER_GPUS,
     ScansOfSequences,
@@ -66,6 +67,7 @@ class TeacherState:
             "random_state": random_state(),
             "training_scans": self.training_scans,
         }
+        flush_metrics(folder)
         save_checkpoint(folder / STATE_FILE, content)
         save_teacher(folder / LAST_TEACHER, self.teacher, settings)
 

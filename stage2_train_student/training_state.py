@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import CheckpointError
 from common.processes import ALONE, Processes
+from common.recorder import flush_metrics
 from common.resuming import (
     OTHER_GPUS,
     ScansOfSequences,
@@ -97,6 +98,7 @@ class TrainingState:
             "targets_hash": self.targets_hash,
             "training_scans": self.training_scans,
         }
+        flush_metrics(folder)
         save_checkpoint(folder / STATE_FILE, content)
         save_checkpoint(folder / LAST_STUDENT, published_student(self.trained))
 

@@ -255,3 +255,8 @@ def test_messages_stay_short_and_print_nothing_raw(write):
     message = refusal(write("a.yaml", f"l0: &l0 [x]\n{layers}\nname: *l29\n"))
     assert len(message) < 5000
     assert "\x1b" not in refusal(write("a.yaml", 'name: a\n"\\e[31m": 1\n'))
+
+
+def test_an_override_that_finds_no_place_names_the_file(write):
+    path = write("a.yaml", "name: a\noptimiser: Adam\n")
+    assert f"{path}: 'optimiser.learning_rate=1'" in refusal(path, "optimiser.learning_rate=1")

@@ -241,7 +241,7 @@ def test_half_a_line_at_the_end_goes_and_a_damaged_one_in_between_is_named(tmp_p
     path = tmp_path / METRICS_FILE
     path.write_bytes(lines_of(range(1, 4)) + b'{"kind": "train", "st')
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
-    keep_up_to(path, 9, 9)
+    keep_up_to(path, 3, 9)
     assert path.read_bytes() == lines_of(range(1, 4))
     for damaged in (b'{"kind": "tr\x9bin"}\n', b"[1]\n", b"\n"):
         content = lines_of(range(1, 3)) + damaged + lines_of(range(3, 4))
@@ -250,6 +250,23 @@ def test_half_a_line_at_the_end_goes_and_a_damaged_one_in_between_is_named(tmp_p
             with pytest.raises(DataError, match=r"metrics\.jsonl: line 3 is not a record"):
                 read()
         assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [(b"", 1), (lines_of(range(1, 4)), 4), (lines_of(range(1, 3)) + lines_of(range(4, 7)), 3)],
+)
+def test_records_that_are_gone_are_noticed_when_a_run_resumes(tmp_path, content, first):
+    path = tmp_path / METRICS_FILE
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"metrics\.jsonl: .* of the 6 steps .* the first is step {first}\."):
+        keep_up_to(path, 6, 0)
+    assert path.read_bytes() == content
+    path.unlink()
+    keep_up_to(path, 6, 0)
+    path.write_bytes(lines_of(range(7, 9)))
+    keep_up_to(path, 8, 0)
+    assert path.read_bytes() == lines_of(range(7, 9))
 
 
 def test_an_error_of_a_full_disk_names_the_file(tmp_path):

@@ -86,8 +86,9 @@ def plain(value: Any) -> str:
 
 
 def weights_digest(path: Path) -> str:
-    """A hash of the weights in a file."""
-    return hashlib.sha256(plain(load_checkpoint(path)).encode()).hexdigest()
+    """A hash of the weights in a file, in the entry of a training state where it is one."""
+    content = load_checkpoint(path)
+    return hashlib.sha256(plain(content.get("student", content)).encode()).hexdigest()
 
 
 def npz_digest(path: Path) -> str:
