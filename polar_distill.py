@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from common.teacher import Teacher
+    from common.targets.teacher import Teacher
 
 COMMANDS = {
     "First steps": {
@@ -25,32 +25,41 @@ COMMANDS = {
     },
     "Stage one, once": {
         "train-teacher": (
-            "stage1_dump_teacher.train_teacher_command:train_teacher",
+            "stage1_dump_teacher.teacher_training.command:train_teacher",
             "Train a Cylinder3D, where no published one fits your data.",
         ),
         "dump": ("stage1_dump_teacher.dump_command:dump", "Cache the teacher's targets for every scan in a store."),
     },
     "The store": {
-        "info": ("stage1_dump_teacher.store_commands:info", "What made it, what is in it, what is missing."),
-        "verify": ("stage1_dump_teacher.store_commands:verify", "Check every checksum, and some scans by the teacher."),
-        "repair": ("stage1_dump_teacher.store_repair:repair", "Delete what is damaged and dump it again."),
-        "convert": ("stage1_dump_teacher.store_copies:convert", "Write a smaller store, without the teacher."),
-        "merge": ("stage1_dump_teacher.store_copies:merge", "Put stores of several machines into one, or an archive."),
-        "export": ("stage1_dump_teacher.store_copies:export", "One scan's targets as .npz, for a look."),
+        "info": ("stage1_dump_teacher.store_care.commands:info", "What made it, what is in it, what is missing."),
+        "verify": (
+            "stage1_dump_teacher.store_care.commands:verify",
+            "Check every checksum, and some scans by the teacher.",
+        ),
+        "repair": ("stage1_dump_teacher.store_care.repair:repair", "Delete what is damaged and dump it again."),
+        "convert": ("stage1_dump_teacher.store_care.copies:convert", "Write a smaller store, without the teacher."),
+        "merge": (
+            "stage1_dump_teacher.store_care.copies:merge",
+            "Put stores of several machines into one, or an archive.",
+        ),
+        "export": ("stage1_dump_teacher.store_care.copies:export", "One scan's targets as .npz, for a look."),
         "consistency": (
-            "stage1_dump_teacher.consistency_command:consistency",
+            "stage1_dump_teacher.consistency.command:consistency",
             "Measure how well cached targets fit augmented scans.",
         ),
     },
     "Stage two, often": {
         "train": ("stage2_train_student.train_command:train", "Train a student from a store."),
-        "evaluate": ("stage2_train_student.evaluation_commands:evaluate", "IoU of every class, and mIoU."),
-        "predict": ("stage2_train_student.evaluation_commands:predict", "Write a label for every point."),
-        "render": ("stage2_train_student.evaluation_commands:render", "Draw scans: truth, student, teacher, errors."),
-        "profile": ("stage2_train_student.profiling:profile", "Where the time of a training step goes."),
+        "evaluate": ("stage2_train_student.evaluation.commands:evaluate", "IoU of every class, and mIoU."),
+        "predict": ("stage2_train_student.evaluation.commands:predict", "Write a label for every point."),
+        "render": ("stage2_train_student.evaluation.commands:render", "Draw scans: truth, student, teacher, errors."),
+        "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
     },
     "Comparing": {
-        "sweep": ("stage2_train_student.sweep_command:sweep", "Train several experiments with several seeds."),
+        "sweep": (
+            "stage2_train_student.comparison.sweep_command:sweep",
+            "Train several experiments with several seeds.",
+        ),
         "compare": ("stage2_train_student.comparison.command:compare", "One page that compares training runs."),
     },
 }
@@ -85,7 +94,7 @@ class Program(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command that is named."""
-        from common.commands import disk_errors_told
+        from common.base.commands import disk_errors_told
 
         with disk_errors_told():
             return super().invoke(context)
@@ -112,7 +121,7 @@ def load_teacher(checkpoint: Path, device: "torch.device") -> "Teacher":
     Raises:
         CheckpointError: it does not load completely.
     """
-    from stage1_dump_teacher import published_weights
+    from stage1_dump_teacher.teachers import published_weights
 
     return published_weights.load_teacher(checkpoint, device)
 
@@ -142,7 +151,7 @@ def main(commands: Program = program, name: str = "polar-distill") -> None:
         commands: to choose from.
         name: of the program, for its help.
     """
-    from common.memory import keep_freed_memory
+    from common.base.memory import keep_freed_memory
 
     keep_freed_memory()
     # As `python -m` does: settings may name classes of one's own in the working folder.

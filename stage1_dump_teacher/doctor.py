@@ -21,9 +21,9 @@ import click
 import numpy as np
 from packaging.requirements import Requirement
 
-from common.command_options import cache_option, optional_data_option, path_type
-from common.environment import PROJECT, cuda_device_names, package_version, processors
-from common.errors import PolarDistillError
+from common.base.command_options import cache_option, optional_data_option, path_type
+from common.base.environment import PROJECT, cuda_device_names, package_version, processors
+from common.base.errors import PolarDistillError
 
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
 
@@ -138,7 +138,7 @@ def check_packages() -> Check:
 
 def check_device() -> Check:
     """Which device `auto` chooses, and whether it computes."""
-    from common.devices import select_device
+    from common.base.devices import select_device
 
     device = select_device("auto")
     if device.type == "cuda":
@@ -189,7 +189,7 @@ def check_segment_max() -> Check:
     """The maximum over each segment equals a plain loop, on the CPU and the GPU."""
     import torch
 
-    from common.scatter import segment_max
+    from common.scans.scatter import segment_max
 
     values = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
     segment = torch.arange(200) % 17
@@ -257,7 +257,7 @@ def check_disk(cache: Path, data: Path | None) -> Check:
 
 def check_data(data: Path, dataset: Path) -> Check:
     """The scans are where they should be, and the first one with labels can be read through the label map."""
-    from common.formats.semantic_kitti import (
+    from common.scans.formats.semantic_kitti import (
         has_labels,
         label_path,
         list_scans,
@@ -265,7 +265,7 @@ def check_data(data: Path, dataset: Path) -> Check:
         read_points,
         read_raw_labels,
     )
-    from common.label_map import load_label_map
+    from common.scans.label_map import load_label_map
 
     label_map = load_label_map(dataset)
     present = present_sequences(data)
@@ -289,7 +289,7 @@ def check_teacher(teacher: Path) -> Check:
     """The checkpoint loads strictly into Cylinder3D."""
     import torch
 
-    from stage1_dump_teacher.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.published_weights import load_teacher
 
     loaded = load_teacher(teacher, torch.device("cpu"))
     widths = ", ".join(f"{name} {value}" for name, value in vars(loaded.model.widths).items())

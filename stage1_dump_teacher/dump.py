@@ -8,25 +8,25 @@ import click
 import torch
 from tqdm import tqdm
 
-from common.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
-from common.environment import environment
-from common.errors import DataError
-from common.label_map import LabelMap
-from common.overlap import BackgroundWriter, started_ahead
-from common.polar_grid import PolarGrid, VoxelisedScan, check_distillable
-from common.scan_batch import batch_scans
-from common.scan_id import ScanId
-from common.shards import Shard
-from common.signals import StopRequest
-from common.target_store import StoreIdentity, TargetStore
-from common.target_store.storage import FolderStorage
-from common.teacher import Teacher, check_classes, layer_channels
-from common.view import View
-from stage1_dump_teacher.cylinder3d import Cylinder3D
-from stage1_dump_teacher.pillar_targets import teacher_targets
-from stage1_dump_teacher.published_weights import Cylinder3DTeacher, load_teacher
+from common.base.environment import environment
+from common.base.errors import DataError
+from common.base.overlap import BackgroundWriter, started_ahead
+from common.base.shards import Shard
+from common.base.signals import StopRequest
+from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import PolarGrid, VoxelisedScan, check_distillable
+from common.scans.scan_batch import batch_scans
+from common.scans.scan_id import ScanId
+from common.scans.view import View
+from common.targets.store import StoreIdentity, TargetStore
+from common.targets.store.storage import FolderStorage
+from common.targets.teacher import Teacher, check_classes, layer_channels
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
+from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher, load_teacher
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from common.command_options import (
+from common.base.command_options import (
     cache_option,
     config_option,
     data_option,
@@ -12,12 +12,12 @@ from common.command_options import (
     set_option,
     teacher_option,
 )
-from common.config import load_settings
-from common.devices import select_device
-from common.shards import Shard
-from common.signals import INTERRUPTED
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.shards import Shard
+from common.base.signals import INTERRUPTED
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_reports import dump_lines
+from stage1_dump_teacher.store_care.reports import dump_lines
 
 
 @click.command()

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.errors import PolarDistillError, StoreError
-from common.scan_id import ScanId
-from common.target_store import TargetStore, UnstorableError
-from common.target_store.skipped import record_skipped, remove_skipped, skipped_scan_views
-from common.target_store.watch import StoreWatch
-from common.teacher_targets import TeacherTargets
-from common.view import View
+from common.base.errors import PolarDistillError, StoreError
+from common.scans.scan_id import ScanId
+from common.scans.view import View
+from common.targets.store import TargetStore, UnstorableError
+from common.targets.store.skipped import record_skipped, remove_skipped, skipped_scan_views
+from common.targets.store.watch import StoreWatch
+from common.targets.teacher_targets import TeacherTargets
 
 SIZE_SAMPLE = 5
 """Scans written before the size of the whole dump is estimated."""

@@ -4,11 +4,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Settings
-from common.config_files import DatasetFile
-from common.dataset import GridSettings
-from common.sequence_names import Names
-from common.target_store import TargetEncoding, ViewSet
+from common.base.config import Settings
+from common.base.config_files import DatasetFile
+from common.scans.dataset import GridSettings
+from common.scans.sequence_names import Names
+from common.targets.store import TargetEncoding, ViewSet
 
 LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
 PROFILES: dict[str, dict[str, Any]] = {

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import click
 import torch
 
-from common.command_options import path_type
-from common.config import load_settings
-from common.config_files import find_config, known_configs
-from common.errors import SettingsError
-from common.predictor import PredictionPlan
-from common.teacher import Teacher, TeacherLoader
-from stage2_train_student.runs import run_settings, run_weights
+from common.base.command_options import path_type
+from common.base.config import load_settings
+from common.base.config_files import find_config, known_configs
+from common.base.errors import SettingsError
+from common.targets.teacher import Teacher, TeacherLoader
+from common.training.predictor import PredictionPlan
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.runs import run_settings, run_weights
 
 experiment_option = click.option(
     "--experiment",

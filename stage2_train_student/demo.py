@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import click
 
-from common.config_files import find_config
-from common.errors import TrainingError
-from common.files import write_atomically
-from stage2_train_student.evaluation_file import EVALUATION_FILE, read_evaluation, read_report
-from stage2_train_student.finished_run import FINISHED_FILE
+from common.base.config_files import find_config
+from common.base.errors import TrainingError
+from common.base.files import write_atomically
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE, read_evaluation, read_report
+from stage2_train_student.training.finished_run import FINISHED_FILE
 
 CONFIGS = Path("configs/demo")
 TEACHER = CONFIGS / "teacher.safetensors"

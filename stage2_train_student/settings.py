@@ -4,12 +4,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Settings
-from common.config_files import DatasetFile
-from common.dataset import GridSettings
-from common.schedule import ScheduleSettings
-from common.sequence_names import Names
-from common.view import ViewPolicy
+from common.base.config import Settings
+from common.base.config_files import DatasetFile
+from common.scans.dataset import GridSettings
+from common.scans.sequence_names import Names
+from common.scans.view import ViewPolicy
+from common.training.schedule import ScheduleSettings
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.students.student import StudentSettings
 

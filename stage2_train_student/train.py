@@ -9,22 +9,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common.checkpoint import save_checkpoint
-from common.dataset import epoch_order, open_dataset
-from common.errors import TrainingError
-from common.memory import peak_memory
-from common.metrics import ConfusionMatrix
-from common.predictor import Predictor
-from common.processes import ALONE, Processes
-from common.recorder import Recorder
-from common.resuming import scans_of_sequences
-from common.run_lock import locked
-from common.scan_id import ScanId
-from common.signals import StopRequest
-from common.target_store.local_copy import CopySettings
-from common.teacher import Teacher
-from stage2_train_student.evaluate import report, student_logits
-from stage2_train_student.experiment import (
+from common.base.errors import TrainingError
+from common.base.memory import peak_memory
+from common.base.signals import StopRequest
+from common.scans.dataset import epoch_order, open_dataset
+from common.scans.scan_id import ScanId
+from common.targets.store.local_copy import CopySettings
+from common.targets.teacher import Teacher
+from common.training.checkpoint import save_checkpoint
+from common.training.metrics import ConfusionMatrix
+from common.training.predictor import Predictor
+from common.training.processes import ALONE, Processes
+from common.training.recorder import Recorder
+from common.training.resuming import scans_of_sequences
+from common.training.run_lock import locked
+from stage2_train_student.evaluation.evaluate import report, student_logits
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.data import StudentBatch, StudentData
+from stage2_train_student.training.experiment import (
     TargetSource,
     check_divisible,
     new_state,
@@ -33,14 +35,12 @@ from stage2_train_student.experiment import (
     student_data,
     with_targets,
 )
-from stage2_train_student.finished_run import remove_finished, write_finished
-from stage2_train_student.parallel import draw_apart, parallel
-from stage2_train_student.seen_data import write_seen
-from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.step import NonFiniteError, train_step
-from stage2_train_student.student_data import StudentBatch, StudentData
-from stage2_train_student.training_scans import choose_scans
-from stage2_train_student.training_state import BEST_STUDENT, TrainingState, published_student
+from stage2_train_student.training.finished_run import remove_finished, write_finished
+from stage2_train_student.training.parallel import draw_apart, parallel
+from stage2_train_student.training.scans import choose_scans
+from stage2_train_student.training.seen_data import write_seen
+from stage2_train_student.training.state import BEST_STUDENT, TrainingState, published_student
+from stage2_train_student.training.step import NonFiniteError, train_step
 
 NON_FINITE_BATCH = "non_finite_batch"
 
@@ -204,7 +204,7 @@ def timed(batches: Iterable[StudentBatch], waits: list[float]) -> Iterator[Stude
 def save_batch(
     folder: Path, error: NonFiniteError, state: TrainingState, loader: StudentData, processes: Processes = ALONE
 ) -> Path:
-    """Keep the batch that made a loss or gradient not finite; `common.checkpoint.load_checkpoint` reads it.
+    """Keep the batch that made a loss or gradient not finite; `common.training.checkpoint.load_checkpoint` reads it.
 
     Holds the scans, the view of each in words, the hash of what made the targets, the terms, and the batch's own
     tensors. Each of several processes keeps its part of the batch in a file of its own.

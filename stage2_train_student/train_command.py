@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from common.command_options import cache_option, data_option, device_option, path_type, resume_option, set_option
-from common.config import load_settings
-from common.processes import started_processes
-from common.target_store.local_copy import CopySettings
-from common.teacher import TeacherLoader
+from common.base.command_options import cache_option, data_option, device_option, path_type, resume_option, set_option
+from common.base.config import load_settings
+from common.targets.store.local_copy import CopySettings
+from common.targets.teacher import TeacherLoader
+from common.training.processes import started_processes
 from stage2_train_student.command_options import (
     experiment_file,
     experiment_option,
@@ -17,7 +17,7 @@ from stage2_train_student.command_options import (
 )
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.train import run as run_training
-from stage2_train_student.training_state import BEST_STUDENT, LAST_STUDENT
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
 
 
 @click.command()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-from common.config import write_yaml
-from common.label_map import LabelMap, load_label_map
-from tests.dataset_writer import write_dataset
+from common.base.config import write_yaml
+from common.scans.label_map import LabelMap, load_label_map
 from tests.golden.golden_files import golden_weights, scans_folder
-from tests.reduced import REAL_GRID, STREET_GRID, dump, reduced_experiment, succeed
-from tests.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
+from tests.shared.dataset_writer import write_dataset
+from tests.shared.reduced import REAL_GRID, STREET_GRID, dump, reduced_experiment, succeed
+from tests.shared.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
 
 # The same examples on every run, and no failure for a machine that is slow for a moment.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)

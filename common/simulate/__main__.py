@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from common.command_options import path_type, set_option
-from common.commands import Command
-from common.config import apply_override, load_settings, parse_settings
+from common.base.command_options import path_type, set_option
+from common.base.commands import Command
+from common.base.config import apply_override, load_settings, parse_settings
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 

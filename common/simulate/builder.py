@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.errors import DataError
+from common.base.errors import DataError
 from common.simulate.assemblies import MOVING
 from common.simulate.shapes import Part, placed
 from common.simulate.street import KERB, Patch

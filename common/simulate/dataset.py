@@ -11,12 +11,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
 
-from common.config import Settings, load_settings, write_yaml
-from common.errors import DataError
-from common.files import write_atomically
-from common.formats.semantic_kitti import label_path, scan_path
-from common.scan_id import ScanId
-from common.sequence_names import Sequences, sequence_name
+from common.base.config import Settings, load_settings, write_yaml
+from common.base.errors import DataError
+from common.base.files import write_atomically
+from common.scans.formats.semantic_kitti import label_path, scan_path
+from common.scans.scan_id import ScanId
+from common.scans.sequence_names import Sequences, sequence_name
 from common.simulate.layout import make_street
 from common.simulate.sensor import Scan, SensorSettings, measure
 from common.simulate.street import Street, at_time

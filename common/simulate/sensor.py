@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field, model_validator
 
-from common.config import Settings
+from common.base.config import Settings
 from common.simulate.assemblies import ROAD
 from common.simulate.raycast import GROUND, Beams, cast, incidence
 from common.simulate.shapes import Shapes

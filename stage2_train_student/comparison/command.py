@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, get_args
 import click
 import torch
 
-from common.command_options import device_option, path_type
-from common.dataset import Dataset
-from common.devices import select_device
-from common.errors import SettingsError
-from common.files import write_atomically
-from common.scan_id import ScanId
-from common.teacher import Teacher, TeacherLoader
+from common.base.command_options import device_option, path_type
+from common.base.devices import select_device
+from common.base.errors import SettingsError
+from common.base.files import write_atomically
+from common.scans.dataset import Dataset
+from common.scans.scan_id import ScanId
+from common.targets.teacher import Teacher, TeacherLoader
 from stage2_train_student.comparison.experiments import (
     Experiment,
     choose_baseline,
@@ -38,7 +38,7 @@ from stage2_train_student.comparison.tables import (
     summary_table,
 )
 from stage2_train_student.comparison.training_runs import find_runs, read_run
-from stage2_train_student.evaluation_file import read_report
+from stage2_train_student.evaluation.evaluation_file import read_report
 
 if TYPE_CHECKING:
     from stage2_train_student.comparison.scan_pictures import ScanPictures

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.label_map import LabelMap
+from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.training_runs import TrainingRun
-from stage2_train_student.seen_data import SeenViews, seen_views
+from stage2_train_student.training.seen_data import SeenViews, seen_views
 
 
 def training_differences(experiment: Experiment, baseline: Experiment, label_map: LabelMap) -> list[str]:

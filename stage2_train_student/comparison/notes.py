@@ -1,6 +1,6 @@
 """What a reader must know to judge the numbers of a comparison."""
 
-from common.label_map import LabelMap
+from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.fairness import unrecorded
 from stage2_train_student.comparison.results import Result, Source, not_evaluated
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from common.label_map import LabelMap
+from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.charts import (
     BOTTOM,
     HEIGHT,
@@ -36,8 +36,8 @@ from stage2_train_student.comparison.tables import (
     summary_table,
 )
 from stage2_train_student.comparison.verdict import Verdict, verdict
-from stage2_train_student.render import RIGHT as RIGHT_COLOUR
-from stage2_train_student.render import WRONG as WRONG_COLOUR
+from stage2_train_student.evaluation.render import RIGHT as RIGHT_COLOUR
+from stage2_train_student.evaluation.render import WRONG as WRONG_COLOUR
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 COLOURS = 8

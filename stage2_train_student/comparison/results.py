@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from common.errors import DataError
-from common.label_map import LabelMap
+from common.base.errors import DataError
+from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.fairness import training_differences
 from stage2_train_student.comparison.statistics import Difference, Sample, difference

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.dataset import Dataset
-from common.errors import DataError
-from common.label_map import LabelMap
-from common.scan_id import ScanId
-from common.teacher import Teacher
+from common.base.errors import DataError
+from common.scans.dataset import Dataset
+from common.scans.label_map import LabelMap
+from common.scans.scan_id import ScanId
+from common.targets.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
-from stage2_train_student.evaluate import student_logits
-from stage2_train_student.picture_sources import live_teacher, scan_picture
-from stage2_train_student.raster import points_image
-from stage2_train_student.render import BACKGROUND, class_colours, error_colours, share_right
-from stage2_train_student.runs import load_student, run_weights
+from stage2_train_student.evaluation.evaluate import student_logits
+from stage2_train_student.evaluation.picture_sources import live_teacher, scan_picture
+from stage2_train_student.evaluation.raster import points_image
+from stage2_train_student.evaluation.render import BACKGROUND, class_colours, error_colours, share_right
+from stage2_train_student.training.runs import load_student, run_weights
 
 LAYER = "up0e"
 SIZE = 480

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.errors import DataError
-from common.label_map import LabelMap
-from common.recorder import ENVIRONMENT_FILE, METRICS_FILE, SETTINGS_FILE, read_metrics
-from stage2_train_student.evaluation_file import read_evaluation, sequences_that_chose
-from stage2_train_student.runs import run_settings
-from stage2_train_student.seen_data import SeenData, read_seen
+from common.base.errors import DataError
+from common.scans.label_map import LabelMap
+from common.training.recorder import ENVIRONMENT_FILE, METRICS_FILE, SETTINGS_FILE, read_metrics
+from stage2_train_student.evaluation.evaluation_file import read_evaluation, sequences_that_chose
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.runs import run_settings
+from stage2_train_student.training.seen_data import SeenData, read_seen
 
 
 class Score(NamedTuple):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from common.teacher_targets import TeacherTargets
+from common.targets.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.students.pillar_maps import map_layout
 

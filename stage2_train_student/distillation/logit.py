@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from common.errors import SettingsError
-from common.processes import ALONE, Processes
-from common.scan_batch import ScanBatch
-from common.teacher_targets import TeacherTargets
+from common.base.errors import SettingsError
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last

@@ -2,9 +2,9 @@
 
 import torch
 
-from common.processes import ALONE, Processes
-from common.scan_batch import ScanBatch
-from common.teacher_targets import TeacherTargets
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.adapter import adapted, adapters
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config import Settings
+from common.base.config import Settings
 
 LOGIT_SCALE = 0.1
 LOGIT_THRESHOLD = 0.01

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from common.processes import ALONE, Processes
-from common.scan_batch import ScanBatch
-from common.teacher_targets import TeacherTargets
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.students.student import StudentOutputs
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from common.errors import SettingsError
-from common.named import named_class
-from common.processes import ALONE, Processes
-from common.scan_batch import ScanBatch
-from common.teacher_targets import TeacherTargets
+from common.base.errors import SettingsError
+from common.base.named import named_class
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.student import StudentOutputs

@@ -3,10 +3,10 @@
 import torch
 from torch.nn import functional
 
-from common.errors import SettingsError
-from common.processes import ALONE, Processes
-from common.scan_batch import ScanBatch
-from common.teacher_targets import TeacherTargets
+from common.base.errors import SettingsError
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.adapter import adapted, adapters
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.student import StudentOutputs

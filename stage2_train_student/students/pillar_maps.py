@@ -2,7 +2,7 @@
 
 import torch
 
-from common.scan_batch import ScanBatch
+from common.scans.scan_batch import ScanBatch
 
 
 def map_layout(device: torch.device) -> torch.memory_format:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from common.scatter import winning_rows
+from common.scans.scatter import winning_rows
 
 CHUNK_ROWS = 8192
 """Points at a time: their features, 16 MB at full size, stay near the processor and fit any gap of the heap."""

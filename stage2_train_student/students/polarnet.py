@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from common.errors import SettingsError
-from common.polar_grid import POINT_FEATURES
-from common.scan_batch import ScanBatch
-from common.scatter import segment_max
+from common.base.errors import SettingsError
+from common.scans.polar_grid import POINT_FEATURES
+from common.scans.scan_batch import ScanBatch
+from common.scans.scatter import segment_max
 from stage2_train_student.students.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
 from stage2_train_student.students.pillar_maps import map_layout, pillar_rows, pillars_last
 from stage2_train_student.students.point_pooling import pooled_linear

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from common.config import Settings
-from common.named import named_class
-from common.scan_batch import ScanBatch
+from common.base.config import Settings
+from common.base.named import named_class
+from common.scans.scan_batch import ScanBatch
 
 ROOM = "stage2_train_student.students"
 

@@ -20,11 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import click
 import numpy as np
 
-from common.formats.semantic_kitti import has_labels, list_scans, present_sequences, read_points, read_raw_labels
-from common.label_map import LabelMap, load_label_map
-from common.polar_grid import PolarGrid, voxelise
-from common.scan_batch import pillars_of
-from common.scan_id import ScanId
+from common.scans.formats.semantic_kitti import has_labels, list_scans, present_sequences, read_points, read_raw_labels
+from common.scans.label_map import LabelMap, load_label_map
+from common.scans.polar_grid import PolarGrid, voxelise
+from common.scans.scan_batch import pillars_of
+from common.scans.scan_id import ScanId
 from common.simulate.dataset import SimulationSettings, simulate_scan, street_of
 from tests.benchmarks.simulate_picture import Compared, draw
 from tests.golden.golden_files import REPOSITORY, scans_folder

@@ -21,17 +21,17 @@ from typing import Any
 import click
 import torch
 
-from common.config import load_settings
-from common.dataset import Dataset, open_dataset, voxelise_view
-from common.devices import select_device
-from common.label_map import load_label_map
-from common.memory import keep_freed_memory
-from common.scan_batch import batch_scans
-from common.view import IDENTITY
-from stage2_train_student.experiment import TargetSource, new_state, open_targets, student_data
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.memory import keep_freed_memory
+from common.scans.dataset import Dataset, open_dataset, voxelise_view
+from common.scans.label_map import load_label_map
+from common.scans.scan_batch import batch_scans
+from common.scans.view import IDENTITY
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.step import losses, targets_of, train_step
-from stage2_train_student.training_scans import choose_scans
+from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data
+from stage2_train_student.training.scans import choose_scans
+from stage2_train_student.training.step import losses, targets_of, train_step
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -56,8 +56,8 @@ def timed(call: Callable[[], Any]) -> float:
 
 def write_teacher(path: Path) -> None:
     """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
-    from stage1_dump_teacher.cylinder3d import Cylinder3D
-    from stage1_dump_teacher.published_weights import to_published
+    from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+    from stage1_dump_teacher.teachers.published_weights import to_published
 
     torch.manual_seed(0)
     torch.save(to_published(Cylinder3D(on_cpu=True)), path)
@@ -79,7 +79,7 @@ def input_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
     """The teacher's forward pass, all cached layers and logits."""
-    from stage1_dump_teacher.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.published_weights import load_teacher
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT)
@@ -111,7 +111,7 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     """A student step with all distillation terms: load, forward, losses, backward, Adam."""
-    from stage1_dump_teacher.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.published_weights import load_teacher
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT, [f"targets={targets}", "batch_size=1"])

@@ -16,17 +16,17 @@ from typing import Any
 import click
 import torch
 
-from common.config import load_settings
-from common.dataset import Dataset
-from common.label_map import load_label_map
-from common.memory import keep_freed_memory
-from common.scan_batch import batch_scans
-from common.target_store import TargetStore
+from common.base.config import load_settings
+from common.base.memory import keep_freed_memory
+from common.scans.dataset import Dataset
+from common.scans.label_map import load_label_map
+from common.scans.scan_batch import batch_scans
+from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
-from stage1_dump_teacher.pillar_targets import teacher_targets
-from stage1_dump_teacher.published_weights import Cylinder3DTeacher, load_teacher
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
+from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher, load_teacher
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
 from tests.benchmarks.store_losses import loss_agreement

@@ -16,8 +16,8 @@ from typing import Any
 import click
 import numpy as np
 
-from common.config import load_settings
-from common.label_map import LabelMap
+from common.base.config import load_settings
+from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.results import results
 from stage2_train_student.comparison.training_runs import TrainingRun

@@ -12,16 +12,16 @@ from pathlib import Path
 import click
 import torch
 
-from common.checkpoint import save_checkpoint
-from common.dataset import Dataset, voxelise_view
-from common.label_map import load_label_map
-from common.memory import keep_freed_memory
-from common.polar_grid import PolarGrid
-from common.scan_batch import batch_scans
-from common.segmentation_loss import segmentation_loss
-from common.view import ViewPolicy, draw_view
-from stage1_dump_teacher.cylinder3d import Cylinder3D
-from stage1_dump_teacher.published_weights import to_published
+from common.base.memory import keep_freed_memory
+from common.scans.dataset import Dataset, voxelise_view
+from common.scans.label_map import load_label_map
+from common.scans.polar_grid import PolarGrid
+from common.scans.scan_batch import batch_scans
+from common.scans.view import ViewPolicy, draw_view
+from common.training.checkpoint import save_checkpoint
+from common.training.segmentation_loss import segmentation_loss
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+from stage1_dump_teacher.teachers.published_weights import to_published
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import click
 
-from common.files import write_atomically
-from common.label_map import load_label_map
-from common.recorder import read_metrics
+from common.base.files import write_atomically
+from common.scans.label_map import load_label_map
+from common.training.recorder import read_metrics
 from stage2_train_student.comparison.experiments import Experiment, group_runs
 from stage2_train_student.comparison.results import Result, results
 from stage2_train_student.comparison.statistics import welch_error
 from stage2_train_student.comparison.training_runs import find_runs, read_run
 from stage2_train_student.demo import SPLIT, TEACHER, Step, newer, run_step, words
-from stage2_train_student.evaluation_file import EVALUATION_FILE, read_report
-from stage2_train_student.finished_run import FINISHED_FILE
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE, read_report
+from stage2_train_student.training.finished_run import FINISHED_FILE
 
 CONFIGS = Path("configs/proof")
 STREETS = Path("configs/demo/streets.yaml")

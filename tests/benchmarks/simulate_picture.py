@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.files import write_atomically
-from common.label_map import LabelMap
+from common.base.files import write_atomically
+from common.scans.label_map import LabelMap
 
 REAL, SIMULATED = "#3b6fb5", "#e8892b"
 SIDE = 40.0

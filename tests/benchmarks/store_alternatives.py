@@ -13,8 +13,8 @@ import torch
 import zarr
 from zarr.codecs import ZstdCodec
 
-from common.scan_id import ScanId
-from common.target_store import TargetStore
+from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
 from tests.benchmarks.store_reading import median_seconds, read_with_zarr
 
 Arrays = dict[str, np.ndarray]

@@ -5,18 +5,18 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cosine_similarity
 
-from common.config import load_settings
-from common.dataset import Dataset
-from common.label_map import load_label_map
-from common.scan_id import ScanId
-from common.target_store import TargetStore
+from common.base.config import load_settings
+from common.scans.dataset import Dataset
+from common.scans.label_map import load_label_map
+from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
-from stage1_dump_teacher.published_weights import Cylinder3DTeacher
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
-from stage2_train_student.experiment import TargetSource, new_state, student_data
+from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.step import losses, targets_of
+from stage2_train_student.training.experiment import TargetSource, new_state, student_data
+from stage2_train_student.training.step import losses, targets_of
 from tests.golden.golden_files import REPOSITORY
 
 

@@ -19,13 +19,13 @@ import zarr
 from torch.utils.data import DataLoader, Dataset
 from zarr.storage import ZipStore
 
-from common.overlap import started_ahead
-from common.scan_id import ScanId
-from common.target_store import TargetStore
-from common.target_store.chunks import CHECKSUM_BYTES
-from common.target_store.manifest import MANIFEST
-from common.target_store.members import chunk_name, read_members
-from common.target_store.storage import FolderStorage
+from common.base.overlap import started_ahead
+from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
+from common.targets.store.chunks import CHECKSUM_BYTES
+from common.targets.store.manifest import MANIFEST
+from common.targets.store.members import chunk_name, read_members
+from common.targets.store.storage import FolderStorage
 from tests.golden.golden_files import REPOSITORY
 
 ScanView = tuple[ScanId, int]

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.formats.semantic_kitti import read_points, read_raw_labels, scan_path
-from common.label_map import LabelMap, load_label_map
-from common.polar_grid import PolarGrid, VoxelisedScan, voxelise
-from common.scan_batch import ScanBatch, batch_scans
-from common.scan_id import ScanId
+from common.scans.formats.semantic_kitti import read_points, read_raw_labels, scan_path
+from common.scans.label_map import LabelMap, load_label_map
+from common.scans.polar_grid import PolarGrid, VoxelisedScan, voxelise
+from common.scans.scan_batch import ScanBatch, batch_scans
+from common.scans.scan_id import ScanId
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.segmentation_loss import segmentation_loss, segmentation_terms
-from common.teacher_targets import PillarFeatures, TeacherTargets
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets
+from common.training.segmentation_loss import segmentation_loss, segmentation_terms
 from stage2_train_student.distillation.adapter import Adapter
 from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
 from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, pillar_label_weights

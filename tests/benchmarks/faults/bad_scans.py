@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.formats.semantic_kitti import label_path, scan_path
-from common.scan_id import ScanId
+from common.scans.formats.semantic_kitti import label_path, scan_path
+from common.scans.scan_id import ScanId
 from tests.benchmarks.faults import reading
 from tests.benchmarks.faults.verdicts import Kind, Verdict, each, judge, nothing_changed
 from tests.benchmarks.faults.workshop import Case

@@ -29,7 +29,12 @@ MEMORY_BYTES = 4 << 30
 
 POLL_SECONDS = 0.003
 
-SLOW_IMPORTS = ("stage1_dump_teacher.dump", "stage1_dump_teacher.train_teacher", "spconv.pytorch", "torch._dynamo")
+SLOW_IMPORTS = (
+    "stage1_dump_teacher.dump",
+    "stage1_dump_teacher.teacher_training.train",
+    "spconv.pytorch",
+    "torch._dynamo",
+)
 """What commands import only when they run."""
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import yaml
 
-from common.config import load_settings
+from common.base.config import load_settings
 from stage2_train_student.settings import ExperimentSettings
 from tests.benchmarks.faults import reading
 from tests.benchmarks.faults.damage import damaged
 from tests.benchmarks.faults.damaged_stores import reads_as, same_as_straight, spoil
 from tests.benchmarks.faults.verdicts import Kind, Verdict, judge, nothing_changed
 from tests.benchmarks.faults.workshop import TEACHER_CONFIG, TEACHER_SETTINGS, Case
-from tests.reduced import DATASET, STREET_GRID, experiment_file, experiment_overrides, settings_words
+from tests.shared.reduced import DATASET, STREET_GRID, experiment_file, experiment_overrides, settings_words
 
 FIELDS = ("teacher_hash", "teacher's hash")
 """What an error may name where a changed teacher is found out because it is not the store's."""

@@ -12,7 +12,7 @@ from tests.benchmarks.faults import reading
 from tests.benchmarks.faults.damaged_stores import foreign, named_by, reads_as
 from tests.benchmarks.faults.verdicts import Kind, Verdict, each, judge, nothing_changed
 from tests.benchmarks.faults.workshop import Case
-from tests.store.forgery import members_of, with_chunk, with_identity, with_metadata, with_numbers, zip_of
+from tests.targets.store.forgery import members_of, with_chunk, with_identity, with_metadata, with_numbers, zip_of
 
 LIMIT = 20.0
 """Seconds that a command may take on a forged file."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.checkpoint import load_checkpoint
-from common.errors import PolarDistillError
-from common.recorder import read_metrics
-from common.target_store import TargetStore
-from common.teacher_targets import TeacherTargets
-from tests.store.made_up_targets import numbers
+from common.base.errors import PolarDistillError
+from common.targets.store import TargetStore
+from common.targets.teacher_targets import TeacherTargets
+from common.training.checkpoint import load_checkpoint
+from common.training.recorder import read_metrics
+from tests.targets.store.made_up_targets import numbers
 
 CLOCKS = {"seconds", "waited", "peak_memory_bytes"}
 """What differs between two equal runs."""

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.target_store.storage import FolderStorage
+from common.targets.store.storage import FolderStorage
 from tests.benchmarks.faults import children, reading
 from tests.benchmarks.faults.children import Child, Ended
 from tests.benchmarks.faults.verdicts import generator_of
-from tests.dataset_writer import write_dataset
 from tests.golden.golden_files import golden_weights
-from tests.reduced import CONFIGS, DATASET, STREET_GRID, experiment_file, experiment_overrides, settings_words
-from tests.reduced import train_words as words_of_train
-from tests.small_stores import EXACT_FULL, TRAIN, dump_words
-from tests.store.made_up_targets import fill
+from tests.shared.dataset_writer import write_dataset
+from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, experiment_file, experiment_overrides, settings_words
+from tests.shared.reduced import train_words as words_of_train
+from tests.shared.small_stores import EXACT_FULL, TRAIN, dump_words
+from tests.targets.store.made_up_targets import fill
 
 SCANS = {"00": 3, "08": 1}
 POINTS = 800

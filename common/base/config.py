@@ -1,0 +1,212 @@
+"""Typed, strict settings: YAML files plus `key=value` overrides, checked by pydantic.
+
+A YAML file may name another one to build on with `extends: other.yaml` (relative to itself, or one of the packaged
+configs); its own keys win.
+"""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.base.config_files import find_config, known_configs
+from common.base.errors import SettingsError
+from common.base.files import write_atomically
+from common.base.text import printable, printable_lines
+
+LISTED = 20
+NOT_DECIMAL = re.compile(r"[-+]?0[0-9_]+|.*:.*")
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 2
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 120
+"""Shows values of any size and depth in a few words."""
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys.
+
+    Attributes:
+        config_folder: folder of `configs/` in which a file of such settings is found by its bare name; empty for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    config_folder: ClassVar[str] = ""
+
+
+def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[str] = ()) -> SettingsT:
+    """Read settings from a YAML file.
+
+    Args:
+        kind: the settings class.
+        path: YAML file; where it is looked up says `config_files.find_config`.
+        overrides: `key=value` with dots for nested keys (`optimiser.learning_rate=1e-3`); values are YAML.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key is unknown, missing or ill-typed. Names the file, the key and,
+            for an unknown key, the nearest known one.
+    """
+    found = find_config(path, kind.config_folder)
+    if found is None:
+        known = known_configs(kind.config_folder) if kind.config_folder else []
+        raise SettingsError(f"{path}: no such file." + (f" Packaged configs: {', '.join(known)}." if known else ""))
+    folders: list[Path] = []
+    values = read_yaml(found, folders=folders)
+    try:
+        for override in overrides:
+            apply_override(values, override)
+    except SettingsError as error:
+        raise SettingsError(f"{found}: {error.message}") from error
+    return parse_settings(kind, values, str(found), folders)
+
+
+def parse_settings(
+    kind: type[SettingsT], values: dict[str, Any], source: str, beside: Iterable[Path] = ()
+) -> SettingsT:
+    """Check a plain dictionary against a settings class.
+
+    Args:
+        kind: the settings class.
+        values: the dictionary.
+        source: named in errors.
+        beside: folders in which files that the settings name are looked up as well.
+    """
+    try:
+        return kind.model_validate(values, context={"beside": tuple(beside)})
+    except ValidationError as error:
+        found = error.errors()
+        problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])
+        problems += f"\n  and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
+
+
+def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
+    """A YAML file as a dictionary, with `extends` followed.
+
+    Args:
+        path: the file.
+        children: the files that led here.
+        folders: gets the folder of each file that was read.
+    """
+    path = Path(path)
+    if folders is not None:
+        folders.append(path.parent)
+    if path.resolve() in children:
+        raise SettingsError(f"{path}: extends itself, by way of {', '.join(map(str, children))}")
+    try:
+        values = parsed(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path}: not text in UTF-8 (byte {error.start}). Save the file as UTF-8, or check the path."
+        ) from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: holds {type(values).__name__}; settings are 'key: value' lines.")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise SettingsError(f"{path}: extends names {parent!r}; write the name of one YAML file")
+    base = path.parent / parent
+    found = base if base.exists() else find_config(parent)
+    return _merge(read_yaml(found or base, (*children, path.resolve()), folders), values)
+
+
+def write_yaml(settings: Settings, path: str | Path) -> None:
+    """Write settings, whole or not at all, so that `load_settings` reads them back."""
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomically(Path(path), text.encode())
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Change plain settings in place by one `key=value`, see `load_settings`.
+
+    Raises:
+        SettingsError: it is not of that form, or the key has no place.
+    """
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise SettingsError(f"'{override}' is not of the form key=value")
+    value = parsed(text, f"'{override}'")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise SettingsError(f"'{override}': '{parent}' is a single value, it has no keys below it")
+    values[last] = value
+
+
+def parsed(text: str, source: str) -> Any:
+    """What YAML text holds.
+
+    Raises:
+        SettingsError: it is not valid; names `source`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except RecursionError as error:
+        raise SettingsError(
+            f"{source}: nests more deeply than any settings do. Check that it is the right file."
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{source}: not valid YAML: {printable_lines(str(error))}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as people mean them.
+
+    YAML 1.1 reads `1e-3` as text, `010` as 8 and `1:30` as 90. Here the first is a number and the others are text; a
+    setting that is a number takes the second as 10 and refuses the third.
+    """
+
+    def integer(self, node: yaml.ScalarNode) -> int | str:
+        """A number, but for one that YAML 1.1 takes for octal or sexagesimal."""
+        text = str(node.value)
+        return text if NOT_DECIMAL.fullmatch(text) else self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _describe(kind: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        return f"{key or 'settings'}: {problem['msg']} (got {SHORT.repr(problem.get('input'))})"
+    known = list(_fields_at(kind, location[:-1]))
+    near = difflib.get_close_matches(location[-1], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _fields_at(kind: type[BaseModel], location: list[str]) -> Iterator[str]:
+    for part in location:
+        field = kind.model_fields.get(part)
+        if field is None:
+            continue
+        nested = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+        kind = next((a for a in nested if issubclass(a, BaseModel)), kind)
+    yield from kind.model_fields

@@ -1,0 +1,60 @@
+"""Choosing the device to compute on."""
+
+import os
+import re
+
+import torch
+
+from common.base.errors import SettingsError
+
+DEVICE_NAME = re.compile(r"cpu|cuda(:(?P<index>\d+))?")
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The device that a user named, after one small computation on it.
+
+    Args:
+        name: `cpu`, `cuda` (the first GPU; under torchrun this process's own),
+            `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
+
+    Raises:
+        SettingsError: the name is unknown, or the GPU is not there or does not compute. `auto` does not fall back to
+            the CPU from a GPU that is there but broken: that would hide a fault behind a run a hundred times slower.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # Under torchrun each process of a machine takes a GPU of its own.
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    match = DEVICE_NAME.fullmatch(name)
+    if match is None:
+        raise SettingsError(f"unknown device '{name}'; choose auto, cpu, cuda, or one GPU such as cuda:1")
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(match["index"] or 0)
+    _check_cuda(name, index)
+    return torch.device("cuda", index)
+
+
+def _check_cuda(name: str, index: int) -> None:
+    if torch.version.cuda is None:
+        raise SettingsError(
+            f"device '{name}': this PyTorch ({torch.__version__}) is built without CUDA. Install a CUDA build of the "
+            "same version, or choose DEVICE=cpu."
+        )
+    if not torch.cuda.is_available():
+        raise SettingsError(
+            f"device '{name}': PyTorch finds no usable GPU. Check that `nvidia-smi` lists one, that its driver is new "
+            f"enough for CUDA {torch.version.cuda}, that CUDA_VISIBLE_DEVICES does not hide it; or choose DEVICE=cpu."
+        )
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise SettingsError(f"device '{name}': there are {count} GPUs, cuda:0 to cuda:{count - 1}")
+    try:
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"device '{name}' ({torch.cuda.get_device_name(index)}) does not compute: {reason} "
+            "Check with `nvidia-smi` whether it is in use or too old for this PyTorch, or choose DEVICE=cpu."
+        ) from error

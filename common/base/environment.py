@@ -1,0 +1,98 @@
+"""What a run was made with: versions, devices and the state of the project's own code, kept beside its results."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import __version__
+
+PROJECT = "polar-distill"
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "torch",
+    "spconv-cu118",
+    "cumm-cu118",
+    "torch-scatter",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "pydantic",
+    "click",
+    "safetensors",
+)
+"""Packages whose version can change a result, or the reading of a file."""
+
+GIT_TIMEOUT_SECONDS = 10
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what this process runs, as plain values that JSON and YAML can hold.
+
+    Returns:
+        `project` (version), `git_commit` and `git_modified` (None outside a checkout), `python`, `platform`,
+        `processors`, `threads` (of PyTorch), `cuda` (version PyTorch was built for, or None), `devices` (names of the
+        usable GPUs), `packages` (version by name, None where not installed).
+    """
+    commit, modified = git_state(REPOSITORY)
+    return {
+        "project": __version__,
+        "git_commit": commit,
+        "git_modified": modified,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": processors(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "devices": cuda_device_names(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a package, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cuda_device_names() -> list[str]:
+    """Names of the GPUs that PyTorch can see, by index."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit of a checkout and whether tracked files differ from it; (None, None) where `folder` is no checkout's root.
+
+    A missing git, or one that refuses, counts as no checkout: results must not depend on it.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve():
+        return None, None
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else bool(changes)
+
+
+def processors() -> int:
+    """Processors that this process may use; fewer than the machine has where it is bound to some of them."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,1 +1,0 @@
-"""Formats of scans on disk: one class in one file each, see `common.scan_files`."""

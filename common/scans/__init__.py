@@ -1,0 +1,1 @@
+"""Scans: datasets and their files, labels, the polar grid, views, batches."""

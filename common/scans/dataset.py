@@ -1,0 +1,168 @@
+"""A dataset: which scans there are, and a scan with its labels on a grid."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from common.base.config import Settings
+from common.base.errors import DataError
+from common.scans.label_map import LabelMap, load_label_map
+from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
+from common.scans.scan_files import ScanFiles, scan_files
+from common.scans.scan_id import ScanId
+from common.scans.view import View, apply_view
+
+
+class GridSettings(Settings):
+    """The polar grid that teacher and student share.
+
+    Attributes:
+        volume: `polarnet` (rho 3..50 m, z -3..1.5 m) or `cylinder3d` (rho 0..50 m, z -4..2 m).
+        shape: bins along rho, phi, z.
+    """
+
+    volume: str = "polarnet"
+    shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
+
+    @field_validator("shape")
+    @classmethod
+    def _usable(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        problem = shape_problem(shape)
+        if problem:
+            raise ValueError(problem)
+        return shape
+
+    def grid(self) -> PolarGrid:
+        """The grid itself."""
+        return PolarGrid.named(self.volume, self.shape)
+
+
+class ScanSelection(NamedTuple):
+    """Scans of some splits and sequences.
+
+    Attributes:
+        scans: in order.
+        notes: one line for each kind of thing that was left out.
+    """
+
+    scans: list[ScanId]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan as read from disk.
+
+    Attributes:
+        points: float32 [N, 4].
+        labels: uint8 [N] training labels, or None where the scan has no label file.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Scans on disk and what their labels mean.
+
+    Attributes:
+        files: the scans.
+        label_map: classes, splits and label ids.
+    """
+
+    files: ScanFiles
+    label_map: LabelMap
+
+    @classmethod
+    def open(cls, root: Path, label_map: LabelMap) -> "Dataset":
+        """The dataset below a folder, in the format that the label map names.
+
+        Raises:
+            SettingsError: there is no such format.
+        """
+        return cls(scan_files(root, label_map.format), label_map)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the scans."""
+        return self.files.root
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, "unlabelled" included."""
+        return len(self.label_map.classes)
+
+    def select(self, names: Iterable[str]) -> ScanSelection:
+        """Scans of splits and sequences, in order.
+
+        A sequence asked for by its number must have scans. Of a split, the sequences that have some are taken and the
+        others reported, since people often keep a part of a dataset on disk.
+
+        Raises:
+            DataError: nothing is there, a sequence asked for by number is missing, or one cannot be listed.
+        """
+        names, splits = list(names), self.label_map.splits
+        present = set(self.files.sequences())
+        numbered = set(self.label_map.sequences(name for name in names if name not in splits))
+        wanted = self.label_map.sequences(names)
+        absent = [sequence for sequence in wanted if sequence not in present and sequence not in numbered]
+        found = [sequence for sequence in wanted if sequence not in absent]
+        if not found:
+            raise DataError(
+                f"{self.root}: no sequence of {', '.join(names)} ({', '.join(wanted)}) is here. Sequences present: "
+                f"{', '.join(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
+            )
+        scans, notes = self.files.scans(found), []
+        if absent:
+            notes.append(f"sequences without scans on this disk, left out: {', '.join(absent)}")
+        hidden = self.files.left_out(found)
+        if hidden:
+            more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""
+            notes.append(f"left out {hidden[0]}{more}: names that begin with a dot are no part of a dataset")
+        return ScanSelection(scans, notes)
+
+    def has_labels(self, scan: ScanId) -> bool:
+        """Whether a scan has labels."""
+        return self.files.has_labels(scan)
+
+    def unlabelled(self, scans: Iterable[ScanId]) -> list[ScanId]:
+        """Those of some scans that have no labels."""
+        return [scan for scan in scans if not self.has_labels(scan)]
+
+    def read(self, scan: ScanId) -> LabelledScan:
+        """Points and training labels of a scan.
+
+        Raises:
+            DataError: a file is missing, damaged or mislabelled; names the file.
+        """
+        points = self.files.points(scan)
+        if not self.has_labels(scan):
+            return LabelledScan(points, None)
+        raw = self.files.raw_labels(scan, len(points))
+        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"))
+
+
+def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:
+    """The scan as seen in a view, on the grid."""
+    return voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+
+
+def open_dataset(root: Path, description: Path) -> Dataset:
+    """The dataset below a folder that a YAML file describes.
+
+    Raises:
+        SettingsError: the description cannot be used.
+    """
+    return Dataset.open(root, load_label_map(description))
+
+
+def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:
+    """The scans of an epoch in random order, in batches; the last one may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(scans))
+    shuffled = [scans[row] for row in order]
+    return [shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size)]

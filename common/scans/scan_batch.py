@@ -1,0 +1,89 @@
+"""Voxelised scans, batched as PyTorch tensors for teacher and student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from common.base.records import move_tensors, no_rows
+from common.scans.polar_grid import VoxelisedScan
+
+
+@dataclass(frozen=True)
+class ScanBatch:
+    """B scans one after another. Voxels are sorted by (scan, rho, phi, z); pillars by (scan, rho, phi).
+
+    Attributes:
+        point_features: float32 [N, 9].
+        point_voxel: int64 [N], row in `voxels` of each point.
+        voxels: int64 [V, 4], (scan, rho, phi, z) of each occupied voxel.
+        voxel_labels: int64 [V], 0 = unlabelled.
+        pillars: int64 [P, 3], (scan, rho, phi) of each occupied pillar.
+        voxel_pillar: int64 [V], row in `pillars` of each voxel.
+        grid_shape: bins along rho, phi, z.
+        scans: number of scans B.
+    """
+
+    point_features: torch.Tensor
+    point_voxel: torch.Tensor
+    voxels: torch.Tensor
+    voxel_labels: torch.Tensor
+    pillars: torch.Tensor
+    voxel_pillar: torch.Tensor
+    grid_shape: tuple[int, int, int]
+    scans: int
+
+    @property
+    def point_pillar(self) -> torch.Tensor:
+        """Row in `pillars` of each point, int64 [N]."""
+        return self.voxel_pillar[self.point_voxel]
+
+    def to(self, device: torch.device | str) -> "ScanBatch":
+        """The same batch on another device."""
+        return move_tensors(self, device)
+
+    def without_scans(self) -> "ScanBatch":
+        """A batch of no scan on the same grid."""
+        return replace(no_rows(self), scans=0)
+
+
+def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
+    """Put voxelised scans one after another."""
+    voxels = np.concatenate([with_scan_column(scan.voxels, row) for row, scan in enumerate(scans)])
+    first_voxel = np.cumsum([0] + [len(scan.voxels) for scan in scans])
+    point_voxel = np.concatenate([scan.point_voxel + first for scan, first in zip(scans, first_voxel, strict=False)])
+    pillars, voxel_pillar = pillars_of(voxels)
+    return ScanBatch(
+        point_features=torch.from_numpy(np.concatenate([scan.point_features for scan in scans])),
+        point_voxel=torch.from_numpy(point_voxel),
+        voxels=torch.from_numpy(voxels),
+        voxel_labels=torch.from_numpy(np.concatenate([scan.voxel_labels for scan in scans]).astype(np.int64)),
+        pillars=torch.from_numpy(pillars),
+        voxel_pillar=torch.from_numpy(voxel_pillar),
+        grid_shape=grid_shape,
+        scans=len(scans),
+    )
+
+
+def with_scan_column(bins: np.ndarray, scan: int) -> np.ndarray:
+    """Put the scan's number in the batch before its bins: [M, K] -> int64 [M, 1 + K]."""
+    out = np.empty((len(bins), bins.shape[1] + 1), np.int64)
+    out[:, 0] = scan
+    out[:, 1:] = bins
+    return out
+
+
+def pillars_of(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pillars of sorted voxels.
+
+    Args:
+        voxels: int [V, K], sorted by row; the last column is the height bin.
+
+    Returns:
+        pillars int64 [P, K - 1] sorted, and the row in them of each voxel, int64 [V].
+    """
+    above = voxels[:, :-1]
+    starts = np.ones(len(voxels), bool)
+    starts[1:] = (above[1:] != above[:-1]).any(axis=1)
+    return np.ascontiguousarray(above[starts], dtype=np.int64), np.cumsum(starts) - 1

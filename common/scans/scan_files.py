@@ -1,0 +1,80 @@
+"""Scans on disk: what a format must be able to do. One class in one file of `common/scans/formats` each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from common.base.named import named_class
+from common.scans.scan_id import ScanId
+
+ROOM = "common.scans.formats"
+
+
+class ScanFiles(ABC):
+    """The scans below a folder. A format of your own subclasses it; the dataset's YAML file names it (`format`).
+
+    Attributes:
+        name: of the format, and of its file in `common/scans/formats`.
+        root: the folder.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @abstractmethod
+    def sequences(self) -> list[str]:
+        """Sequences that have scans, sorted.
+
+        Raises:
+            DataError: the folder does not hold this format, or cannot be listed.
+        """
+
+    @abstractmethod
+    def scans(self, sequences: Iterable[str]) -> list[ScanId]:
+        """All scans of some sequences, in order.
+
+        Raises:
+            DataError: a sequence is missing, has no scan or cannot be listed.
+        """
+
+    @abstractmethod
+    def points(self, scan: ScanId) -> np.ndarray:
+        """Points of a scan, float32 [N, 4]: x, y, z in metres around the sensor, remission.
+
+        Raises:
+            DataError: they cannot be read, or hold what no sensor says; names the file.
+        """
+
+    @abstractmethod
+    def has_labels(self, scan: ScanId) -> bool:
+        """Whether the scan has labels.
+
+        Raises:
+            DataError: there is no telling.
+        """
+
+    @abstractmethod
+    def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
+        """Raw labels of a scan of so many points, uint32 [N]: class in the low 16 bits, instance in the high 16.
+
+        Raises:
+            DataError: they cannot be read, or do not belong to the scan; names the file.
+        """
+
+    def left_out(self, sequences: Iterable[str]) -> list[str]:
+        """What lies among the scans of some sequences without being one, as paths below the root."""
+        return []
+
+
+def scan_files(root: Path, name: str = "semantic_kitti") -> ScanFiles:
+    """The scans below a folder in the format of that name, or of a class of your own, `package.module:Class`.
+
+    Raises:
+        SettingsError: there is no such format.
+    """
+    return named_class(name, ROOM, ScanFiles, "format of a dataset")(root)

@@ -1,0 +1,152 @@
+"""Scan files held against the identity of their store: quickly on every read, wholly when written and verified."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from common.scans.scan_id import ScanId
+from common.targets.store.chunks import MemberError
+from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures
+from common.targets.store.identity import StoreIdentity, differences
+from common.targets.store.layout import FileLayout, FileOrigin, attributes_of
+from common.targets.store.members import GroupMembers, read_members
+from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, EncodedTargets, targets_of
+
+
+class CheckedFile(NamedTuple):
+    """A scan file that has passed every check: where its targets come from, and its arrays."""
+
+    origin: FileOrigin
+    members: GroupMembers
+
+
+class ForeignFileError(Exception):
+    """A scan file is whole, but does not belong where it stands.
+
+    Attributes:
+        lines: one for each difference: what the file has, and what its place asks for.
+        summary: the differences in one line, of the file only.
+    """
+
+    def __init__(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        self.lines = differences(found, expected, sides=("the file", "its place in the store"))
+        other = [f"{name} {value}" for name, value in found.items() if value != expected[name]]
+        self.summary = f"is of another store: it has {', '.join(other)}"
+        super().__init__(self.summary)
+
+
+def expected_features(identity: StoreIdentity) -> dict[str, tuple[ArrayEncoding, int]]:
+    """Encoding and channels of every array of features that the scan files of a store hold, by name."""
+    encoding = identity.encoding
+    features = {LOGITS: (encoding.logits, len(identity.classes))}
+    for name, channels in identity.layers.items():
+        features[f"{name}{PILLAR_FEATURES}"] = (encoding.pillar_features, channels)
+        if identity.voxel_features:
+            features[f"{name}{VOXEL_FEATURES}"] = (encoding.voxel_features, channels)
+    return features
+
+
+def check_belongs(members: GroupMembers, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
+    """Refuse a file of another store, scan or view, by its attributes.
+
+    Raises:
+        ForeignFileError: it is one.
+        MemberError: its attributes are not those of a scan file.
+    """
+    origin, layout = attributes_of(members, FileOrigin), attributes_of(members, FileLayout)
+    features = expected_features(identity)
+    expected: dict[str, Any] = {
+        "teacher_hash": identity.teacher_hash,
+        "scan": str(scan),
+        "view_index": view,
+        "grid_shape": identity.grid.shape,
+    }
+    found: dict[str, Any] = {
+        "teacher_hash": origin.teacher_hash,
+        "scan": origin.scan,
+        "view_index": origin.view_index,
+        "grid_shape": layout.grid_shape,
+    }
+    for name, stored in layout.features.items():
+        expected[f"encoding of {name}"] = features[name][0] if name in features else None
+        found[f"encoding of {name}"] = stored.encoding
+    # Files were written without it once; what else they say has to do for those.
+    if origin.identity_hash is not None:
+        expected["identity_hash"], found["identity_hash"] = identity.hash, origin.identity_hash
+    if found != expected:
+        raise ForeignFileError(found, expected)
+    return origin
+
+
+def read_checked(
+    members: GroupMembers, identity: StoreIdentity, layers: list[str], voxel_features: bool
+) -> EncodedTargets:
+    """Targets of a file that belongs to a store.
+
+    Raises:
+        MemberError: an array is damaged or missing, or has other channels than the store's; names it.
+    """
+    targets = targets_of(members, layers, voxel_features)
+    features = expected_features(identity)
+    for name, stored in named_features(targets).items():
+        channels = stored.values.shape[1]
+        if channels != features[name][1]:
+            raise MemberError(name, f"has {channels} channels; the store's identity says {features[name][1]}")
+    return targets
+
+
+def check_scan_file(content: bytes, identity: StoreIdentity, scan: ScanId, view: int) -> CheckedFile:
+    """Check everything about a scan file that its store lets one know. What is written has to pass, and is verified so.
+
+    Raises:
+        ForeignFileError: it belongs to another store, scan or view.
+        MemberError: a byte is not what was written, or the file does not hold exactly what the identity promises:
+            every layer, with its channels; a row for each coordinate; coordinates sorted, each once and within the
+            grid; finite numbers. Names the array.
+    """
+    members = read_members(content)
+    origin = check_belongs(members, identity, scan, view)
+    targets = read_checked(members, identity, list(identity.layers), identity.voxel_features)
+    check_contents(targets)
+    members.check_zip()
+    arrays = {
+        f"{name}{suffix}"
+        for name, (encoding, _) in expected_features(identity).items()
+        for suffix in STORED_DTYPES[encoding]
+    }
+    further = members.metadata.keys() - arrays - targets.coordinates.keys()
+    if further:
+        raise MemberError(min(further), "does not belong into a file of this store")
+    return CheckedFile(origin, members)
+
+
+def check_contents(targets: EncodedTargets) -> None:
+    """Refuse numbers that no teacher may have said.
+
+    Raises:
+        MemberError: one is NaN or infinite; names the array.
+    """
+    for name, features in named_features(targets).items():
+        # Decoding everything takes longer than all else; almost always the largest numbers settle it.
+        parts = [part for part in (features.values, features.channel_scale, features.row_scale) if part is not None]
+        bound = math.prod(map(largest, parts))
+        if not bound <= torch.finfo(torch.float32).max and not torch.isfinite(features.decode()).all():
+            raise MemberError(name, "holds NaN or infinity")
+
+
+def largest(numbers: torch.Tensor) -> float:
+    """Largest absolute value; NaN if there is one."""
+    if not numbers.is_floating_point():
+        return -float(torch.iinfo(numbers.dtype).min)
+    if not numbers.numel():
+        return 0.0
+    low, high = numbers.aminmax()
+    return max(abs(float(low)), abs(float(high)))
+
+
+def named_features(targets: EncodedTargets) -> dict[str, DecodableFeatures]:
+    """Features by the names of their arrays."""
+    pillars = {f"{name}{PILLAR_FEATURES}": layer.features for name, layer in targets.layers.items()}
+    voxels = {f"{name}{VOXEL_FEATURES}": layer.features for name, layer in targets.voxel_layers.items()}
+    return {LOGITS: targets.logits, **pillars, **voxels}

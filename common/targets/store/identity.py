@@ -1,0 +1,191 @@
+"""What made a store: two stores with equal identities hold interchangeable targets."""
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from common.base.config import Settings, parse_settings
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import MOST_CELLS, PolarGrid
+from common.scans.scan_id import ScanId, is_name
+from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
+from common.targets.store.encoding import ArrayEncoding
+
+FORMAT_VERSION = 2
+
+MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS = 1000, 256, 65_536
+"""Of each scan, of a teacher, of a layer: bounds of the work that a manifest can cause, beyond what anyone dumps."""
+
+
+class TargetEncoding(Settings):
+    """How arrays are written: `float32`, `float16`, `int8_channel` or `int8_row` (see `encoding.encode`).
+
+    Attributes:
+        pillar_features: of every layer.
+        voxel_features: of every layer.
+        logits: of every voxel.
+        codec: `zstd` for small files, `lz4` for fast reading, `none`.
+        level: of the codec.
+    """
+
+    pillar_features: ArrayEncoding = "float16"
+    voxel_features: ArrayEncoding = "float16"
+    logits: ArrayEncoding = "float16"
+    codec: Literal["zstd", "lz4", "none"] = "zstd"
+    level: int = Field(1, ge=1, le=9)
+
+
+class ViewSet(Settings):
+    """The views that a store holds of every scan: view 0 is the identity, the others are drawn by the policy.
+
+    Attributes:
+        count: number of views of each scan; with anchors it is theirs, and may be left at 1.
+        policy: how views 1, 2, ... are drawn.
+        anchors: hold these views of every scan instead of drawn ones.
+    """
+
+    count: int = Field(1, ge=1, le=MOST_VIEWS)
+    policy: ViewPolicy = ViewPolicy()
+    anchors: AnchorSet | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ViewSet":
+        if self.anchors is None:
+            return self
+        if self.anchors.count > MOST_VIEWS:
+            raise ValueError(f"anchors: {self.anchors.count} views of each scan, at most {MOST_VIEWS} are possible")
+        if self.count not in (1, self.anchors.count):
+            raise ValueError(f"count: these anchors are {self.anchors.count} views, not {self.count}; leave count out")
+        if self.policy != ViewPolicy():
+            raise ValueError("policy: anchors are not drawn; leave the policy out")
+        object.__setattr__(self, "count", self.anchors.count)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_without_anchors(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stores of drawn views keep the identity, and its hash, that they had before there were anchors.
+        values: dict[str, Any] = serialise(self)
+        if self.anchors is None:
+            del values["anchors"]
+        return values
+
+    def view(self, scan: ScanId, index: int, azimuth_bins: int) -> View:
+        """View number `index` of a scan, on a grid of so many azimuth bins."""
+        if self.anchors is not None:
+            return anchor_view(self.anchors, index, azimuth_bins)
+        return draw_view(self.policy, scan, index)
+
+    def describe(self) -> str:
+        """The views in one line."""
+        if self.anchors is not None:
+            flips, rotations = ", ".join(self.anchors.flips), self.anchors.rotations
+            return f"{self.count} of each scan; anchors: flips {flips} in {rotations} rotations"
+        policy = ", ".join(f"{name} {value}" for name, value in self.policy.model_dump().items())
+        return f"{self.count} of each scan" + (f"; {policy}" if self.count > 1 else "")
+
+
+class GridIdentity(Settings):
+    """A polar grid and its volume (metres, radians, metres)."""
+
+    shape: tuple[int, int, int]
+    minimum: tuple[float, float, float]
+    maximum: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _is_a_volume(self) -> "GridIdentity":
+        if min(self.shape) < 1 or math.prod(self.shape) > MOST_CELLS:
+            raise ValueError(f"shape: every size is at least 1, and there are at most {MOST_CELLS} cells")
+        limits = zip(self.minimum, self.maximum, strict=True)
+        if not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in limits):
+            raise ValueError("minimum, maximum: the first is below the second along each axis, and both are finite")
+        return self
+
+
+class StoreIdentity(Settings):
+    """Everything that decides what the targets in a store are.
+
+    Attributes:
+        format_version: of the files.
+        teacher_hash: SHA-256 of the teacher's acting weights.
+        grid: of the teacher, and of any student that reads the store.
+        classes: class names by training class; the order of the logits.
+        learning_map: raw label id to training class.
+        layers: channels of each teacher layer that is kept.
+        voxel_features: whether the layers' voxel features are kept beside their pillar features.
+        encoding: of the arrays.
+        views: of every scan.
+    """
+
+    format_version: int = FORMAT_VERSION
+    teacher_hash: str
+    grid: GridIdentity
+    classes: list[str]
+    learning_map: dict[int, int]
+    layers: dict[str, int] = Field(max_length=MOST_LAYERS)
+    voxel_features: bool
+    encoding: TargetEncoding
+    views: ViewSet
+
+    @field_validator("layers")
+    @classmethod
+    def _are_layers(cls, layers: dict[str, int]) -> dict[str, int]:
+        # Names of layers become names of arrays, and of their members in zip files.
+        wrong = [name for name, channels in layers.items() if not is_name(name) or not 0 < channels <= MOST_CHANNELS]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r:.100} with {layers[wrong[0]]} channels cannot be a layer")
+        return layers
+
+    @classmethod
+    def of(
+        cls,
+        teacher_hash: str,
+        grid: PolarGrid,
+        label_map: LabelMap,
+        layers: dict[str, int],
+        voxel_features: bool,
+        encoding: TargetEncoding,
+        views: ViewSet,
+    ) -> "StoreIdentity":
+        """The identity of a store that is about to be written."""
+        return cls(
+            teacher_hash=teacher_hash,
+            grid=grid_identity(grid),
+            classes=label_map.names,
+            learning_map=label_map.learning_map,
+            layers=layers,
+            voxel_features=voxel_features,
+            encoding=encoding,
+            views=views,
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def grid_identity(grid: PolarGrid) -> GridIdentity:
+    """A grid as it stands in a manifest.
+
+    Raises:
+        SettingsError: no store can have it.
+    """
+    values = {"shape": grid.shape, "minimum": grid.minimum, "maximum": grid.maximum}
+    return parse_settings(GridIdentity, values, "the grid of a store")
+
+
+def differences(
+    stored: Any, expected: Any, name: str = "", sides: tuple[str, str] = ("the store", "this run")
+) -> list[str]:
+    """Field-by-field differences of two JSON-like values, one line each; `sides` is what the two are called there."""
+    if isinstance(stored, dict) and isinstance(expected, dict):
+        keys = list(dict.fromkeys([*stored, *expected]))
+        return [
+            line
+            for key in keys
+            for line in differences(stored.get(key), expected.get(key), f"{name}.{key}" if name else str(key), sides)
+        ]
+    return [] if stored == expected else [f"  {name}: {sides[0]} has {stored!r}, {sides[1]} has {expected!r}"]

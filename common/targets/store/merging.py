@@ -1,0 +1,133 @@
+"""Several stores of one identity, dumped on several machines, as one."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.base.errors import StoreError
+from common.base.files import replacing
+from common.base.overlap import started_ahead
+from common.targets.store.identity import differences
+from common.targets.store.maintenance import inspect_bytes
+from common.targets.store.storage import MissingFileError, Storage, refused
+from common.targets.store.store import ScanView, TargetStore
+
+Holders = dict[ScanView, list[TargetStore]]
+
+
+def check_mergeable(sources: Sequence[TargetStore]) -> None:
+    """Refuse stores that were not made by the same teacher in the same way.
+
+    Raises:
+        StoreError: lists each difference.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        lines = differences(
+            first.identity.model_dump(mode="json"),
+            other.identity.model_dump(mode="json"),
+            sides=(first.location, other.location),
+        )
+        if lines:
+            raise StoreError(
+                f"{other.location}: was made otherwise than {first.location}; nothing was merged.\n"
+                + "\n".join(lines)
+                + "\nMerge only stores that were dumped with the same teacher and settings; `convert` can make a store "
+                "of less like one of more."
+            )
+
+
+def holders(sources: Sequence[TargetStore]) -> Holders:
+    """Which stores hold each scan-view, in the order of the scan-views.
+
+    Raises:
+        StoreError: two stores hold a scan-view in different sizes.
+    """
+    found: Holders = {}
+    sizes: dict[ScanView, int] = {}
+    unequal = []
+    for store in sources:
+        for item, size in store.sizes().items():
+            found.setdefault(item, []).append(store)
+            if sizes.setdefault(item, size) != size:
+                unequal.append(item)
+    if unequal:
+        raise conflict(unequal[0], found[unequal[0]], len(unequal))
+    return dict(sorted(found.items()))
+
+
+def conflict(item: ScanView, stores: Sequence[TargetStore], count: int = 1) -> StoreError:
+    """Two stores hold different targets for the same scan-view."""
+    scan, view = item
+    others = f" (and {count - 1} more scan-views)" if count > 1 else ""
+    return StoreError(
+        f"scan {scan}, view {view}{others} differs between {' and '.join(store.location for store in stores)}. Find "
+        "out which one is right with `verify --live`, and delete the file in the other one."
+    )
+
+
+def whole_copy(item: ScanView, stores: Sequence[TargetStore]) -> bytes:
+    """The scan file that several stores hold, from one whose copy is whole.
+
+    Raises:
+        StoreError: no copy is whole, or whole copies differ.
+    """
+    scan, view = item
+    whole: dict[bytes, TargetStore] = {}
+    problems = []
+    for store in stores:
+        try:
+            content = store.storage.read(store.name(scan, view))
+        except (MissingFileError, OSError) as error:
+            problems.append(f"{store.location}: cannot be read ({error})")
+            continue
+        problem = inspect_bytes(store.identity, scan, view, content)
+        if problem is None or problem.is_note:
+            whole[content] = store
+        else:
+            problems.append(f"{store.location}: {problem.array} {problem.text}")
+    if len(whole) > 1:
+        raise conflict(item, list(whole.values()))
+    if not whole:
+        raise StoreError(
+            f"scan {scan}, view {view}: no whole copy: {'; '.join(problems)}. Run the command repair there."
+        )
+    return next(iter(whole))
+
+
+def copy_all(found: Holders, target: TargetStore, threads: int = 1) -> Iterator[int]:
+    """Copy the scan-views that `target` does not hold yet into it, with threads; yields the bytes of each.
+
+    Raises:
+        StoreError: as `whole_copy`, or a file cannot be written.
+    """
+
+    def copy(item: ScanView) -> int:
+        content = whole_copy(item, found[item])
+        target.storage.write(target.name(*item), content)
+        return len(content)
+
+    left = [item for item, stores in found.items() if target not in stores]
+    for _, future in started_ahead(copy, left, 2 * threads, threads):
+        yield future.result()
+
+
+def archive_all(found: Holders, rest: Storage, path: Path, threads: int = 1) -> Iterator[int]:
+    """Write scan-views, and the files of `rest` (the manifest, and records of what was skipped), into one zip archive
+    that is a read-only store, whole or not at all; yields bytes of each scan-view.
+
+    Raises:
+        StoreError: as `whole_copy`, or the archive cannot be written.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder. Choose another name for the archive.")
+    try:
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name, _ in sorted(rest.sizes()):
+                archive.writestr(zipfile.ZipInfo(name), rest.read(name))
+            for item, future in started_ahead(lambda item: whole_copy(item, found[item]), found, 2 * threads, threads):
+                content = future.result()
+                archive.writestr(zipfile.ZipInfo(found[item][0].name(*item)), content)
+                yield len(content)
+    except OSError as error:
+        raise refused(path, "written", error) from error

@@ -1,0 +1,276 @@
+"""One scan-view as one standard Zarr v3 group in a zip file: stored members, one chunk and one checksum per array.
+
+Arrays, all at the root of the group (`cache/README.md` describes them for readers of other programs):
+
+    voxels.480x360x32        uint32 [V]      occupied voxels, linear index (rho * phi_bins + phi) * z_bins + z, sorted
+    logits                   [V, classes]    teacher logits, one row for each occupied voxel
+    pillars.240x180          uint32 [M]      pillars at that resolution, linear index rho * phi_bins + phi, sorted
+    down1c.pillar_features   [M, C]          one row for each pillar at the layer's resolution
+    voxels.240x180x16        uint32 [S]      active voxels at that resolution (only with voxel features)
+    down1c.voxel_features    [S, C]          one row for each active voxel (only with voxel features)
+
+Layers of equal resolution share one array of coordinates. Features in one byte have their scales beside them, under
+the same name and a suffix. zarr writes the files; `read_members` reads them without it, several times faster.
+"""
+
+import io
+import math
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from common.base.errors import StoreError
+from common.targets.store.chunks import MemberError
+from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, decodable, encode, misfit
+from common.targets.store.identity import TargetEncoding
+from common.targets.store.layout import FileLayout, attributes_of
+from common.targets.store.members import GroupMembers
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+
+PILLAR_FEATURES = ".pillar_features"
+VOXEL_FEATURES = ".voxel_features"
+LOGITS = "logits"
+_SILENCE = threading.Lock()
+
+
+@dataclass(frozen=True)
+class EncodedLayer:
+    """Features of one layer as stored, and its resolution: (R, P) for pillars, (R, P, Z) for voxels."""
+
+    features: DecodableFeatures
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedTargets:
+    """Targets of one scan-view as stored; `decode` makes them `TeacherTargets` on the device where they are.
+
+    Attributes:
+        grid_shape: (R, P, Z) of the grid.
+        coordinates: int32, sorted linear indices by array name (`voxels.480x360x32`).
+        logits: of every occupied voxel.
+        layers: pillar features by teacher layer.
+        voxel_layers: voxel features by teacher layer.
+    """
+
+    grid_shape: tuple[int, int, int]
+    coordinates: dict[str, torch.Tensor]
+    logits: DecodableFeatures
+    layers: dict[str, EncodedLayer]
+    voxel_layers: dict[str, EncodedLayer]
+
+    @property
+    def voxels(self) -> torch.Tensor:
+        """Sorted linear indices of the occupied voxels, int32 [V]."""
+        return self.coordinates[coordinates_name("voxels", self.grid_shape)]
+
+    def to(self, device: torch.device | str) -> "EncodedTargets":
+        """The same targets on another device."""
+
+        def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
+            return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
+
+        coordinates = {name: linear.to(device, non_blocking=True) for name, linear in self.coordinates.items()}
+        return EncodedTargets(
+            self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
+        )
+
+    def decode(self) -> TeacherTargets:
+        """Targets of one scan: bins as int64 rows with the scan's number 0 first, features as float32."""
+        bins = {name: from_linear(linear, shape_of(name)) for name, linear in self.coordinates.items()}
+        layers = {}
+        for name, layer in self.layers.items():
+            radial, azimuth = layer.shape
+            pillars = bins[coordinates_name("pillars", layer.shape)]
+            layers[name] = PillarFeatures(pillars, layer.features.decode(), (radial, azimuth))
+        voxel_layers = {}
+        for name, layer in self.voxel_layers.items():
+            radial, azimuth, height = layer.shape
+            voxels = bins[coordinates_name("voxels", layer.shape)]
+            voxel_layers[name] = VoxelFeatures(voxels, layer.features.decode(), (radial, azimuth, height))
+        grid_voxels = bins[coordinates_name("voxels", self.grid_shape)]
+        return TeacherTargets(grid_voxels, self.logits.decode(), layers, voxel_layers)
+
+
+def encoded_as_is(targets: TeacherTargets, grid_shape: tuple[int, int, int]) -> EncodedTargets:
+    """Targets of one scan in the form in which stored ones are read; `decode` gives them back. No voxel features."""
+    coordinates = {coordinates_name("voxels", grid_shape): linear_tensor(targets.voxels, grid_shape)}
+    for layer in targets.layers.values():
+        coordinates.setdefault(coordinates_name("pillars", layer.shape), linear_tensor(layer.pillars, layer.shape))
+    layers = {name: EncodedLayer(DecodableFeatures(part.features), part.shape) for name, part in targets.layers.items()}
+    return EncodedTargets(grid_shape, coordinates, DecodableFeatures(targets.logits), layers, {})
+
+
+def linear_tensor(bins: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """As `to_linear`, as the int32 tensor that `EncodedTargets` holds."""
+    return torch.from_numpy(to_linear(bins, shape).view(np.int32))
+
+
+def scan_file_bytes(
+    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
+) -> bytes:
+    """The file of one scan-view. Equal targets give equal bytes.
+
+    Raises:
+        StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
+            names the array.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    layers: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
+        if features.ndim != 2:
+            raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
+        stored = encode(features.detach().float().cpu().numpy(), how, name)
+        arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
+        layers[name] = {"shape": list(shape), "encoding": how}
+
+    def place(kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> None:
+        name = coordinates_name(kind, shape)
+        if bins.ndim != 2 or bins.shape[1] != 1 + len(shape) or bins[:, 0].any():
+            raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
+        try:
+            linear = to_linear(bins, shape)
+        except ValueError as error:
+            raise StoreError(f"{name}: a bin is beyond the grid ({error})") from error
+        if not np.array_equal(arrays.setdefault(name, linear), linear):
+            raise StoreError(f"{name}: teacher layers of this resolution have different coordinates")
+
+    place("voxels", targets.voxels, grid_shape)
+    add(LOGITS, targets.logits, encoding.logits, grid_shape)
+    for name, layer in targets.layers.items():
+        place("pillars", layer.pillars, layer.shape)
+        add(f"{name}{PILLAR_FEATURES}", layer.features, encoding.pillar_features, layer.shape)
+    for name, voxel_layer in targets.voxel_layers.items():
+        place("voxels", voxel_layer.voxels, voxel_layer.shape)
+        add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
+    return zip_of_group(arrays, {**attributes, "grid_shape": list(grid_shape), "features": layers}, encoding)
+
+
+def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any], encoding: TargetEncoding) -> bytes:
+    """Arrays and attributes as a Zarr v3 group in a zip file, always in the same order and without times."""
+    members: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(members), attributes=dict(attributes))
+    for name, values in arrays.items():
+        group.create_array(
+            name,
+            data=values,
+            chunks=tuple(max(size, 1) for size in values.shape),
+            compressors=[*compressors(values, encoding), Crc32cCodec()],
+            # An absent chunk would mean zeros; here it must mean damage.
+            config={"write_empty_chunks": True},
+        )
+    # Warnings are switched off and on for the whole process: files are written by several threads.
+    with _SILENCE, warnings.catch_warnings():
+        # Not in the v3 specification yet: readers that do not know it find every array's own metadata as well.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(group.store)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name), members[name].to_bytes())
+    return buffer.getvalue()
+
+
+def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec | ZstdCodec]:
+    """Codecs of one array: the bytes of wider numbers are shuffled first, single bytes need no shuffling."""
+    if encoding.codec == "none":
+        return []
+    if encoding.codec == "zstd" and values.dtype.itemsize == 1:
+        return [ZstdCodec(level=encoding.level)]
+    shuffle = BloscShuffle.shuffle if values.dtype.itemsize > 1 else BloscShuffle.bitshuffle
+    return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
+
+
+def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+    """Targets of one scan-view from its file. All checksums are verified.
+
+    Args:
+        members: the file, from `read_members`.
+        layers: teacher layers to read; the others are not decoded.
+        voxel_features: read the layers' voxel features too.
+
+    Raises:
+        MemberError: the file is damaged, lacks an array, or its arrays do not fit together; names the array.
+    """
+    layout = attributes_of(members, FileLayout)
+    grid_shape = layout.grid_shape
+    coordinates: dict[str, torch.Tensor] = {}
+
+    def layer(name: str, kind: Literal["pillars", "voxels"]) -> EncodedLayer:
+        stored = layout.features.get(name)
+        if stored is None:
+            raise MemberError(name, "is not in the file")
+        if not stored.fits(grid_shape[:2] if kind == "pillars" else grid_shape):
+            raise MemberError(name, f"has the resolution {stored.shape} on a grid of {grid_shape}")
+        arrays = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored.encoding]}
+        wrong = misfit(arrays, stored.encoding)
+        if wrong is not None:
+            raise MemberError(f"{name}{wrong[0]}", wrong[1])
+        place = coordinates_name(kind, stored.shape)
+        if place not in coordinates:
+            coordinates[place] = read_coordinates(members, place, math.prod(stored.shape))
+        features = decodable(arrays)
+        if len(coordinates[place]) != len(features.values):
+            raise MemberError(name, f"has {len(features.values)} rows for {len(coordinates[place])} {place}")
+        return EncodedLayer(features, stored.shape)
+
+    logits = layer(LOGITS, "voxels")
+    if logits.shape != grid_shape:
+        raise MemberError(LOGITS, f"has the resolution {logits.shape} instead of the grid's {grid_shape}")
+    names = list(layers)
+    pillar_layers = {name: layer(f"{name}{PILLAR_FEATURES}", "pillars") for name in names}
+    voxel_layers = {name: layer(f"{name}{VOXEL_FEATURES}", "voxels") for name in names} if voxel_features else {}
+    return EncodedTargets(grid_shape, coordinates, logits.features, pillar_layers, voxel_layers)
+
+
+def read_coordinates(members: GroupMembers, name: str, cells: int) -> torch.Tensor:
+    """Linear indices int32 [M] of one resolution with so many cells.
+
+    Raises:
+        MemberError: they are missing or damaged, beyond the grid, unsorted or not unique.
+    """
+    linear = members.array(name)
+    if linear.dtype != np.uint32 or linear.ndim != 1:
+        raise MemberError(name, f"is {linear.dtype} {linear.shape} instead of a row of uint32")
+    if len(linear) and int(linear.max()) >= cells:
+        raise MemberError(name, f"has the index {int(linear.max())}; there are {cells} cells")
+    if not (linear[1:] > linear[:-1]).all():
+        raise MemberError(name, "is not sorted, or names a cell twice")
+    return torch.from_numpy(linear.view(np.int32))
+
+
+def coordinates_name(kind: str, shape: Iterable[int]) -> str:
+    """For example `pillars.240x180`."""
+    return f"{kind}.{'x'.join(map(str, shape))}"
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    """The inverse of `coordinates_name`."""
+    return tuple(int(size) for size in name.rpartition(".")[2].split("x"))
+
+
+def to_linear(bins: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Bins int64 [M, 1 + K] (scan first) of one scan to linear indices, uint32 [M]."""
+    columns = bins[:, 1:].cpu().numpy()
+    return np.ravel_multi_index(tuple(columns.T), shape).astype(np.uint32)
+
+
+def from_linear(linear: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The inverse of `to_linear`: int64 [M, 1 + K], scan 0."""
+    rest = linear.long()
+    out = rest.new_zeros(len(rest), 1 + len(shape))
+    for column in range(len(shape), 0, -1):
+        size = shape[column - 1]
+        out[:, column] = rest % size
+        rest = torch.div(rest, size, rounding_mode="floor")
+    return out

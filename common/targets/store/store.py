@@ -1,0 +1,298 @@
+"""Targets of many scans in one storage, with a manifest that says what made them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from common.base.errors import DataError, StoreError
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import PolarGrid
+from common.scans.scan_id import ScanId
+from common.scans.view import View
+from common.targets.store.checks import ForeignFileError, check_belongs, check_scan_file, read_checked
+from common.targets.store.chunks import MemberError
+from common.targets.store.encoding import UnstorableError
+from common.targets.store.identity import StoreIdentity, differences, grid_identity
+from common.targets.store.layout import FileOrigin
+from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
+from common.targets.store.members import read_members
+from common.targets.store.opening import open_storage
+from common.targets.store.scan_file import EncodedTargets, scan_file_bytes
+from common.targets.store.storage import MissingFileError, Storage
+from common.targets.teacher_targets import TeacherTargets
+
+SEQUENCES = "sequences/"
+SUFFIX = ".zarr.zip"
+VIEW_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
+
+ScanView = tuple[ScanId, int]
+"""A scan and the number of one of its views."""
+
+Parsed = TypeVar("Parsed")
+
+
+class TargetStore:
+    """Targets of many scans, one file for each scan and view.
+
+    A scan's targets appear whole or not at all, and any number of processes may write different scans without talking
+    to each other. The listing of the files is the index: it cannot disagree with them. Make a store with
+    `create_or_resume` or `open`.
+
+    Attributes:
+        storage: where the files are.
+        identity: what made them.
+    """
+
+    def __init__(self, storage: Storage, identity: StoreIdentity) -> None:
+        self.storage = storage
+        self.identity = identity
+
+    @classmethod
+    def create_or_resume(
+        cls, location: str | Path | Storage, identity: StoreIdentity, provenance: dict[str, Any]
+    ) -> "TargetStore":
+        """Open a store for writing; make it where there is none.
+
+        Args:
+            location: folder, URL or storage.
+            identity: of what is about to be written.
+            provenance: package versions and the like; recorded when the store is made, never compared.
+
+        Raises:
+            StoreError: the store was made by something else; lists each difference.
+        """
+        storage = open_storage(location)
+        # Of several processes that start at once one creates the manifest; all compare theirs with it.
+        storage.create(MANIFEST, manifest_bytes(identity, provenance))
+        store = cls.open(storage)
+        lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
+        if lines:
+            raise StoreError(
+                f"{storage.location}: this store was made with other settings; nothing was written.\n"
+                + "\n".join(lines)
+                + "\nChoose another CACHE, delete this one, or use the settings it was made with."
+            )
+        return store
+
+    @classmethod
+    def open(cls, location: str | Path | Storage) -> "TargetStore":
+        """Open an existing store.
+
+        Raises:
+            StoreError: there is none, or its manifest is damaged or of another format version.
+        """
+        storage = open_storage(location)
+        return cls(storage, read_manifest(storage).identity)
+
+    @property
+    def location(self) -> str:
+        """Where the store is."""
+        return self.storage.location
+
+    def check_fits(self, grid: PolarGrid, label_map: LabelMap, layers: Iterable[str]) -> None:
+        """Refuse an experiment that this store was not made for.
+
+        Raises:
+            StoreError: grid, volume, classes or learning map differ, or a layer is not in the store; lists each
+                difference.
+        """
+        stored = self.identity.model_dump(mode="json", include={"grid", "classes", "learning_map"})
+        expected = {
+            "grid": grid_identity(grid).model_dump(mode="json"),
+            "classes": label_map.names,
+            "learning_map": label_map.model_dump(mode="json")["learning_map"],
+        }
+        lines = differences(stored, expected)
+        absent = [name for name in layers if name not in self.identity.layers]
+        if absent:
+            lines.append(f"  layers: the experiment needs {absent}, the store has {list(self.identity.layers)}")
+        if lines:
+            raise StoreError(
+                f"{self.location}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
+                "Change the experiment's settings, or dump targets for them into another CACHE folder."
+            )
+
+    def name(self, scan: ScanId, view: int) -> str:
+        """File of one scan and view, whether it exists or not."""
+        return f"{SEQUENCES}{scan.sequence}/{scan.frame}.v{view}{SUFFIX}"
+
+    def sizes(self) -> dict[ScanView, int]:
+        """Bytes of every scan and view whose targets are in the store.
+
+        Raises:
+            StoreError: the store cannot be listed, or holds a scan file whose name is that of no scan and view.
+        """
+        found = {}
+        for name, size in self.storage.sizes(SEQUENCES):
+            # Copies from a Mac bring a companion of each file along.
+            if name.endswith(SUFFIX) and not name.rpartition("/")[2].startswith("._"):
+                found[self._scan_view(name)] = size
+        return found
+
+    def finished(self) -> set[ScanView]:
+        """Every scan and view whose targets are in the store."""
+        return set(self.sizes())
+
+    def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> int:
+        """Write the targets of one scan and view, whole or not at all.
+
+        Args:
+            scan: which scan.
+            index: number of the view.
+            view: its parameters.
+            targets: of this one scan.
+            points: of the scan as read from disk; their hash is stored, so that a changed scan is noticed.
+
+        Returns:
+            size of the file in bytes.
+
+        Raises:
+            UnstorableError: a target is NaN or infinite, or too large for its encoding.
+            StoreError: the targets are not what this store's identity promises (see `checks.check_scan_file`), the view
+                is not one of the store's, or the file cannot be written.
+        """
+        views = self.identity.views.count
+        if not 0 <= index < views:
+            raise StoreError(f"scan {scan}: there is no view {index} among the {views} of {self.location}")
+        attributes = {
+            "scan": str(scan),
+            "view_index": index,
+            "view": view.model_dump(mode="json"),
+            "scan_sha256": scan_hash(points),
+            "teacher_hash": self.identity.teacher_hash,
+            "identity_hash": self.identity.hash,
+        }
+        try:
+            data = scan_file_bytes(targets, self.identity.grid.shape, self.identity.encoding, attributes)
+            check_scan_file(data, self.identity, scan, index)
+        except UnstorableError as error:
+            raise UnstorableError(f"scan {scan}, view {index}: {error.message}") from error
+        except (StoreError, MemberError, ForeignFileError) as error:
+            raise StoreError(f"scan {scan}, view {index}: {error}") from error
+        self.storage.write(self.name(scan, index), data)
+        return len(data)
+
+    def read_encoded(
+        self,
+        scan: ScanId,
+        index: int,
+        points: np.ndarray | None,
+        layers: Iterable[str] | None = None,
+        voxel_features: bool = False,
+    ) -> tuple[EncodedTargets, View]:
+        """Targets of one scan and view as stored, on the CPU, and the view they belong to. Checksums are verified.
+
+        Args:
+            scan: which scan.
+            index: number of the view.
+            points: of the scan as read from disk, to be sure that it is the one the teacher saw; None not to check.
+            layers: teacher layers to read, all by default.
+            voxel_features: read the layers' voxel features too.
+
+        Raises:
+            StoreError: the targets are missing, damaged, or belong to another scan, another version of it or another
+                teacher.
+        """
+        if voxel_features and not self.identity.voxel_features:
+            raise StoreError(f"{self.location}: keeps no voxel features; dump again with voxel_features=true")
+        names = list(self.identity.layers if layers is None else layers)
+        if not self.identity.layers.keys() >= set(names):
+            raise StoreError(f"{self.location}: keeps the layers {list(self.identity.layers)}, not all of {names}")
+
+        def parse(data: bytes) -> tuple[EncodedTargets, View]:
+            members = read_members(data)
+            origin = check_belongs(members, self.identity, scan, index)
+            self._check_scan(scan, index, origin, points)
+            return read_checked(members, self.identity, names, voxel_features), origin.view
+
+        return self._parsed(scan, index, parse)
+
+    def read(
+        self,
+        scan: ScanId,
+        index: int,
+        points: np.ndarray | None,
+        layers: Iterable[str] | None = None,
+        voxel_features: bool = False,
+    ) -> tuple[TeacherTargets, View]:
+        """As `read_encoded`, decoded to float32."""
+        targets, view = self.read_encoded(scan, index, points, layers, voxel_features)
+        return targets.decode(), view
+
+    def verify(self, scan: ScanId, index: int) -> dict[str, int]:
+        """Check everything about the file of one scan and view, see `checks.check_scan_file`.
+
+        Returns:
+            stored bytes by array.
+
+        Raises:
+            StoreError: something is damaged or missing; names the scan and the array.
+        """
+
+        def parse(data: bytes) -> dict[str, int]:
+            return check_scan_file(data, self.identity, scan, index).members.stored_bytes()
+
+        return self._parsed(scan, index, parse)
+
+    def _parsed(self, scan: ScanId, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """What `parse` makes of a scan file; a damaged or outdated copy of the file is read anew once."""
+        data = self._bytes(scan, index)
+        try:
+            return self._parse(scan, index, data, parse)
+        except StoreError:
+            if not self.storage.drop_local_copy(self.name(scan, index)):
+                raise
+        return self._parse(scan, index, self._bytes(scan, index), parse)
+
+    def _parse(self, scan: ScanId, index: int, data: bytes, parse: Callable[[bytes], Parsed]) -> Parsed:
+        try:
+            return parse(data)
+        except MemberError as error:
+            raise StoreError(
+                f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
+                "Run the command repair, or delete the file and run make dump-teacher again."
+            ) from error
+        except ForeignFileError as error:
+            raise StoreError(
+                f"{self.location}/{self.name(scan, index)}: holds other targets.\n"
+                + "\n".join(error.lines)
+                + "\nRun the command repair."
+            ) from error
+
+    def _bytes(self, scan: ScanId, index: int) -> bytes:
+        try:
+            return self.storage.read(self.name(scan, index))
+        except MissingFileError as error:
+            raise StoreError(
+                f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
+                "exactly what is missing."
+            ) from error
+
+    def _check_scan(self, scan: ScanId, index: int, origin: FileOrigin, points: np.ndarray | None) -> None:
+        if points is not None and origin.scan_sha256 != scan_hash(points):
+            raise StoreError(
+                f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
+                "Restore the scan, or run the command repair, which dumps it again."
+            )
+
+    def _scan_view(self, name: str) -> ScanView:
+        sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
+        frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
+        try:
+            if VIEW_NUMBER.fullmatch(view) is None:
+                raise DataError(f"{view!r} is not the number of a view.")
+            return ScanId(sequence, frame), int(view)
+        except DataError as error:
+            raise StoreError(
+                f"{self.location}: holds the file {name!r}, which a store never writes: {error.message} Do not trust "
+                "this store if you did not make it; if you did, delete that file."
+            ) from error
+
+
+def scan_hash(points: np.ndarray) -> str:
+    """SHA-256 of a scan's points as stored on disk."""
+    return hashlib.sha256(np.ascontiguousarray(points).data).hexdigest()

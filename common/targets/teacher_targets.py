@@ -1,0 +1,113 @@
+"""What a teacher says about scans: the one thing that travels from stage one to stage two."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from common.base.errors import StoreError
+from common.base.records import move_tensors, no_rows
+
+
+@dataclass(frozen=True)
+class PillarFeatures:
+    """One teacher layer reduced to pillars (maximum over height); pillars that are not listed hold zeros.
+
+    Attributes:
+        pillars: int64 [M, 3], (scan, rho, phi) at the layer's own resolution, sorted.
+        features: float [M, C].
+        shape: (R, P), radial and azimuth bins of the layer.
+    """
+
+    pillars: torch.Tensor
+    features: torch.Tensor
+    shape: tuple[int, int]
+
+    def dense(self, scans: int) -> torch.Tensor:
+        """The layer as a map, zeros where there is no pillar: [scans, C, R, P], dtype of `features`."""
+        radial, azimuth = self.shape
+        out = self.features.new_zeros(scans, radial, azimuth, self.features.shape[1])
+        scan, rho, phi = self.pillars.unbind(1)
+        out[scan, rho, phi] = self.features
+        return out.permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> "PillarFeatures":
+        """The same features on another device."""
+        return move_tensors(self, device)
+
+
+@dataclass(frozen=True)
+class VoxelFeatures:
+    """Features of the active voxels of one teacher layer.
+
+    Attributes:
+        voxels: int64 [S, 4], (scan, rho, phi, z) at the layer's own resolution, sorted.
+        features: float [S, C].
+        shape: (R, P, Z) bins of the layer.
+    """
+
+    voxels: torch.Tensor
+    features: torch.Tensor
+    shape: tuple[int, int, int]
+
+    def to(self, device: torch.device | str) -> "VoxelFeatures":
+        """The same features on another device."""
+        return move_tensors(self, device)
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """Targets of one scan, or of a batch of scans.
+
+    Attributes:
+        voxels: int64 [V, 4], (scan, rho, phi, z) of the occupied voxels, sorted.
+        logits: float [V, classes], one row for each voxel.
+        layers: pillar features by teacher layer name.
+        voxel_layers: voxel features by teacher layer name; empty unless the cache keeps them and they are asked for.
+    """
+
+    voxels: torch.Tensor
+    logits: torch.Tensor
+    layers: dict[str, PillarFeatures]
+    voxel_layers: dict[str, VoxelFeatures] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> "TeacherTargets":
+        """The same targets on another device."""
+        moved = move_tensors(self, device)
+        layers = {name: layer.to(device) for name, layer in self.layers.items()}
+        voxel_layers = {name: layer.to(device) for name, layer in self.voxel_layers.items()}
+        return replace(moved, layers=layers, voxel_layers=voxel_layers)
+
+    def without_scans(self) -> "TeacherTargets":
+        """Targets of a batch of no scan, of the same layers."""
+        layers = {name: no_rows(layer) for name, layer in self.layers.items()}
+        voxel_layers = {name: no_rows(layer) for name, layer in self.voxel_layers.items()}
+        return replace(no_rows(self), layers=layers, voxel_layers=voxel_layers)
+
+
+def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
+    """Targets of single scans as those of one batch; voxel features are left out, training does not read them.
+
+    Raises:
+        StoreError: the scans do not have the same layers.
+    """
+    names = list(scans[0].layers)
+    if any(list(scan.layers) != names for scan in scans):
+        raise StoreError("the scans of one batch have targets of different teacher layers; rebuild the cache")
+    layers = {
+        name: PillarFeatures(
+            torch.cat([with_scan(scan.layers[name].pillars, row) for row, scan in enumerate(scans)]),
+            torch.cat([scan.layers[name].features for scan in scans]),
+            scans[0].layers[name].shape,
+        )
+        for name in names
+    }
+    voxels = torch.cat([with_scan(scan.voxels, row) for row, scan in enumerate(scans)])
+    return TeacherTargets(voxels, torch.cat([scan.logits for scan in scans]), layers)
+
+
+def with_scan(bins: torch.Tensor, scan: int) -> torch.Tensor:
+    """The same bins, int64 [M, 1 + K], with `scan` in the first column."""
+    bins = bins.clone()
+    bins[:, 0] = scan
+    return bins

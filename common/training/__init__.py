@@ -1,0 +1,1 @@
+"""What every training run needs: checkpoints, resuming, records, losses, metrics, processes."""

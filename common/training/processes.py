@@ -1,0 +1,164 @@
+"""Several processes that train one model, as torchrun starts them: which one this is, and sums over all of them.
+
+One process trains as it would alone: every reduction then returns what it was given.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from common.base.devices import select_device
+from common.base.errors import SettingsError
+from common.base.shards import Shard
+
+CPU = torch.device("cpu")
+TORCHRUN = "WORLD_SIZE"
+"""The environment variable with which torchrun says how many processes there are."""
+
+
+class SumOfAll(torch.autograd.Function):
+    """Sum over all processes, of which each computes the same loss: so every addend has the gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad
+
+
+class RowsOfAll(torch.autograd.Function):
+    """The rows of all processes, of which each computes the same loss: so each takes the gradient of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, lengths: list[int], rank: int) -> torch.Tensor:
+        ctx.own = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
+        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in lengths]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return grad[ctx.own], None, None
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all that train together. Each must call the same methods in the same order.
+
+    The differentiable methods (`mean`, `rows`) are for losses that every process computes to the same value. The
+    gradients that each then has for its own part of the batch add up to those of the whole.
+
+    Attributes:
+        rank: of this process, from 0.
+        count: of all processes.
+        device: that this process computes on.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def shard(self) -> Shard:
+        """This process's share of any work."""
+        return Shard(self.rank, self.count)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes of tensors of one shape and dtype, exact for integers; carries no gradient."""
+        if self.count == 1:
+            return values
+        total = values.detach().to(self.device, copy=True)
+        distributed.all_reduce(total)
+        return total.to(values.device)
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all processes by rank, of one shape and dtype; carry no gradient."""
+        if self.count == 1:
+            return [values]
+        own = values.detach().to(self.device).contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        distributed.all_gather(parts, own)
+        return [part.to(values.device) for part in parts]
+
+    def any(self, flag: object) -> bool:
+        """Whether the flag is true in any process."""
+        return bool(flag) if self.count == 1 else bool(self.sum(torch.tensor(int(bool(flag)))))
+
+    def mean(self, value: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+        """The mean over a whole batch from the mean over each process's part, differentiable in `value`.
+
+        Args:
+            value: a scalar, the mean over this process's entries; may be NaN where there are none.
+            weight: of all of this process's entries together, such as their number; no gradient flows to it.
+
+        Returns:
+            a scalar; 0 where no process has an entry.
+        """
+        if self.count == 1:
+            return value
+        own = torch.as_tensor(weight, dtype=torch.float64, device=value.device).detach()
+        total = self.sum(own)
+        share = torch.where(total > 0, own / total, 0.0).to(value.dtype)
+        mean: torch.Tensor = SumOfAll.apply(torch.where(share > 0, value, 0.0) * share)
+        return mean
+
+    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes one after another, by rank, differentiable.
+
+        Args:
+            rows: [N, ...]; N is each process's own, the other sizes are the same.
+
+        Returns:
+            [sum of N, ...].
+        """
+        if self.count == 1:
+            return rows
+        lengths = [int(length) for length in self.gather(torch.tensor(len(rows)))]
+        gathered: torch.Tensor = RowsOfAll.apply(rows, lengths, self.rank)
+        return gathered
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def started_processes(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started, connected: by nccl with a GPU each, by gloo on CPUs. Without it, one.
+
+    Args:
+        device: that the user named, see `select_device`.
+
+    Raises:
+        SettingsError: the device cannot be used, or is one GPU for several processes.
+    """
+    if int(os.environ.get(TORCHRUN, "1")) == 1:
+        yield Processes(device=select_device(device))
+        return
+    if device.startswith("cuda:"):
+        raise SettingsError(
+            f"device '{device}' is one GPU, but torchrun gives each process its own; choose auto, cuda or cpu"
+        )
+    own = select_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), own)
+    finally:
+        distributed.destroy_process_group()

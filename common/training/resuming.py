@@ -1,0 +1,142 @@
+"""What a training run needs to go on where it stopped: strict weights, the same settings and scans, random states."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from common.base.config_files import same_config
+from common.base.errors import CheckpointError
+from common.scans.scan_id import ScanId
+from common.training.checkpoint import check_finite, check_plain, check_same_kinds, check_same_names, check_same_shapes
+
+ScansOfSequences = dict[str, dict[str, int | str]]
+"""Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""
+
+ALWAYS_SAVED = ("epoch", "step_in_epoch", "step", "best_miou")
+OTHER_GPUS = "another number of GPUs than before; random numbers go on as before only on those that there are now"
+
+
+def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, Any], may_change: set[str]) -> None:
+    """Refuse to continue a run with settings that make it another one.
+
+    Args:
+        path: of the state, for the message.
+        stored: settings of the run, as they go into JSON.
+        current: settings now, likewise.
+        may_change: names that a resumed run may change.
+
+    Raises:
+        CheckpointError: lists each setting that differs.
+    """
+    names = changed_settings(stored, current, may_change)
+    if names:
+        lines = "\n".join(f"  {name}: {stored.get(name)!r} in the run, {current[name]!r} now" for name in names)
+        raise CheckpointError(
+            f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
+        )
+
+
+def changed_settings(stored: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> list[str]:
+    """Names of the settings that are not what they were; those of a run from before may name its dataset otherwise."""
+    names = [name for name in current if name not in ignored and stored.get(name) != current[name]]
+    return [name for name in names if name != "dataset" or not same_config(stored.get(name), current[name])]
+
+
+def scans_of_sequences(scans: Iterable[ScanId]) -> ScansOfSequences:
+    """Which scans a run trains on, in a few words for its saved state."""
+    frames: dict[str, list[str]] = {}
+    for scan in scans:
+        frames.setdefault(scan.sequence, []).append(scan.frame)
+    return {
+        sequence: {"scans": len(names), "hash": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+        for sequence, names in frames.items()
+    }
+
+
+def check_same_scans(path: Path, stored: ScansOfSequences | None, current: ScansOfSequences) -> None:
+    """Refuse to continue a run on other scans. States saved before this was kept (None) get a note instead.
+
+    Raises:
+        CheckpointError: lists each sequence that differs.
+    """
+    if stored is None:
+        click.echo(f"note: {path} does not say which scans the run trained on; they cannot be compared", err=True)
+        return
+    lines = []
+    for sequence in sorted(stored.keys() | current.keys()):
+        before, now = stored.get(sequence), current.get(sequence)
+        if before != now:
+            counts = [f"{entry['scans']} scans" if entry else "none" for entry in (before, now)]
+            others = ", of other names" if counts[0] == counts[1] else ""
+            lines.append(f"  sequence {sequence}: {counts[0]} in the run, {counts[1]} now{others}")
+    if lines:
+        raise CheckpointError(
+            f"{path}: cannot resume with other training scans:\n" + "\n".join(lines) + "\nUse the run's DATA with all "
+            "its scans and labels, or another run folder."
+        )
+
+
+def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
+    """Load weights that match in every name and shape, and are finite numbers.
+
+    Raises:
+        CheckpointError: names what does not match.
+    """
+    expected = module.state_dict()
+    check_same_names(str(path), weights, expected, what)
+    check_plain(str(path), weights)
+    check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
+    check_same_kinds(str(path), weights, expected, what)
+    check_finite(str(path), weights)
+    module.load_state_dict(weights, strict=True)
+
+
+def checked_progress(stored: dict[str, Any], current: Mapping[str, float]) -> dict[str, float]:
+    """The counters of a saved run; those that it was saved without, by an older version, are left out.
+
+    Args:
+        stored: as saved.
+        current: the same counters of a run that begins.
+
+    Raises:
+        ValueError: one is unknown, missing, or no number that a run can have reached.
+    """
+    for name, value in stored.items():
+        whole = isinstance(current.get(name), int)
+        usable = isinstance(value, int) and value >= 0 if whole else isinstance(value, float) and isfinite(value)
+        if name not in current or not usable:
+            raise ValueError(f"progress: {name!r:.60} is {value!r:.60}")
+    missing = [name for name in ALWAYS_SAVED if name not in stored]
+    if missing:
+        raise ValueError(f"progress: without {', '.join(missing)}")
+    return stored
+
+
+def random_state() -> dict[str, Any]:
+    """State of PyTorch's generators; NumPy's are made anew from the seed for every use and have none."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> bool:
+    """Restore what `random_state` returned, of the GPUs that there are now as well.
+
+    Returns:
+        whether there are as many GPUs as then.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        torch.set_rng_state(state["cpu"])
+        for index, value in enumerate(state["cuda"][:gpus]):
+            torch.cuda.set_rng_state(value, index)
+    except RuntimeError as error:
+        raise ValueError(f"random state: {error}") from error
+    return len(state["cuda"]) == gpus

@@ -1,0 +1,153 @@
+"""The weights of one network in a checkpoint, wherever the program that made it has put them and whatever it put before
+their names. Only a place that holds every name of the network and no other is taken; nothing is ever loaded in part.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from common.base.errors import CheckpointError
+from common.base.text import printable
+from common.training.checkpoint import check_plain, listed, load_checkpoint
+
+WRAPPERS = ("model_state_dict", "state_dict", "model")
+"""Entries that hold the weights in common use; of several complete ones the first is taken."""
+
+EXAMPLES = 3
+FOREIGN = {"mmdetection3d": {"backbone", "decode_head"}}
+"""First parts of names by the program that gives them, and whose layers are not those of the original code."""
+
+
+class Place(NamedTuple):
+    """A part of a checkpoint that may be the weights of a network.
+
+    Attributes:
+        entry: of the file, empty for the whole.
+        content: values by name, tensors and others.
+        prefix: before the names of the network.
+        known: number of names of the network below the prefix.
+        complete: whether they are all there, and no other tensor.
+    """
+
+    entry: str
+    content: Mapping[Any, Any]
+    prefix: str
+    known: int
+    complete: bool
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Tensors by name without the prefix; with it where two names would become one."""
+        tensors = tensors_of(self.content)
+        short = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        return short if len(short) == len(tensors) else tensors
+
+    def __str__(self) -> str:
+        tensors = tensors_of(self.content)
+        below = f" in the entry '{printable(self.entry)}'" if self.entry else ""
+        return f"{len(tensors)} tensors{below}, such as {listed(list(tensors)[:EXAMPLES])}"
+
+
+def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint file under the names of a network.
+
+    They may lie in one entry of the file, and below one prefix; both are said. Where no place holds just the names of
+    the network, the one that holds most of them is returned, for `check_same_names` to refuse.
+
+    Args:
+        path: of the file.
+        names: of the network's weights.
+        what: the network, for messages.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; or there is none of the names, several places hold all of them, or
+            something else than plain tensors is among them.
+    """
+    found = [place_of(entry, part, names) for entry, part in parts(load_checkpoint(path))]
+    complete = [place for place in found if place.complete]
+    best = chosen(path, complete) if complete else max(found, key=lambda place: place.known, default=None)
+    if best is None or not best.known:
+        raise CheckpointError(nothing_known(path, found, names, what))
+    others = [str(name) for name in best.content if not isinstance(best.content[name], torch.Tensor)]
+    if others:
+        raise CheckpointError(
+            f"{path}: among the weights stand entries that are no tensors: {listed(others)}. "
+            "Save model.state_dict() alone."
+        )
+    weights = best.weights()
+    check_plain(str(path), weights)
+    if best.complete and (best.entry or best.prefix):
+        where = f" in the entry '{printable(best.entry)}'" if best.entry else ""
+        before = f" below the prefix '{printable(best.prefix)}'" if best.prefix else ""
+        tqdm.write(f"note: {path}: all {len(weights)} weights of {what} found{where}{before}", file=sys.stderr)
+    return weights
+
+
+def parts(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """The whole of a checkpoint and each of its entries, where they hold tensors."""
+    yield from ((entry, part) for entry, part in [("", content), *content.items()] if tensors_of(part))
+
+
+def tensors_of(part: Any) -> dict[str, torch.Tensor]:
+    """Tensors by name of what may be a mapping."""
+    if not isinstance(part, Mapping):
+        return {}
+    return {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+
+
+def place_of(entry: Any, part: Mapping[Any, Any], names: Collection[str]) -> Place:
+    """Under which prefix a part holds most of the names."""
+    tensors, wanted = tensors_of(part), set(names)
+    prefixes: Counter[str] = Counter()
+    for name in tensors:
+        words = name.split(".")
+        for start in range(len(words)):
+            rest = ".".join(words[start:])
+            if rest in wanted:
+                prefixes[name.removesuffix(rest)] += 1
+    prefix, known = max(prefixes.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
+    return Place(str(entry), part, prefix, known, known == len(wanted) == len(tensors))
+
+
+def chosen(path: Path, complete: list[Place]) -> Place:
+    """The place to take of those that hold all weights.
+
+    Raises:
+        CheckpointError: nothing says which.
+    """
+    entries = [place.entry for place in complete]
+    if len(complete) == 1:
+        return complete[0]
+    for wrapper in WRAPPERS:
+        if wrapper in entries:
+            others = [entry for entry in entries if entry != wrapper]
+            note = f"note: {path}: of several complete sets of weights '{wrapper}' is taken, not {listed(others)}"
+            tqdm.write(note, file=sys.stderr)
+            return complete[entries.index(wrapper)]
+    raise CheckpointError(
+        f"{path}: several entries hold all weights: {listed(entries)}. Save the one that is meant alone."
+    )
+
+
+def nothing_known(path: Path, found: list[Place], names: Collection[str], what: str) -> str:
+    """Says what is in a file that holds no weight of a network, and what would load."""
+    lines = [f"{path}: not {what}; nothing was loaded."]
+    lines += [f"  found: {place}{origin(place)}" for place in found] or ["  found: no tensors"]
+    lines.append(
+        f"  would load: exactly {len(names)} tensors, such as {listed(sorted(names)[:EXAMPLES])}; in one entry of the "
+        "file, and below one prefix, if need be"
+    )
+    return "\n".join(lines)
+
+
+def origin(place: Place) -> str:
+    """Which program gives such names, where that is known."""
+    first = {name.partition(".")[0] for name in tensors_of(place.content)}
+    for program, words in FOREIGN.items():
+        if words <= first:
+            return f"; {program} names them so, whose layers are others: its checkpoints cannot be used here"
+    return ""

@@ -1,0 +1,1 @@
+"""How good targets are that were carried to another view."""

@@ -1,0 +1,139 @@
+"""Measures of how far targets are from what the live teacher says about the same cloud."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets
+from common.targets.transport import linear_index
+
+TEMPERATURE = 10.0
+"""Of the logits in the divergence; the inverse of the distillation's scale 0.1."""
+
+BORDER_DISTANCES = (8, 16, 32)
+"""Azimuth bins from the border at which agreement is looked at apart."""
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """One layer of targets against the live teacher's.
+
+    Attributes:
+        cosine: of the features over the pillars that both have, each side centred by its own channel means.
+        relative_l2: |targets - live| / |live| over all pillars of either, absent ones as zeros, as a student sees them.
+        reached: share of the live teacher's pillars that the targets have.
+    """
+
+    cosine: float
+    relative_l2: float
+    reached: float
+
+
+@dataclass(frozen=True)
+class PointAgreement:
+    """Logits of some points against the live teacher's, and both against the labels; NaN where there are none.
+
+    Attributes:
+        argmax: share of points whose most likely class is the same; "unlabelled" is never an answer.
+        divergence: KL(live, targets) at temperature 10, nats, mean over points.
+        divergence_share: of the divergence summed over all points.
+        right: share of the points in labelled voxels whose most likely class is their voxel's label.
+        live_right: the same of the live teacher.
+    """
+
+    argmax: float
+    divergence: float
+    divergence_share: float
+    right: float
+    live_right: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Targets against the live teacher's on the same cloud.
+
+    Attributes:
+        argmax: as in `PointAgreement`, of all points.
+        divergence: likewise.
+        layers: by teacher layer.
+        places: points by their distance from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
+    """
+
+    argmax: float
+    divergence: float
+    layers: dict[str, LayerAgreement]
+    places: dict[str, PointAgreement]
+
+
+def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -> Agreement:
+    """Compare targets with the live teacher's on the same cloud.
+
+    Args:
+        targets: logits rows as in `live`.
+        live: what the teacher says.
+        cloud: what both speak about; its border is where the live teacher's convolutions end.
+    """
+    ours, theirs = targets.logits.double(), live.logits.double()
+    log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
+    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)[cloud.point_voxel]
+    # "Unlabelled" is never an answer.
+    carried_class, live_class = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
+    labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
+    azimuth, circle = cloud.voxels[cloud.point_voxel, 2], cloud.grid_shape[1] - 1
+    distance = torch.minimum(azimuth, (circle - 1 - azimuth).clamp_min(0))
+    places, first = {}, 0
+    for last in (*BORDER_DISTANCES, None):
+        inside = (distance >= first) & (distance < (circle if last is None else last))
+        labelled = inside & (labels > 0)
+        places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(
+            float(same[inside].mean()),
+            float(divergence[inside].mean()),
+            float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30)),
+            float((carried_class == labels)[labelled].double().mean()),
+            float((live_class == labels)[labelled].double().mean()),
+        )
+        first = last or 0
+    layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}
+    return Agreement(float(same.mean()), float(divergence.mean()), layers, places)
+
+
+def layer_agreement(targets: PillarFeatures, live: PillarFeatures) -> LayerAgreement:
+    """Compare one layer; NaN where the two share no pillar, or features do not vary."""
+    ours, theirs = linear_index(targets.pillars, targets.shape), linear_index(live.pillars, live.shape)
+    rows, known = torch.isin(ours, theirs), torch.isin(theirs, ours)
+    left, right = targets.features[rows].double(), live.features[known].double()
+    # Pillars of one side only stand against zeros.
+    missed = targets.features[~rows].double().square().sum() + live.features[~known].double().square().sum()
+    error = ((left - right).square().sum() + missed).sqrt()
+    left_centred, right_centred = left - left.mean(dim=0), right - right.mean(dim=0)
+    norms = torch.linalg.vector_norm(left_centred) * torch.linalg.vector_norm(right_centred)
+    return LayerAgreement(
+        float((left_centred * right_centred).sum() / norms),
+        float(error / torch.linalg.vector_norm(live.features.double())),
+        float(known.double().mean()),
+    )
+
+
+def mean(agreements: Sequence[Agreement]) -> Agreement:
+    """Mean of every number over agreements; by place, over those that have points, or labels, there."""
+
+    def over(numbers: Iterable[float]) -> float:
+        values = list(numbers)
+        return float(np.mean(values)) if values else float("nan")
+
+    layers = {
+        name: LayerAgreement(
+            over(one.layers[name].cosine for one in agreements),
+            over(one.layers[name].relative_l2 for one in agreements),
+            over(one.layers[name].reached for one in agreements),
+        )
+        for name in agreements[0].layers
+    }
+    places = {}
+    for name in agreements[0].places:
+        columns = zip(*(astuple(one.places[name]) for one in agreements), strict=True)
+        places[name] = PointAgreement(*(over([value for value in column if value == value]) for column in columns))
+    return Agreement(over(one.argmax for one in agreements), over(one.divergence for one in agreements), layers, places)

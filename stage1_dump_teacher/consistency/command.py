@@ -1,0 +1,100 @@
+"""The command `consistency`: targets on augmented clouds against the live teacher."""
+
+from pathlib import Path
+
+import click
+
+from common.base.command_options import (
+    config_option,
+    data_option,
+    device_option,
+    path_type,
+    set_option,
+    teacher_option,
+)
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.errors import SettingsError
+from common.scans.dataset import open_dataset
+from common.scans.polar_grid import check_distillable
+from common.scans.view import AnchorSet
+from stage1_dump_teacher.settings import DumpSettings
+
+
+@click.command()
+@data_option
+@teacher_option
+@click.option(
+    "--policy",
+    type=click.Choice(["transport", "anchors", "replay"]),
+    default="transport",
+    show_default=True,
+    help="transport: targets of the scan as it is, moved to each augmentation; anchors: targets of the nearest of an "
+    "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding.",
+)
+@click.option("--scans", "count", type=click.IntRange(min=1), default=1, show_default=True, help="Scans to measure on.")
+@click.option(
+    "--augmentation",
+    "augmentations",
+    multiple=True,
+    metavar="KIND:VALUE",
+    help="rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR; repeatable (transport). Default: ten of "
+    "them.",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
+)
+@click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the comparison.")
+@config_option
+@device_option
+@set_option
+def consistency(
+    data: Path,
+    teacher: Path,
+    policy: str,
+    count: int,
+    augmentations: tuple[str, ...],
+    draws: int | None,
+    picture: Path | None,
+    config: Path,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure how well cached targets fit augmented clouds, against the live teacher.
+
+    \b
+    Examples:
+      polar-distill consistency --data dataset --teacher teacher.pt --picture transport.png
+      polar-distill consistency --data dataset --teacher teacher.pt --policy anchors --draws 20 \\
+        --set views.anchors.rotations=4
+    """
+    if augmentations and policy != "transport":
+        raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
+    settings = load_settings(DumpSettings, config, overrides)
+    # Imported here so that the other commands start where spconv does not.
+    from stage1_dump_teacher.consistency import measure as measures
+    from stage1_dump_teacher.consistency.report import draw, markdown_tables
+
+    grid, dataset = settings.grid.grid(), open_dataset(data, settings.dataset)
+    check_distillable(grid.shape)
+    live = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
+    scans = measures.spread_scans(dataset, settings.splits, count)
+    if policy == "transport":
+        wanted = [
+            measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
+        ]
+        found = measures.measure_transport(scans, wanted, live, grid)
+    elif policy == "anchors":
+        anchors = settings.views.anchors or AnchorSet()
+        found = measures.measure_anchors(scans, anchors, draws, live, grid)
+    else:
+        found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
+    rows = measures.rows_of(found)
+    if policy == "anchors":
+        rows.sort(key=lambda row: (row.augmentation, row.way))
+    click.echo("\n".join(markdown_tables(rows, all_together=policy == "anchors")))
+    if picture is not None:
+        draw(rows, picture)
+        click.echo(f"\npicture  {picture}")

@@ -1,0 +1,140 @@
+"""Tables and a picture of how well targets fit augmented clouds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement, mean
+from stage1_dump_teacher.consistency.measure import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+DIAMONDS: dict[str, Any] = {"color": "black", "marker": "D", "s": 22, "zorder": 3}
+SMALLEST_DIVERGENCE = 1e-9
+"""Below it a divergence is rounding."""
+
+
+def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str]:
+    """Three Markdown tables, means over scans: logits and cosines; logits by place; relative L2 and pillars reached.
+
+    Args:
+        rows: at least one.
+        all_together: add a row with the mean over all measurements.
+    """
+    if all_together:
+        rows = [*rows, Row("all", "", [one for row in rows for one in row.scans])]
+    layers = list(rows[0].scans[0].layers)
+    places = list(rows[0].scans[0].places)
+    border = table_head(["augmentation", "targets", *places])
+    first = table_head(["augmentation", "targets", "arg-max", "KL", *layers])
+    second = table_head(["augmentation", "targets", *(f"{name} L2 (reached)" for name in layers)])
+    for row in rows:
+        found = mean(row.scans)
+        cosines = [f"{found.layers[name].cosine:.3f}" for name in layers]
+        start = [row.augmentation, row.way]
+        first.append(table_row([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines]))
+        border.append(table_row([*start, *places_of(found)]))
+        errors = [f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values()]
+        second.append(table_row([*start, *errors]))
+    return [
+        "Agreement with the live teacher: arg-max over points, KL at T = 10, cosine of channel-centred pillar features",
+        "",
+        *first,
+        "",
+        "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there; then "
+        "the accuracy of the targets / of the live teacher against the labels, if there are any",
+        "",
+        *border,
+        "",
+        "Relative L2 of pillar features with absent pillars as zeros, and the share of the teacher's pillars reached",
+        "",
+        *second,
+    ]
+
+
+def places_of(found: Agreement) -> list[str]:
+    """Cells of the table by place; a dash where a grid has no such place."""
+    return [place_cell(part) if part.argmax == part.argmax else "-" for part in found.places.values()]
+
+
+def place_cell(part: PointAgreement) -> str:
+    """One of them; without labels it does not say who is right."""
+    cell = f"{part.argmax:.3f}, {part.divergence:.1e} ({part.divergence_share:.0%})"
+    return cell if part.right != part.right else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
+
+
+def table_head(cells: Sequence[str]) -> list[str]:
+    """Head of a Markdown table."""
+    return [table_row(cells), table_row(["---"] * len(cells))]
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """Row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw the same means as a PNG: arg-max agreement, divergence, and the cosine of every layer.
+
+    Diamonds stand for the points that are farthest from phi = +-pi, the border that the live teacher cannot see across.
+    """
+    # Without pyplot there is no window system to ask for and no state to leave behind.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    means = [mean(row.scans) for row in rows]
+    places = np.arange(len(rows))
+    figure = Figure(figsize=(15, 2.2 + 0.38 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.4))
+    left.set(yticks=places, yticklabels=[f"{row.augmentation} ({row.way})".replace(" ()", "") for row in rows])
+    draw_arg_max(left, means)
+    draw_divergence(middle, means)
+    figure.colorbar(draw_cosines(right, means), ax=right)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    # Axes are shared: inverting one puts the first row on top in all of them.
+    if not right.yaxis_inverted():
+        right.invert_yaxis()
+    figure.savefig(path, format="png", dpi=110)
+
+
+def draw_arg_max(axes: "Axes", means: Sequence[Agreement]) -> None:
+    """Bars of arg-max agreement from somewhat below the smallest up to 1, and diamonds."""
+    places, values = range(len(means)), [one.argmax for one in means]
+    far, away = [list(one.places.values())[-1].argmax for one in means], list(means[0].places)[-1]
+    lowest = max(0.0, min(values) - 0.15 * (1.0 - min(values)) - 0.01)
+    axes.barh(places, values, color="tab:blue", label="all points")
+    axes.scatter(far, places, label=f"points far from phi = \u00b1\u03c0 ({away})", **DIAMONDS)
+    for place, value in zip(places, values, strict=True):
+        axes.text(lowest, place, f" {value:.3f}", va="center", fontsize=8, color="white")
+    axes.set(title="arg-max agreement over points", xlim=(lowest, 1.0 + 0.03 * (1.0 - lowest)))
+
+
+def draw_divergence(axes: "Axes", means: Sequence[Agreement]) -> None:
+    """Bars of the divergence and diamonds, on a logarithmic axis; none at all counts as its left end."""
+    places, values = range(len(means)), [one.divergence for one in means]
+    far = [list(one.places.values())[-1].divergence for one in means]
+    known = [value for value in (*values, *far) if value > SMALLEST_DIVERGENCE]
+    lowest, highest = min(known, default=SMALLEST_DIVERGENCE) / 10, 2 * max(known, default=1.0)
+    axes.barh(places, [max(value, lowest) for value in values], color="tab:orange", log=True)
+    axes.scatter([max(value, lowest) for value in far], places, **DIAMONDS)
+    for place, value in zip(places, values, strict=True):
+        axes.text(lowest, place, f" {value:.1e}", va="center", fontsize=8)
+    axes.set(title="KL at T = 10 (nats)", xlim=(lowest, highest))
+
+
+def draw_cosines(axes: "Axes", means: Sequence[Agreement]) -> "AxesImage":
+    """Cosine of every layer as a table in colour."""
+    layers = list(means[0].layers)
+    values = np.array([[one.layers[name].cosine for name in layers] for one in means])
+    image = axes.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+    axes.set(title="cosine of channel-centred pillar features", xticks=range(len(layers)), xticklabels=layers)
+    for place, column in np.ndindex(values.shape):
+        value = values[place, column]
+        colour = "black" if value > 0.6 else "white"
+        axes.text(column, place, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    return image

@@ -1,0 +1,178 @@
+"""Commands that look after a target store: info, verify; and what they share with repair (`store_repair`)."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from common.base.command_options import (
+    cache_option,
+    config_option,
+    device_option,
+    optional_data_option,
+    path_type,
+    set_option,
+)
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.environment import processors
+from common.base.errors import SettingsError
+from common.scans.dataset import open_dataset
+from common.scans.formats.semantic_kitti import list_scans, present_sequences
+from common.scans.scan_id import ScanId
+from common.targets.store import ScanView, TargetStore
+from common.targets.store.contents import contents
+from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample
+from common.targets.store.skipped import read_skipped
+from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_care.reports import (
+    completeness,
+    completeness_lines,
+    contents_json,
+    contents_lines,
+    count_text,
+    live_lines,
+    problem_lines,
+    skipped_lines,
+    unsigned_line,
+)
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=processors,
+    show_default="processors",
+    help="Files worked on at once.",
+)
+
+
+@click.command()
+@cache_option
+@optional_data_option
+@config_option
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what is in a store: what made it, which scans, what its arrays weigh; with --data, what is missing.
+
+    \b
+    Examples:
+      polar-distill info
+      polar-distill info --cache cache/train --data dataset --set splits=[train]
+      polar-distill info --cache s3://bucket/prefix --json
+    """
+    store = TargetStore.open(cache)
+    found, finished = contents(store), store.finished()
+    missing, expected = None, 0
+    if data is not None:
+        settings = load_settings(DumpSettings, config, overrides)
+        scans = open_dataset(data, settings.dataset).select(settings.splits).scans
+        missing = completeness(store, finished, scans)
+        expected = len(scans) * store.identity.views.count
+    skipped = read_skipped(store, finished)
+    if as_json:
+        click.echo(json.dumps(contents_json(store, found, missing, skipped), indent=1))
+        return
+    lines = contents_lines(store, found)
+    if skipped:
+        lines += ["", *skipped_lines(skipped)]
+    if missing is not None:
+        total = found.total
+        lines += ["", *completeness_lines(missing, expected, total.size / max(total.scan_views, 1))]
+    unfinished = leftovers(store)
+    if unfinished:
+        lines += ["", f"{count_text(len(unfinished), 'half-written file')} of crashed dumps: repair removes them."]
+    click.echo("\n".join(lines))
+
+
+@click.command()
+@cache_option
+@click.option("--sample", "count", type=click.IntRange(min=1), metavar="N", help="Check N random scan-views only.")
+@click.option("--seed", default=0, show_default=True, help="Of the random choices.")
+@optional_data_option
+@click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
+@click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
+@device_option
+@threads_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    cache: str,
+    count: int | None,
+    seed: int,
+    data: Path | None,
+    live: int | None,
+    teacher: Path | None,
+    device: str,
+    threads: int,
+) -> None:
+    """Check every checksum and all contents of a store; exit with status 1 if anything is wrong.
+
+    With --data, also notice scans that have changed since the teacher saw them. With --live, --data and --teacher, run
+    the teacher again and compare: differences beyond what the encoding explains are errors.
+
+    \b
+    Examples:
+      polar-distill verify --cache cache/train
+      polar-distill verify --cache cache/train --sample 200 --data dataset
+      polar-distill verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
+    """
+    if live is not None and (data is None or teacher is None):
+        raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
+    store = TargetStore.open(cache)
+    finished = store.finished()
+    chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
+    skipped = read_skipped(store, finished)
+    missing = absent(store, finished, neighbours(data, finished))
+    problems = [problem for problem in missing if problem.scan_view not in skipped]
+    problems += inspected(store, chosen, data, threads)
+    for line in problem_lines(problems):
+        click.echo(line)
+    checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
+    click.echo(f"{checked}: {count_text(len(problems), 'problem') if problems else 'nothing wrong'}")
+    if skipped:
+        click.echo("\n".join(skipped_lines(skipped)))
+    if problems:
+        click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
+    failed = bool(problems)
+    if live is not None and data is not None and teacher is not None:
+        bad = {(problem.scan, problem.view) for problem in problems}
+        usable = [item for item in finished if item not in bad]
+        failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
+    if failed:
+        context.exit(1)
+
+
+def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:
+    """Problems of scan-views that are in a store, with a progress bar; says what could not be found out."""
+    # Views beyond those of the store are foreign whatever they hold.
+    items = [item for item in items if item[1] < store.identity.views.count]
+    found = tqdm(inspect_all(store, items, data, threads), total=len(items), unit="scan", desc="verify", leave=False)
+    problems = [problem for problem in found if problem is not None]
+    unsigned = sum(problem.is_note for problem in problems)
+    if unsigned:
+        click.echo(unsigned_line(unsigned))
+    return [problem for problem in problems if not problem.is_note]
+
+
+def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
+    """All scans in `data` of the sequences that a store holds something of: those that one would miss."""
+    if data is None:
+        return []
+    held = {scan.sequence for scan, _ in finished} & set(present_sequences(data))
+    return list_scans(data, sorted(held))
+
+
+def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
+    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained."""
+    from stage1_dump_teacher.store_care.live_check import compare_live, worst
+    from stage1_dump_teacher.teachers.published_weights import load_teacher
+
+    chosen = select_device(device)
+    compared = compare_live(store, load_teacher(teacher, chosen), data, items, chosen)
+    errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
+    for line in live_lines(errors, items):
+        click.echo(line)
+    return all(error.explained for error in errors)

@@ -1,0 +1,176 @@
+"""The command repair: delete what is wrong in a store, and dump it and whatever else is missing again."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from common.base.command_options import cache_option, config_option, data_option, device_option, path_type, set_option
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.errors import StoreError
+from common.base.signals import INTERRUPTED
+from common.scans.dataset import open_dataset
+from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
+from common.targets.store.archive import ArchiveStorage
+from common.targets.store.maintenance import Problem, absent, leftovers
+from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_care.commands import inspected, threads_option
+from stage1_dump_teacher.store_care.reports import count_text, dump_lines, problem_lines
+
+FEW_FILES, SHARE = 5, 0.05
+"""Files, and share of the store, up to which repair deletes without asking; the larger of the two counts."""
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What a repair is about to do.
+
+    Attributes:
+        location: of the store.
+        files: scan files in the store.
+        problems: everything that is not as it should be.
+        delete: those whose file is to go.
+        dump: those that are to be dumped, again or for the first time.
+        half_written: files of crashed dumps.
+    """
+
+    location: str
+    files: int
+    problems: list[Problem]
+    delete: list[Problem]
+    dump: list[Problem]
+    half_written: list[Path]
+
+    @classmethod
+    def of(cls, store: TargetStore, scans: Iterable[ScanId], data: Path, threads: int) -> "RepairPlan":
+        """Inspect every file of a store that should hold some scans."""
+        known, finished = set(scans), store.finished()
+        problems = absent(store, finished, known) + inspected(store, sorted(finished), data, threads)
+        delete = [problem for problem in problems if problem.file_is_wrong]
+        views = store.identity.views.count
+        possible = [problem for problem in problems if problem.scan in known and problem.view < views]
+        dump = [problem for problem in possible if problem.kind == "missing" or problem.file_is_wrong]
+        return cls(store.location, len(finished), problems, delete, dump, leftovers(store))
+
+    def check_readings(self) -> None:
+        """Refuse to delete anything where what is read cannot be trusted.
+
+        Raises:
+            StoreError: some file was not read the same each time.
+        """
+        unsteady = [problem for problem in self.problems if problem.kind == "unsteady"]
+        if unsteady:
+            raise StoreError(
+                f"{self.location}: {len(unsteady):,} of {count_text(self.files, 'file')} came otherwise at another "
+                f"reading, the first is {unsteady[0].scan} view {unsteady[0].view}. Nothing was deleted, since files "
+                "that look damaged may be whole. Check the network and the disk, then run the command again."
+            )
+
+    @property
+    def too_many(self) -> str | None:
+        """Why somebody should look before this is done; None where it is little."""
+        if len(self.delete) <= max(FEW_FILES, SHARE * self.files):
+            return None
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(p.kind for p in self.delete).items())
+        return (
+            f"{self.location}: {len(self.delete):,} of {count_text(self.files, 'file')} would be deleted ({kinds}). "
+            "Where most are 'changed', --data is likely not the dataset that was dumped; check it. If all that is to "
+            "go and to be dumped again, say --delete-many (make: DELETE_MANY=1)."
+        )
+
+    def summary(self, verb: str) -> str:
+        """What will (or would) be done, in one line."""
+        return (
+            f"{count_text(len(self.delete), 'wrong file')} and "
+            f"{count_text(len(self.half_written), 'half-written file')} {verb} deleted, "
+            f"{count_text(len(self.dump), 'scan-view')} {verb} dumped"
+        )
+
+    def remaining(self, views: int) -> list[Problem]:
+        """Problems that neither deleting nor dumping solves."""
+        solved = set(self.dump)
+        return [problem for problem in self.problems if problem not in solved and problem.view < views]
+
+
+@click.command()
+@cache_option
+@data_option
+@click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
+@config_option
+@set_option
+@device_option
+@threads_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--delete-many", is_flag=True, help="Go on where more than 5 % of the store (and 5 files) are wrong.")
+@click.pass_context
+def repair(
+    context: click.Context,
+    cache: str,
+    data: Path,
+    teacher: Path,
+    config: Path,
+    overrides: tuple[str, ...],
+    device: str,
+    threads: int,
+    dry_run: bool,
+    delete_many: bool,
+) -> None:
+    """Delete what is damaged, foreign or of a changed scan, and dump it, and whatever else is missing, again.
+
+    Takes the settings of the dump, and refuses if they or the teacher are not those that the store was made with. A
+    file counts as wrong only when several readings give the same bytes.
+
+    \b
+    Examples:
+      polar-distill repair --data dataset --teacher teacher.pt --dry-run
+      polar-distill repair --data dataset --teacher teacher.pt --set profile=train
+    """
+    from stage1_dump_teacher.dump import identity_of, run
+    from stage1_dump_teacher.teachers.published_weights import load_teacher
+
+    settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
+    dataset = open_dataset(data, settings.dataset)
+    store = TargetStore.open(cache)
+    if isinstance(store.storage, ArchiveStorage):
+        raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
+    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), dataset.label_map)
+    TargetStore.create_or_resume(store.storage, identity, {})
+    plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)
+    for line in problem_lines(plan.problems):
+        click.echo(line)
+    click.echo(plan.summary("would be" if dry_run else "to be"))
+    plan.check_readings()
+    if dry_run:
+        click.echo(plan.too_many or "Nothing was changed.")
+        return
+    if plan.too_many and not delete_many:
+        raise StoreError(plan.too_many)
+    delete(store, plan)
+    if plan.dump:
+        report = run(settings, data, teacher, cache, chosen_device)
+        click.echo("\n".join(dump_lines(report)))
+        if report.left:
+            context.exit(INTERRUPTED)
+        if report.skipped:
+            context.exit(1)
+    left = plan.remaining(identity.views.count)
+    if left:
+        click.echo(
+            f"{count_text(len(left), 'scan-view')} could not be dumped: no scan of --data and --config, or not readable"
+        )
+        for line in problem_lines(left):
+            click.echo(line)
+        context.exit(1)
+    click.echo("The store is whole.")
+
+
+def delete(store: TargetStore, plan: RepairPlan) -> None:
+    """Delete the files that a plan names."""
+    for problem in plan.delete:
+        store.storage.delete(store.name(problem.scan, problem.view))
+    for path in plan.half_written:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Training a teacher where no published checkpoint fits."""

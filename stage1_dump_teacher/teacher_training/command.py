@@ -1,0 +1,65 @@
+"""The command `train-teacher`."""
+
+from pathlib import Path
+
+import click
+
+from common.base.command_options import data_option, device_option, path_type, resume_option, set_option
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.base.signals import INTERRUPTED
+from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
+
+
+@click.command("train-teacher")
+@data_option
+@click.option(
+    "--run",
+    "folder",
+    type=path_type,
+    default=Path("runs/teacher"),
+    show_default=True,
+    help="Folder of the training run.",
+)
+@click.option(
+    "--config",
+    type=path_type,
+    default=Path("configs/teachers/train_cylinder3d.yaml"),
+    show_default=True,
+    help="The network and its training.",
+)
+@resume_option
+@device_option
+@set_option
+@click.pass_context
+def train_teacher(
+    context: click.Context,
+    data: Path,
+    folder: Path,
+    config: Path,
+    resume: bool,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a Cylinder3D of any width on labelled scans, for datasets without a published checkpoint.
+
+    Writes teacher_best.safetensors and teacher_last.safetensors in the published layout, ready for TEACHER=.
+
+    \b
+    Examples:
+      polar-distill train-teacher --data dataset
+      polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
+    """
+    # Imported here so that the other commands start where spconv does not.
+    from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
+    from stage1_dump_teacher.teacher_training.train import reached, run
+
+    settings = load_settings(TeacherTrainingSettings, config, overrides)
+    state = run(settings, data, folder, select_device(device), resume)
+    best = folder / BEST_TEACHER
+    written = best if best.is_file() else folder / LAST_TEACHER
+    click.echo(f"teacher  {written}" + (f"  mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else ""))
+    if state.epoch < settings.epochs and not reached(state, settings):
+        click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
+        context.exit(INTERRUPTED)
+    click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}")

@@ -1,0 +1,1 @@
+"""Teachers: networks that run once over every scan."""

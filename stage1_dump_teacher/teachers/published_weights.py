@@ -1,0 +1,182 @@
+"""Published Cylinder3D checkpoints (spconv 1.x layout) to and from this project's `Cylinder3D`.
+
+Under spconv 1.2.1 a submanifold layer whose `indice_key` was already in use took the stored rulebook: slice i of its
+flattened weight acted at the i-th offset of the rulebook's kernel, and slices beyond that kernel never acted at all.
+So a published weight (k0, k1, k2, in, out) becomes this model's (out, e0, e1, e2, in) by keeping the first
+e0*e1*e2 slices, e the effective kernel. Dead slices may hold anything, NaN included, and are dropped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from common.base.errors import CheckpointError
+from common.base.weights_hash import weights_hash
+from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import TeacherTargets
+from common.training.checkpoint import (
+    check_finite,
+    check_same_kinds,
+    check_same_names,
+    check_same_shapes,
+)
+from common.training.wrapped_weights import load_weights
+from stage1_dump_teacher.teachers.cylinder3d import FEATURE_LAYERS, Cylinder3D, TeacherWidths
+from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
+
+SPARSE = "cylinder_3d_spconv_seg."
+DECLARED_KERNELS = {
+    "downCntx": {"conv1": (1, 3, 3), "conv1_2": (3, 1, 3), "conv2": (3, 1, 3), "conv3": (1, 3, 3)},
+    "resBlock": {"conv1": (3, 1, 3), "conv1_2": (1, 3, 3), "conv2": (1, 3, 3), "conv3": (3, 1, 3), "pool": (3, 3, 3)},
+    "upBlock": {
+        "trans_dilao": (3, 3, 3),
+        "up_subm": (3, 3, 3),
+        "conv1": (1, 3, 3),
+        "conv2": (3, 1, 3),
+        "conv3": (3, 3, 3),
+    },
+    "ReconNet": {"conv1": (3, 1, 1), "conv1_2": (1, 3, 1), "conv1_3": (1, 1, 3)},
+    "logits": {"": (3, 3, 3)},
+}
+"""Kernels (rho, phi, z) that the original source declares, by block and layer."""
+
+
+@dataclass(frozen=True)
+class Cylinder3DTeacher:
+    """A frozen Cylinder3D that answers for any batch: a `common.targets.teacher.Teacher`.
+
+    Attributes:
+        model: in eval mode, without gradients.
+        hash: SHA-256 of the weights that act (dead slices do not count).
+    """
+
+    model: Cylinder3D
+    hash: str
+
+    @property
+    def classes(self) -> int:
+        """Classes of its logits, "unlabelled" included."""
+        return self.model.widths.classes
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each layer."""
+        return {name: factor * self.model.widths.base for name, factor in FEATURE_LAYERS.items()}
+
+    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
+        """Targets of a batch on the teacher's device; with `voxel_features` those of the layers too."""
+        return teacher_targets(self.model, batch, layers, voxel_features)
+
+
+def load_teacher(path: Path, device: torch.device) -> Cylinder3DTeacher:
+    """Load a published-layout checkpoint strictly and freeze it.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, leaves a tensor unmatched, or holds NaN in a weight that acts.
+    """
+    published = load_weights(path, published_names(), "a Cylinder3D checkpoint")
+    widths = widths_of(published, str(path))
+    model = Cylinder3D(widths, on_cpu=device.type == "cpu")
+    weights = from_published(published, model, str(path))
+    model.load_state_dict(weights, strict=True)
+    model.requires_grad_(False)
+    return Cylinder3DTeacher(model.eval().to(device), weights_hash(weights))
+
+
+@cache
+def published_names() -> frozenset[str]:
+    """Names of all weights, which do not depend on the widths."""
+    with torch.device("meta"):
+        return frozenset(Cylinder3D(TeacherWidths()).state_dict())
+
+
+def widths_of(published: dict[str, torch.Tensor], source: str) -> TeacherWidths:
+    """Read channel counts off the shapes of a published checkpoint.
+
+    Raises:
+        CheckpointError: the telling tensors are missing or not in the spconv 1.x layout.
+    """
+    context = f"{SPARSE}downCntx.conv1.weight"
+    logits = f"{SPARSE}logits.weight"
+    compression = "cylinder_3d_generator.fea_compression.0.weight"
+    missing = [name for name in (context, logits, compression) if name not in published]
+    if missing:
+        raise CheckpointError(
+            f"{source}: not a Cylinder3D checkpoint: {', '.join(missing)} not found among its {len(published)} tensors."
+        )
+    shape = tuple(published[context].shape)
+    if shape[:3] != (1, 3, 3) or len(shape) != 5:
+        raise CheckpointError(
+            f"{source}: {context} has shape {shape}; the published spconv 1.x layout is (1, 3, 3, in, out). "
+            "A checkpoint trained with spconv 2.x computes something else than the published model and cannot be "
+            "loaded here."
+        )
+    for name, dimensions in ((logits, 5), (compression, 2)):
+        if published[name].ndim != dimensions:
+            raise CheckpointError(
+                f"{source}: {name} has shape {tuple(published[name].shape)}; {dimensions} dimensions were expected."
+            )
+    return TeacherWidths(
+        point_channels=published[compression].shape[1],
+        voxel_channels=published[compression].shape[0],
+        base=shape[4],
+        classes=published[logits].shape[-1],
+    )
+
+
+def from_published(published: dict[str, torch.Tensor], model: Cylinder3D, source: str) -> dict[str, torch.Tensor]:
+    """Weights for `model.load_state_dict` from a published state dict (without `module.` prefixes).
+
+    Raises:
+        CheckpointError: any tensor is missing, left over or of another shape, or an acting weight is not finite.
+    """
+    expected = model.state_dict()
+    what = f"Cylinder3D with {model.widths}"
+    check_same_names(source, published, expected, what)
+    shapes = {name: published_shape(name, tuple(value.shape)) for name, value in expected.items()}
+    check_same_shapes(source, published, shapes, what)
+    check_same_kinds(source, published, expected, what)
+    weights = {name: _act(name, value, tuple(expected[name].shape)) for name, value in published.items()}
+    check_finite(source, weights)
+    return {name: value.to(expected[name].dtype) for name, value in weights.items()}
+
+
+def to_published(model: Cylinder3D) -> dict[str, torch.Tensor]:
+    """The model's weights in the published layout; slices that never act are zero."""
+    published = {}
+    for name, value in model.state_dict().items():
+        value = value.detach().cpu()
+        kernel = declared_kernel(name)
+        if kernel is not None:
+            outputs, inputs = value.shape[0], value.shape[-1]
+            slices = value.permute(1, 2, 3, 4, 0).reshape(-1, inputs, outputs)
+            full = slices.new_zeros(kernel[0] * kernel[1] * kernel[2], inputs, outputs)
+            full[: len(slices)] = slices
+            value = full.reshape(*kernel, inputs, outputs)
+        published[name] = value.contiguous()
+    return published
+
+
+def published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a weight in the published layout, from its shape in this model."""
+    kernel = declared_kernel(name)
+    return shape if kernel is None else (*kernel, shape[4], shape[0])
+
+
+def declared_kernel(name: str) -> tuple[int, int, int] | None:
+    """The kernel that the original source declares for a sparse convolution's weight; None for any other tensor."""
+    if not name.startswith(SPARSE) or not name.endswith(".weight"):
+        return None
+    block, _, layer = name.removeprefix(SPARSE).removesuffix(".weight").partition(".")
+    return DECLARED_KERNELS[block.rstrip("0123456789")].get(layer)
+
+
+def _act(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if declared_kernel(name) is None:
+        return value
+    outputs, *effective, inputs = shape
+    acting = value.reshape(-1, inputs, outputs)[: effective[0] * effective[1] * effective[2]]
+    return acting.reshape(*effective, inputs, outputs).permute(4, 0, 1, 2, 3).contiguous()

@@ -1,0 +1,177 @@
+"""mIoU over all points of a dataset, by class and distance, and agreement with a teacher."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.base.errors import DataError
+from common.base.files import write_atomically
+from common.scans.dataset import Dataset
+from common.scans.label_map import LabelMap
+from common.scans.scan_id import ScanId
+from common.targets.teacher import Teacher, check_classes
+from common.training.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
+from common.training.predictor import Predictor, VoxelLogits
+from stage2_train_student.students.student import Student
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Confusion matrices of a model over all points of some scans.
+
+    Attributes:
+        by_range: rows are ground truth; one for each distance range of `RANGE_STARTS`.
+        agreement: rows are a teacher's predictions, over points with and without a label; None without a teacher.
+    """
+
+    by_range: tuple[ConfusionMatrix, ...]
+    agreement: tuple[ConfusionMatrix, ...] | None = None
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        """All distances together."""
+        return add_up(self.by_range, len(self.by_range[0].counts))
+
+
+def student_logits(student: Student) -> VoxelLogits:
+    """A student as a function from a batch to voxel logits; puts it into eval mode."""
+    student.eval()
+    return lambda batch: student(batch).voxel_logits
+
+
+def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
+    """A teacher as a function from a batch to voxel logits.
+
+    Raises:
+        SettingsError: it has other classes than the dataset.
+    """
+    check_classes(teacher, label_map)
+    return lambda batch: teacher.targets(batch, ()).logits
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    scans: list[ScanId],
+    progress: str | None = "evaluate",
+    teacher: Predictor | None = None,
+) -> Evaluation:
+    """Confusion matrices over all points of all scans, by horizontal distance from the sensor.
+
+    Args:
+        predictor: the model.
+        dataset: holds the scans.
+        scans: labelled scans.
+        progress: name of the progress bar, None for no bar.
+        teacher: to compare the model with.
+
+    Raises:
+        DataError: a scan has no labels.
+    """
+    require_labels(dataset, scans)
+    compared = None if teacher is None else teacher.predict(dataset, scans)
+    by_range = agreement = (ConfusionMatrix.empty(dataset.classes),) * len(RANGE_STARTS)
+    for _, predicted, source in predictor.predict(dataset, scans, progress):
+        assert source.labels is not None
+        distance = np.hypot(source.points[:, 0], source.points[:, 1])
+        by_range = added(by_range, count_by_distance(source.labels, predicted, distance, dataset.classes))
+        if compared is not None:
+            labels = next(compared).labels
+            agreement = added(agreement, count_by_distance(labels, predicted, distance, dataset.classes))
+    return Evaluation(by_range, None if teacher is None else agreement)
+
+
+def added(left: tuple[ConfusionMatrix, ...], right: tuple[ConfusionMatrix, ...]) -> tuple[ConfusionMatrix, ...]:
+    """Sum of each pair."""
+    return tuple(one + other for one, other in zip(left, right, strict=True))
+
+
+def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
+    """Say that scans cannot be evaluated before time is spent on them.
+
+    Raises:
+        DataError: a scan has no labels; says how many, and the first.
+    """
+    unlabelled = dataset.unlabelled(scans)
+    if unlabelled:
+        raise DataError(
+            f"{len(unlabelled)} of {len(scans)} scans have no labels, the first is {unlabelled[0]}, so mIoU cannot "
+            "be computed. Choose labelled splits; predict needs no labels."
+        )
+
+
+def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
+    """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
+
+    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, as the benchmark
+    does.
+    """
+    return {
+        "miou": known(matrix.mean_iou()),
+        "miou_all_classes": known(matrix.mean_iou_all_classes()),
+        "accuracy": known(matrix.accuracy()),
+        "points": matrix.labelled_points,
+        "iou": dict(zip(label_map.names[1:], map(known, matrix.iou()[1:]), strict=True)),
+    }
+
+
+def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
+    """`report`, and the same by distance, the confusion matrix, and agreement with a teacher where it was asked for."""
+    numbers = report(evaluation.matrix, label_map)
+    numbers["ranges"] = [
+        {"from": start, "to": end, **report(matrix, label_map)}
+        for (start, end), matrix in zip(distance_ranges(), evaluation.by_range, strict=True)
+    ]
+    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names}
+    numbers["confusion"]["counts"] = evaluation.matrix.counts.tolist()
+    if evaluation.agreement is not None:
+        total = add_up(evaluation.agreement, len(label_map.classes))
+        numbers["agreement"] = {
+            "share": known(total.accuracy()),
+            "points": total.labelled_points,
+            "ranges": [known(matrix.accuracy()) for matrix in evaluation.agreement],
+            "of_teacher_class": dict(zip(label_map.names[1:], map(known, total.recall()[1:]), strict=True)),
+        }
+    return numbers
+
+
+def distance_ranges() -> list[tuple[float, float | None]]:
+    """Start and end of each distance range in metres; the last has no end."""
+    return list(zip(RANGE_STARTS, (*RANGE_STARTS[1:], None), strict=True))
+
+
+def known(share: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if np.isnan(share) else float(share)
+
+
+def percent(share: float | None) -> str:
+    """A share as text, `-` where there is none."""
+    return f"{'-':>6}" if share is None else f"{100 * share:6.2f}"
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """An evaluation as text, from `full_report`."""
+    ranges = numbers["ranges"]
+    names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
+    lines = [f"{'class':>16}  {'all':>7}" + "".join(f"{name:>9}" for name in names) + "   IoU in %, - does not occur"]
+
+    def line(title: str, shares: list[float | None]) -> str:
+        return f"{title:>16}  {percent(shares[0]):>7}" + "".join(f"{percent(share):>9}" for share in shares[1:])
+
+    for name, iou in numbers["iou"].items():
+        lines.append(line(name, [iou, *(part["iou"][name] for part in ranges)]))
+    for title, key in (("mIoU", "miou"), ("over all classes", "miou_all_classes"), ("accuracy", "accuracy")):
+        lines.append(line(title, [numbers[key], *(part[key] for part in ranges)]))
+    if "agreement" in numbers:
+        agreement = numbers["agreement"]
+        lines.append(line("as the teacher", [agreement["share"], *agreement["ranges"]]))
+    return "\n".join([*lines, f"labelled points {numbers['points']}"])
+
+
+def write_report(path: Path, numbers: dict[str, Any]) -> None:
+    """Write the numbers as JSON."""
+    write_atomically(path, (json.dumps(numbers, indent=1) + "\n").encode())

@@ -1,0 +1,98 @@
+"""`evaluation.json`: what `evaluate` found about the student of a run, kept in the run's folder for comparisons."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from common.base.errors import DataError
+from common.scans.label_map import LabelMap
+from common.scans.scan_id import ScanId
+from stage2_train_student.evaluation.evaluate import write_report
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.state import BEST_STUDENT
+
+EVALUATION_FILE = "evaluation.json"
+REQUIRED = ("weights", "weights_sha256", "splits", "scans", "scans_sha256", "views", "seed", "miou", "iou", "points")
+"""Keys without which a report does not say what was measured."""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scans_hash(scans: Iterable[ScanId]) -> str:
+    """SHA-256 over the names of scans, independent of their order."""
+    return hashlib.sha256("\n".join(sorted(map(str, scans))).encode()).hexdigest()
+
+
+def sequences_that_chose(
+    weights: Path, settings: ExperimentSettings, evaluated_on: Iterable[str], label_map: LabelMap
+) -> list[str]:
+    """Sequences by which a run chose these weights as its best student, and on which they are evaluated too.
+
+    Args:
+        weights: a student of the run; nothing chose the last one.
+        settings: of the run.
+        evaluated_on: splits and sequences.
+        label_map: says which sequences a split is.
+    """
+    if weights.name != BEST_STUDENT:
+        return []
+    return sorted(set(label_map.sequences(evaluated_on)) & set(label_map.sequences(settings.validate_on)))
+
+
+def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:
+    """Keep a report in a run's folder, in place of the one before.
+
+    Args:
+        folder: of the run.
+        weights: the student that was evaluated, a file in that folder.
+        numbers: the report; it already names its scans by `scans_sha256`.
+
+    Returns:
+        the file.
+    """
+    path = folder / EVALUATION_FILE
+    write_report(path, {**numbers, "weights": weights.name, "weights_sha256": file_hash(weights)})
+    return path
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The evaluation kept in a run's folder, None where there is none.
+
+    Raises:
+        DataError: it is damaged, or the student that it is about has changed since.
+    """
+    path = folder / EVALUATION_FILE
+    if not path.is_file():
+        return None
+    numbers = read_report(path)
+    weights = folder / Path(numbers["weights"]).name
+    if weights.is_file() and file_hash(weights) != numbers["weights_sha256"]:
+        raise DataError(
+            f"{path}: {weights.name} has changed since it was evaluated, so these numbers are of another student. "
+            f"Run evaluate --run {folder} again."
+        )
+    return numbers
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of `evaluate` on scans that it names.
+
+    Raises:
+        DataError: it cannot be read, or lacks something that a comparison needs.
+    """
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}). Run evaluate again.") from error
+    missing = [key for key in REQUIRED if key not in numbers] if isinstance(numbers, dict) else list(REQUIRED)
+    if missing:
+        raise DataError(f"{path}: not a report of evaluate that can be compared, it lacks {', '.join(missing)}.")
+    return dict(numbers)

@@ -1,0 +1,184 @@
+"""Pictures: a scan from above as truth, student and teacher see it, and confusion matrices, as PNG."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+
+from common.base.files import write_atomically
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import PolarGrid
+from common.training.metrics import ConfusionMatrix
+from stage2_train_student.evaluation.raster import pillars_image, points_image
+
+BACKGROUND = np.array((255, 255, 255), np.uint8)
+RIGHT, WRONG, WITHOUT_LABEL = (190, 190, 190), (220, 0, 0), (235, 235, 235)
+"""Colours of points in pictures of errors; a point without a label is neither right nor wrong."""
+
+MOST_COLUMNS = 4
+PANEL_INCHES, LEGEND_ROW_INCHES, DOTS_PER_INCH = 5.0, 0.2, 130
+COLOUR_MAP = "viridis"
+
+
+@dataclass(frozen=True)
+class ScanPicture:
+    """What is known about a scan; what is None is not drawn.
+
+    Attributes:
+        title: above the picture.
+        points: float32 [N, 4], x, y, z in metres and remission.
+        truth: uint8 [N] training labels, 0 = unlabelled.
+        student: uint8 [N] predicted labels.
+        teacher: uint8 [N] predicted labels.
+        label_weights: float [R, P], sum of class weights over a pillar's voxels (LWD); NaN where nothing is labelled.
+        feature_norms: float [R', P'], length of the teacher's pillar features; NaN where there is no pillar.
+        layer: name of that teacher layer.
+    """
+
+    title: str
+    points: np.ndarray
+    truth: np.ndarray | None = None
+    student: np.ndarray | None = None
+    teacher: np.ndarray | None = None
+    label_weights: np.ndarray | None = None
+    feature_norms: np.ndarray | None = None
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image: uint8 [size, size, 3] colours, or float [size, size] values with a colour bar."""
+
+    title: str
+    image: np.ndarray
+
+
+def class_colours(label_map: LabelMap) -> np.ndarray:
+    """Colour of each training class, uint8 [C, 3]."""
+    return np.array([info.colour for info in label_map.classes], np.uint8)
+
+
+def error_colours(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Colour of each point in a picture of errors, uint8 [N, 3] from labels [N]; truth 0 is no label."""
+    kind = np.where(truth == 0, 2, prediction != truth)
+    return np.array([RIGHT, WRONG, WITHOUT_LABEL], np.uint8)[kind]
+
+
+def share_right(prediction: np.ndarray, truth: np.ndarray, word: str = "right") -> str:
+    """Share of labelled points that are predicted right, as text."""
+    labelled = truth != 0
+    return f"{100 * (prediction == truth)[labelled].mean():.1f} % {word}" if labelled.any() else "no labels"
+
+
+def panels(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float, size: int) -> list[Panel]:
+    """Images of everything that is known, in the order in which they are shown."""
+    colours = class_colours(label_map)
+
+    def points_panel(title: str, colour_of_point: np.ndarray) -> Panel:
+        return Panel(title, points_image(picture.points, colour_of_point, BACKGROUND, radius, size, dot=2))
+
+    def errors_panel(who: str, prediction: np.ndarray, truth: np.ndarray) -> Panel:
+        title = f"errors of the {who} ({share_right(prediction, truth)})"
+        return points_panel(title, error_colours(prediction, truth))
+
+    found = []
+    for name, labels in (("ground truth", picture.truth), ("student", picture.student), ("teacher", picture.teacher)):
+        if labels is not None:
+            found.append(points_panel(name, colours[labels]))
+    if picture.student is not None and picture.teacher is not None:
+        title = f"student differs from teacher ({share_right(picture.student, picture.teacher, 'the same')})"
+        found.append(points_panel(title, error_colours(picture.student, picture.teacher)))
+    if picture.label_weights is not None:
+        found.append(Panel("label weights of pillars", pillars_image(picture.label_weights, grid, radius, size)))
+    if picture.truth is not None:
+        for name, labels in (("student", picture.student), ("teacher", picture.teacher)):
+            if labels is not None:
+                found.append(errors_panel(name, labels, picture.truth))
+    if picture.feature_norms is not None:
+        title = f"length of the teacher's pillar features, {picture.layer}"
+        found.append(Panel(title, pillars_image(picture.feature_norms, grid, radius, size)))
+    return found
+
+
+def draw_scan(
+    picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float = 50.0, size: int = 600
+) -> Figure:
+    """Everything that is known about a scan, in one figure with a legend.
+
+    Args:
+        picture: what is known.
+        label_map: classes and their colours.
+        grid: that the pillar maps belong to.
+        radius: half the side of each image, metres.
+        size: pixels of a side of each image.
+    """
+    shown = panels(picture, label_map, grid, radius, size)
+    rows = max(1, math.ceil(len(shown) / MOST_COLUMNS))
+    columns = max(1, math.ceil(len(shown) / rows))
+    legend = [*zip(label_map.names, class_colours(label_map), strict=True)]
+    legend += [("right, or the same", RIGHT), ("wrong, or different", WRONG), ("no ground truth", WITHOUT_LABEL)]
+    legend_columns = max(3, 2 * columns)
+    legend_inches = LEGEND_ROW_INCHES * (2 + math.ceil(len(legend) / legend_columns))
+    height = rows * PANEL_INCHES + legend_inches
+    layout = ConstrainedLayoutEngine(rect=(0, legend_inches / height, 1, 1 - legend_inches / height))
+    figure = Figure(figsize=(columns * PANEL_INCHES, height), dpi=DOTS_PER_INCH, layout=layout)
+    figure.suptitle(f"{picture.title}, metres, x (forward) up, y to the left")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, shown, strict=False):
+        draw_panel(figure, axis, panel, radius)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    patches = [Patch(facecolor="#" + bytes(colour).hex(), edgecolor="0.6", label=name) for name, colour in legend]
+    figure.legend(handles=patches, loc="lower center", ncols=legend_columns, fontsize=9, frameon=False)
+    return figure
+
+
+def draw_panel(figure: Figure, axis: Axes, panel: Panel, radius: float) -> None:
+    """One image with its title and, for values, a colour bar."""
+    # y grows to the left: the axis is labelled with the scene's metres, not with pixels.
+    extent = (radius, -radius, -radius, radius)
+    axis.set_title(panel.title, fontsize=10)
+    axis.tick_params(labelsize=7)
+    if panel.image.ndim == 3:
+        axis.imshow(panel.image, extent=extent, interpolation="nearest")
+        return
+    positive = panel.image[np.isfinite(panel.image) & (panel.image > 0)]
+    limits = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
+    scale = LogNorm(limits[0], max(limits[1], 1.001 * limits[0]))
+    drawn = axis.imshow(panel.image, extent=extent, interpolation="nearest", cmap=COLOUR_MAP, norm=scale)
+    figure.colorbar(drawn, ax=axis, shrink=0.8)
+
+
+def draw_confusion(matrix: ConfusionMatrix, label_map: LabelMap, title: str) -> Figure:
+    """A confusion matrix: each row is a class of the ground truth, in percent of its points."""
+    counts = matrix.counts[1:, 1:].astype(np.float64)
+    points = counts.sum(axis=1)
+    share = np.divide(counts, points[:, None], out=np.full_like(counts, np.nan), where=points[:, None] > 0)
+    names, size = label_map.names[1:], len(counts)
+    figure = Figure(figsize=(3 + 0.5 * size, 2 + 0.5 * size), dpi=DOTS_PER_INCH, layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+    axis.set_title(title)
+    axis.set_xticks(range(size), names, rotation=60, ha="right")
+    axis.set_yticks(range(size), [f"{name} ({count:,.0f})" for name, count in zip(names, points, strict=True)])
+    axis.set(xlabel="prediction", ylabel="ground truth (points)")
+    for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.005), strict=True):
+        value = share[row, column]
+        text = f"{100 * value:.0f}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if value > 0.6 else "black")
+    figure.colorbar(drawn, ax=axis, shrink=0.8, label="percent of the class's points")
+    return figure
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,89 @@
+"""Prediction files in the benchmark's layout, in a folder or in a zip for its server.
+
+The server takes a zip with a folder entry for `sequences/`, each `sequences/XX/` and each `sequences/XX/predictions/`,
+and in the last a file of one little-endian uint32 raw label for each point of each scan.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from common.base.errors import SettingsError
+from common.base.files import replacing, write_atomically
+from common.scans.label_map import LabelMap
+from common.scans.scan_id import ScanId
+from common.training.predictor import ScanPrediction
+
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)
+"""Date of all members, so that equal predictions make equal zips."""
+
+FOLDER_BITS, FILE_BITS = 0o40755, 0o100644
+MSDOS_FOLDER = 0x10
+
+WriteLabels = Callable[[ScanId, bytes], None]
+
+
+def write_predictions(
+    found: Iterable[ScanPrediction], label_map: LabelMap, folder: Path | None, archive: Path | None
+) -> int:
+    """Write `sequences/00/predictions/000000.label` for every scan to a folder, to a zip, or to both.
+
+    The zip appears when it is complete. In the folder each file does, so that an interrupted run leaves whole files.
+
+    Returns:
+        number of scans.
+
+    Raises:
+        SettingsError: neither a folder nor a zip is named.
+    """
+    if folder is None and archive is None:
+        raise SettingsError("say where predictions go: --out FOLDER, --zip FILE, or both")
+    count = 0
+    with ExitStack() as stack:
+        writers: list[WriteLabels] = []
+        if folder is not None:
+            writers.append(folder_writer(folder))
+        if archive is not None:
+            writers.append(stack.enter_context(zip_writer(archive)))
+        for prediction in found:
+            data = label_map.to_raw(prediction.labels).astype("<u4").tobytes()
+            for write in writers:
+                write(prediction.scan, data)
+            count += 1
+    return count
+
+
+def prediction_name(scan: ScanId) -> str:
+    """Path of a scan's prediction file below the folder or inside the zip."""
+    return f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
+
+
+def folder_writer(folder: Path) -> WriteLabels:
+    """Writes label files below a folder, each whole or not at all."""
+    return lambda scan, data: write_atomically(folder / prediction_name(scan), data)
+
+
+@contextmanager
+def zip_writer(path: Path) -> Iterator[WriteLabels]:
+    """Writes label files into a new zip, which replaces `path` at the end."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        folders: set[str] = set()
+
+        def write(scan: ScanId, data: bytes) -> None:
+            for name in ("sequences/", f"sequences/{scan.sequence}/", f"sequences/{scan.sequence}/predictions/"):
+                if name not in folders:
+                    archive.writestr(member(name), b"")
+                    folders.add(name)
+            archive.writestr(member(prediction_name(scan)), data)
+
+        yield write
+
+
+def member(name: str) -> zipfile.ZipInfo:
+    """A compressed file, or a folder where the name ends in a slash."""
+    info = zipfile.ZipInfo(name, FIXED_TIME)
+    is_folder = name.endswith("/")
+    info.external_attr = (FOLDER_BITS if is_folder else FILE_BITS) << 16 | (MSDOS_FOLDER if is_folder else 0)
+    info.compress_type = zipfile.ZIP_STORED if is_folder else zipfile.ZIP_DEFLATED
+    return info

@@ -1,0 +1,1 @@
+"""A student's training: experiment, data, step, state."""

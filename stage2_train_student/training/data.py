@@ -1,0 +1,176 @@
+"""What the student is trained on: scans in a view, with the teacher's targets for that very cloud."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from common.base.errors import StoreError
+from common.base.overlap import started_ahead
+from common.base.shards import Shard
+from common.scans.dataset import Dataset, LabelledScan, epoch_order, voxelise_view
+from common.scans.polar_grid import PolarGrid, VoxelisedScan
+from common.scans.scan_batch import ScanBatch, batch_scans
+from common.scans.scan_id import ScanId
+from common.scans.view import IDENTITY, AnchoredView, View, anchor_view, draw_anchored_view, draw_view, rotated_by_bins
+from common.targets.composition import Anchor, anchored_targets
+from common.targets.store import EncodedTargets, TargetStore
+from common.targets.store.scan_file import encoded_as_is
+from stage2_train_student.settings import AugmentationSettings
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """One training step's worth of data.
+
+    Attributes:
+        scans: which scans; none where the batch has fewer scans than there are processes, and this one has no share.
+        batch: their voxels and points; those of a stand-in where there are no scans.
+        targets: the teacher's for each scan as stored, where they come from a cache; the stand-in's likewise.
+        shared: scans of the batch in all processes together.
+    """
+
+    scans: list[ScanId]
+    batch: ScanBatch
+    targets: list[EncodedTargets]
+    shared: int
+
+
+@dataclass(frozen=True)
+class StudentData:
+    """Loads training scans; holds no open files and no random state.
+
+    Attributes:
+        dataset: the scans.
+        grid: the polar grid.
+        store: cached targets, or None.
+        layers: teacher layers to read from the store.
+        augmentation: views where there is no store; None for none.
+        seed: of the choice of views.
+        views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
+        labelled: scans whose labels are used; None for all.
+    """
+
+    dataset: Dataset
+    grid: PolarGrid
+    store: TargetStore | None = None
+    layers: tuple[str, ...] = ()
+    augmentation: AugmentationSettings | None = None
+    seed: int = 0
+    views: Literal["replay", "anchors"] = "replay"
+    labelled: frozenset[ScanId] | None = None
+
+    def __post_init__(self) -> None:
+        if self.store is not None and self.views == "anchors" and self.store.identity.views.anchors is None:
+            raise StoreError(
+                f"{self.store.location}: holds drawn views, views: anchors needs an anchor set. Set views=replay, or "
+                "dump a store with views.anchors.rotations=4."
+            )
+
+    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
+        """One scan in the view of this epoch, and its cached targets.
+
+        Raises:
+            DataError: the scan cannot be used.
+            StoreError: its targets cannot, or are not those of this cloud.
+        """
+        source = self.dataset.read(scan)
+        if self.labelled is not None and scan not in self.labelled:
+            source = replace(source, labels=None)
+        if self.store is None:
+            return voxelise_view(source, self.drawn_view(scan, epoch), self.grid, self.dataset.label_map), None
+        seen = self.anchored_view(scan, epoch)
+        voxelised, targets, view = self.stored(scan, seen.anchor, source, self.store)
+        if not seen.bins:
+            return voxelised, targets
+        shape = self.grid.shape
+        turned = voxelise_view(source, rotated_by_bins(view, seen.bins, shape[1]), self.grid, self.dataset.label_map)
+        nearest = Anchor(targets.decode(), batch_scans([voxelised], shape), seen.bins)
+        other = None
+        if seen.other is not None:
+            voxelised, targets, _ = self.stored(scan, seen.other, source, self.store)
+            other = Anchor(targets.decode(), batch_scans([voxelised], shape), seen.other_bins)
+        return turned, encoded_as_is(anchored_targets(nearest, other, batch_scans([turned], shape)), shape)
+
+    def stored(
+        self, scan: ScanId, index: int, source: LabelledScan, store: TargetStore
+    ) -> tuple[VoxelisedScan, EncodedTargets, View]:
+        """One scan in a stored view, its targets and the view.
+
+        Raises:
+            StoreError: the targets cannot be read, or are not those of this cloud.
+        """
+        targets, view = store.read_encoded(scan, index, source.points, self.layers)
+        voxelised = voxelise_view(source, view, self.grid, self.dataset.label_map)
+        voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
+        if not np.array_equal(targets.voxels.numpy(), voxels):
+            raise StoreError(
+                f"{store.location}/{store.name(scan, index)}: the occupied voxels are not those of scan {scan} in view "
+                f"{index} on this machine. Dump this scan again."
+            )
+        anchors = store.identity.views.anchors if self.views == "anchors" else None
+        if anchors is not None and view != anchor_view(anchors, index, self.grid.shape[1]):
+            raise StoreError(
+                f"{store.location}/{store.name(scan, index)}: view {index} is not the anchor that stands there. "
+                "Another version of the project dumped it: dump again, or set views=replay."
+            )
+        return voxelised, targets, view
+
+    def load_batch(self, scans: Sequence[ScanId], epoch: int, shard: Shard = Shard()) -> StudentBatch:
+        """Several scans as one batch, or this process's share of them."""
+        share = shard.of(scans)
+        loaded = [self.load(scan, epoch) for scan in share or scans[:1]]
+        targets = [target for _, target in loaded if target is not None]
+        batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
+        return StudentBatch(share, batch, targets, len(scans))
+
+    def view_of(self, scan: ScanId, epoch: int) -> int:
+        """Which of the store's views of a scan is seen in an epoch."""
+        return choose_view(self.store.identity.views.count, self.seed, scan, epoch) if self.store else 0
+
+    def anchored_view(self, scan: ScanId, epoch: int) -> AnchoredView:
+        """The stored views of a scan that are read in an epoch, and the azimuth bins to rotate them by."""
+        anchors = self.store.identity.views.anchors if self.store and self.views == "anchors" else None
+        if anchors is None:
+            return AnchoredView(self.view_of(scan, epoch), 0)
+        return draw_anchored_view(anchors, self.grid.shape[1], self.seed, scan, epoch)
+
+    def drawn_view(self, scan: ScanId, epoch: int) -> View:
+        """The view of a scan in an epoch where no store fixes it."""
+        if self.augmentation is None:
+            return IDENTITY
+        if self.augmentation.count is None:
+            return draw_view(self.augmentation.policy, scan, 1 + epoch)
+        index = choose_view(self.augmentation.count, self.seed, scan, epoch)
+        return draw_view(self.augmentation.policy, scan, index)
+
+    def batches(
+        self,
+        scans: Sequence[ScanId],
+        batch_size: int,
+        epoch: int,
+        first: int,
+        threads: int,
+        shard: Shard = Shard(),
+    ) -> Iterator[StudentBatch]:
+        """The batches of an epoch from number `first` on, or this process's share of each.
+
+        They are loaded ahead by threads, always in the same order.
+        """
+        groups = epoch_order(scans, batch_size, self.seed, epoch)[first:]
+
+        def load(group: list[ScanId]) -> StudentBatch:
+            return self.load_batch(group, epoch, shard)
+
+        loading = started_ahead(load, groups, depth=2 * threads, threads=threads)
+        for _, future in loading:
+            yield future.result()
+
+
+def choose_view(count: int, seed: int, scan: ScanId, epoch: int) -> int:
+    """Which of `count` views of a scan is seen in an epoch; depends on nothing else."""
+    if count == 1:
+        return 0
+    return int(np.random.default_rng([seed, zlib.crc32(str(scan).encode()), epoch]).integers(count))

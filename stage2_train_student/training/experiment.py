@@ -1,0 +1,223 @@
+"""What an experiment is made of: its source of targets, its student and optimiser, and where a run begins."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import torch
+
+from common.base.errors import SettingsError, StoreError, TrainingError
+from common.scans.dataset import Dataset
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import check_distillable
+from common.scans.scan_batch import ScanBatch
+from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
+from common.targets.store.local_copy import CopySettings, copied_locally
+from common.targets.store.skipped import read_skipped
+from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher_targets import TeacherTargets
+from common.training.processes import ALONE, Processes
+from stage2_train_student.distillation.term import TermContext
+from stage2_train_student.distillation.terms import Distillation, teacher_layers
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.students.student import Student, student_class
+from stage2_train_student.training.averaging import averaged_copy
+from stage2_train_student.training.data import StudentData
+from stage2_train_student.training.precision import check_precision, gradient_scaler
+from stage2_train_student.training.scans import Scans, labelled_scans
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, STATE_FILE, TrainingState
+
+OnlineTargets = Callable[[ScanBatch], TeacherTargets]
+
+
+class TargetSource(NamedTuple):
+    """Where targets come from.
+
+    Attributes:
+        store: for `targets: cache`.
+        online: for `targets: online`, a function from a batch on the device to its targets.
+        channels: of each teacher layer.
+        hash: of the store's identity, or of the online teacher's weights.
+        skipped: scans that have no targets since the dump could not use them, and why.
+    """
+
+    store: TargetStore | None = None
+    online: OnlineTargets | None = None
+    channels: dict[str, int] = {}
+    hash: str | None = None
+    skipped: dict[ScanId, str] = {}
+
+
+def open_targets(
+    settings: ExperimentSettings,
+    label_map: LabelMap,
+    scans: list[ScanId],
+    cache: str | Path | None,
+    teacher: Teacher | None,
+    copies: CopySettings = CopySettings(),
+) -> TargetSource:
+    """The source of targets that the experiment asks for, checked against it.
+
+    Raises:
+        StoreError: the store does not fit, or lacks targets of a training scan.
+        SettingsError: what the source needs was not given.
+    """
+    if settings.targets == "none":
+        return TargetSource()
+    grid = settings.grid.grid()
+    check_distillable(grid.shape)
+    layers = teacher_layers(settings.distillation)
+    if settings.targets == "online":
+        if teacher is None:
+            raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
+        check_classes(teacher, label_map)
+        online = partial(teacher.targets, layers=layers)
+        return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
+    if cache is None:
+        raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
+    store = copied_locally(TargetStore.open(cache), copies)
+    store.check_fits(grid, label_map, layers)
+    skipped = check_complete(store, scans)
+    return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash, skipped=skipped)
+
+
+def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
+    """Refuse to start when a training scan has no targets, unless the dump recorded that it could not use it.
+
+    Returns:
+        why, by scan.
+
+    Raises:
+        StoreError: says how many have none, and the first; or none has any.
+    """
+    finished = store.finished()
+    views = range(store.identity.views.count)
+    absent = [(scan, view) for scan in scans for view in views if (scan, view) not in finished]
+    reasons = read_skipped(store, finished) if absent else {}
+    missing = list(dict.fromkeys(scan for scan, view in absent if (scan, view) not in reasons))
+    if missing:
+        raise StoreError(
+            f"{store.location}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
+            f"{missing[0]}. Run make dump-teacher again: it dumps exactly what is missing."
+        )
+    skipped = {scan: reasons[scan, view] for scan, view in absent}
+    if skipped and len(skipped) == len(scans):
+        scan, reason = next(iter(skipped.items()))
+        raise StoreError(
+            f"{store.location}: the dump could use none of the {len(scans)} training scans; of {scan} it says: {reason}"
+        )
+    return skipped
+
+
+def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALONE) -> Scans:
+    """The scans without those that the dump skipped, which are named."""
+    if source.skipped and processes.first:
+        scan, reason = next(iter(source.skipped.items()))
+        click.echo(
+            f"note: training without {len(source.skipped)} of {len(scans.train)} scans, which the dump skipped; the "
+            f"first is {scan}: {reason}",
+            err=True,
+        )
+    return scans._replace(train=[scan for scan in scans.train if scan not in source.skipped])
+
+
+def student_data(settings: ExperimentSettings, dataset: Dataset, source: TargetSource) -> StudentData:
+    """The training scans' loader."""
+    return StudentData(
+        dataset=dataset,
+        grid=settings.grid.grid(),
+        store=source.store,
+        layers=tuple(teacher_layers(settings.distillation)),
+        augmentation=settings.augmentation,
+        seed=settings.seed,
+        views=settings.views,
+        labelled=labelled_scans(settings, dataset),
+    )
+
+
+def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:
+    """A student as the settings describe it, with fresh weights."""
+    network = student_class(settings.student.network)
+    return network.build(settings.student, settings.grid.shape, len(label_map.classes))
+
+
+def new_state(
+    settings: ExperimentSettings, label_map: LabelMap, source: TargetSource, device: torch.device
+) -> TrainingState:
+    """Student, adapters and optimiser before the first step.
+
+    Raises:
+        SettingsError: the device cannot compute in the precision asked for.
+    """
+    check_precision(settings.precision, device)
+    student = new_student(settings, label_map).to(device)
+    class_weights = torch.from_numpy(label_map.class_weights())
+    context = TermContext(settings.distillation, source.channels, student.layers, class_weights)
+    distillation = Distillation(context).to(device)
+    parameters = [*student.parameters(), *distillation.parameters()]
+    optimiser = torch.optim.Adam(
+        parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay
+    )
+    average = averaged_copy(student) if settings.averaging is not None else None
+    if settings.compile:
+        # In place and after the copy: the state dict keeps its names, and the average, seldom run, stays as it is.
+        student.compile()
+    scaler = gradient_scaler(settings.precision, device)
+    return TrainingState(student, distillation, optimiser, scaler, average, targets_hash=source.hash)
+
+
+def check_divisible(settings: ExperimentSettings, processes: Processes) -> None:
+    """Refuse batches of which the processes would have unequal shares.
+
+    Raises:
+        SettingsError: says which sizes do.
+    """
+    if settings.batch_size % processes.count:
+        fitting = -(-settings.batch_size // processes.count) * processes.count
+        raise SettingsError(
+            f"batch_size: {settings.batch_size} scans do not divide among {processes.count} processes (it counts the "
+            f"scans of all of them together); set batch_size={fitting}, or start another number of processes"
+        )
+
+
+def start_or_resume(
+    state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool, processes: Processes = ALONE
+) -> None:
+    """Restore the run in `folder`, or make sure that there is none to overwrite.
+
+    Raises:
+        TrainingError: there is a run and nobody said to resume it, or the students of one whose state is gone.
+    """
+    exists = (folder / STATE_FILE).exists()
+    if exists and not resume:
+        raise TrainingError(
+            f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
+        )
+    if exists:
+        note = state.restore(folder, settings, processes)
+        if processes.first:
+            click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
+            if note:
+                click.echo(f"note: {note}", err=True)
+        return
+    refuse_left_students(folder)
+    if resume and processes.first:
+        click.echo(f"nothing to resume in {folder}; starting from the beginning")
+
+
+def refuse_left_students(folder: Path) -> None:
+    """Make sure that no student of an earlier run would be taken for the new one's.
+
+    Raises:
+        TrainingError: names what is there.
+    """
+    left = [name for name in (BEST_STUDENT, LAST_STUDENT, EVALUATION_FILE) if (folder / name).exists()]
+    if left:
+        raise TrainingError(
+            f"{folder}: holds {', '.join(left)} of an earlier run, but no training state ({STATE_FILE}) to go on from. "
+            "Move them away, or choose another RUN folder."
+        )

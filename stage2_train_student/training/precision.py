@@ -1,0 +1,45 @@
+"""Mixed precision: the networks in a shorter number format, everything else in float32."""
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+
+from common.base.errors import SettingsError
+from stage2_train_student.students.student import StudentOutputs
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse what this device cannot do.
+
+    Raises:
+        SettingsError: float16 without CUDA.
+    """
+    if precision == "float16" and device.type != "cuda":
+        raise SettingsError(
+            f"precision: float16 needs CUDA, this run is on {device.type}; choose bfloat16 or float32 here"
+        )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Context in which convolutions and linear layers compute in `precision`."""
+    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "float32")
+
+
+def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scaler of the loss: at work for float16, whose small gradients would vanish; for others it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+def in_float32(outputs: StudentOutputs) -> StudentOutputs:
+    """The same outputs for losses to read; those that are float32 already are not copied."""
+    classifier_input, pillar_logits = outputs.classifier_input, outputs.pillar_logits
+    return replace(
+        outputs,
+        voxel_logits=outputs.voxel_logits.float(),
+        layers={name: layer.float() for name, layer in outputs.layers.items()},
+        classifier_input=None if classifier_input is None else classifier_input.float(),
+        pillar_logits=None if pillar_logits is None else lambda pillars: pillar_logits(pillars).float(),
+    )

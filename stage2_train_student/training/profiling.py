@@ -1,0 +1,164 @@
+"""Where the time of a training step goes."""
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from common.base.command_options import cache_option, data_option, device_option, set_option
+from common.base.config import load_settings
+from common.base.devices import select_device
+from common.scans.dataset import epoch_order, open_dataset
+from common.scans.scan_id import ScanId
+from common.targets.teacher import TeacherLoader
+from common.training.segmentation_loss import segmentation_terms
+from stage2_train_student.command_options import (
+    experiment_file,
+    experiment_option,
+    online_teacher,
+    online_teacher_option,
+)
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.data import StudentBatch, StudentData
+from stage2_train_student.training.experiment import (
+    OnlineTargets,
+    new_state,
+    open_targets,
+    student_data,
+    with_targets,
+)
+from stage2_train_student.training.precision import autocast, in_float32
+from stage2_train_student.training.scans import choose_scans
+from stage2_train_student.training.state import TrainingState
+from stage2_train_student.training.step import targets_of
+
+Result = TypeVar("Result")
+
+
+class StepClock:
+    """Adds up the seconds of named parts of a step, the GPU's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+
+    def __call__(self, part: str, call: Callable[[], Result]) -> Result:
+        """Result of a call whose time is counted under `part`."""
+        start = time.perf_counter()
+        result = call()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return result
+
+
+def profile_steps(
+    state: TrainingState,
+    settings: ExperimentSettings,
+    data: StudentData,
+    batches: Iterable[list[ScanId]],
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+) -> dict[str, float]:
+    """Median seconds of each part of a step; the first batch warms up and is not counted.
+
+    Nothing is loaded ahead and on a GPU every part is waited for, so that a part's time is its own: a real step
+    overlaps them and is shorter than their sum.
+    """
+    state.student.train()
+    state.distillation.train()
+    measured = []
+    for scans in batches:
+        clock = StepClock(device)
+        loaded = clock("load", lambda scans=scans: data.load_batch(scans, 0))  # type: ignore[misc]
+        one_step(clock, state, settings, loaded, online, class_weights, device)
+        measured.append(clock.seconds)
+    counted = measured[1:] or measured
+    return {part: median(seconds[part] for seconds in counted) for part in counted[0]}
+
+
+def one_step(
+    clock: StepClock,
+    state: TrainingState,
+    settings: ExperimentSettings,
+    loaded: StudentBatch,
+    online: OnlineTargets | None,
+    class_weights: torch.Tensor,
+    device: torch.device,
+) -> None:
+    """The parts of `step.train_step` for one batch, one after another."""
+    batch = clock("copy to the device", lambda: loaded.batch.to(device))
+    targets = clock("targets", lambda: targets_of(loaded, batch, online, device))
+    with autocast(settings.precision, device):
+        outputs = clock("forward", lambda: in_float32(state.student(batch)))
+    terms = clock(
+        "loss: cross entropy, lovasz",
+        lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights),
+    )
+    total = terms["cross_entropy"] + terms["lovasz"]
+    if targets is not None:
+        for name, term in state.distillation.terms.items():
+            with autocast(settings.precision, device):
+                value: Any = clock(f"loss: {name}", lambda term=term: term(outputs, targets, batch))  # type: ignore[misc]
+            total = total + state.distillation.weights[name] * value[name]
+    state.optimiser.zero_grad(set_to_none=True)
+    clock("backward", lambda: state.scaler.scale(total).backward())
+    clock("optimiser", lambda: state.scaler.step(state.optimiser))
+    state.scaler.update()
+
+
+def profile_table(seconds: dict[str, float]) -> str:
+    """The parts, their seconds and shares, as text."""
+    total = sum(seconds.values())
+    lines = [f"{'':32}{'seconds':>9}{'share':>8}"]
+    lines += [f"{part:32}{value:9.4f}{100 * value / total:7.1f}%" for part, value in seconds.items()]
+    return "\n".join([*lines, f"{'sum':32}{total:9.4f}{100:7.1f}%"])
+
+
+@click.command()
+@data_option
+@experiment_option
+@cache_option
+@online_teacher_option
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Measured after a first one.")
+@device_option
+@set_option
+@click.pass_obj
+def profile(
+    load_teacher: TeacherLoader,
+    data: Path,
+    experiment: str,
+    cache: str,
+    teacher: Path | None,
+    steps: int,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Print where the time of a training step goes. Nothing is written.
+
+    \b
+    Example:
+      polar-distill profile --data dataset --experiment full --set batch_size=1
+    """
+    settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
+    settings = settings.model_copy(update={"validate_on": []})
+    chosen = select_device(device)
+    dataset = open_dataset(data, settings.dataset)
+    chosen_scans = choose_scans(settings, dataset)
+    live = online_teacher(settings, teacher, load_teacher, chosen)
+    source = open_targets(settings, dataset.label_map, chosen_scans.train, cache, live)
+    scans = with_targets(chosen_scans, source).train
+    torch.manual_seed(settings.seed)
+    state = new_state(settings, dataset.label_map, source, chosen)
+    batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
+    weights = torch.from_numpy(dataset.label_map.class_weights()).to(chosen)
+    loader = student_data(settings, dataset, source)
+    seconds = profile_steps(state, settings, loader, batches, source.online, weights, chosen)
+    click.echo(profile_table(seconds))
+    click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")

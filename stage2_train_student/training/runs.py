@@ -1,0 +1,64 @@
+"""Finding and loading the student of a finished or running experiment."""
+
+from pathlib import Path
+
+import torch
+
+from common.base.config import load_settings
+from common.base.errors import CheckpointError, SettingsError
+from common.scans.label_map import LabelMap, load_label_map
+from common.training.recorder import SETTINGS_FILE
+from common.training.resuming import load_strictly
+from common.training.wrapped_weights import load_weights
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.students.student import Student
+from stage2_train_student.training.experiment import new_student
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
+
+
+def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[Student, LabelMap]:
+    """A student in eval mode from a plain state dict: ours, or a published PolarNet checkpoint.
+
+    Raises:
+        CheckpointError: the weights do not match the settings in every name and shape.
+    """
+    label_map = load_label_map(settings.dataset)
+    student = new_student(settings, label_map)
+    what = f"{type(student).__name__} with {settings.student}"
+    load_strictly(weights, student, load_weights(weights, student.state_dict().keys(), what), what)
+    return student.eval().to(device), label_map
+
+
+def run_settings(folder: Path) -> ExperimentSettings:
+    """Settings that a run was trained with.
+
+    Raises:
+        CheckpointError: there is no run.
+        SettingsError: they are damaged; says how to have them written again.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check RUN.")
+    try:
+        if not path.read_bytes().strip():
+            raise SettingsError(f"{path}: the file is empty.")
+        return load_settings(ExperimentSettings, path)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error.message}\nTo have the settings of this run written again, resume it with those it was trained "
+            "with (train --resume); the state of the training knows them and refuses others."
+        ) from error
+
+
+def run_weights(folder: Path) -> Path:
+    """The best student of a run, or its last where no validation chose a best one.
+
+    Raises:
+        CheckpointError: the run has not saved a student yet.
+    """
+    for name in (BEST_STUDENT, LAST_STUDENT):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: no student saved yet. Let the training reach its first save.")

@@ -1,0 +1,327 @@
+"""Stores at URLs, against a real S3 server process: the conformance suite, failures on the way, and stage two."""
+
+import io
+import subprocess
+import sys
+import uuid
+import zipfile
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import ZipStore
+
+from common.base.errors import StoreError
+from common.scans.dataset import Dataset, voxelise_view
+from common.scans.polar_grid import PolarGrid
+from common.scans.view import IDENTITY
+from common.targets.store import TargetStore
+from common.targets.store.local_copy import CopySettings, LocalCopy, copied_locally
+from common.targets.store.opening import open_storage
+from common.targets.store.remote import Patience, RemoteStorage, open_remote
+from common.targets.store.storage import MissingFileError
+from stage2_train_student.training.data import StudentData
+from tests.shared.dataset_writer import write_dataset
+from tests.targets.store.conformance import WritableConformance
+from tests.targets.store.made_up_targets import (
+    REPOSITORY,
+    SCANS,
+    all_files,
+    fill,
+    identity,
+    label_map,
+    numbers,
+    points_of,
+    targets_at,
+    targets_of,
+    write_archive,
+    write_one,
+)
+from tests.targets.store.s3_server import (
+    BUCKET,
+    cut_off,
+    dropped,
+    environment,
+    garbled,
+    server_error,
+    shortened,
+    silent,
+    slow,
+    stalled,
+)
+from tests.targets.store.store_conformance import WritableTargetStoreConformance
+
+HASTY = Patience(connect=2.0, stall=0.5, request=10.0, retries=3, first_pause=0.01, longest_pause=0.05)
+SCAN = SCANS[0]
+
+
+class OnS3:
+    @pytest.fixture
+    def make_storage(self, s3_url):
+        def make(files):
+            storage = open_storage(f"{s3_url}-{uuid.uuid4().hex}")
+            for name, data in files.items():
+                storage.write(name, data)
+            return storage
+
+        return make
+
+
+class TestS3(OnS3, WritableConformance):
+    pass
+
+
+class TestStoreOnS3(OnS3, WritableTargetStoreConformance):
+    pass
+
+
+class OnObstoreMemory:
+    @pytest.fixture
+    def make_storage(self):
+        def make(files):
+            storage = open_remote("memory://")
+            for name, data in files.items():
+                storage.write(name, data)
+            return storage
+
+        return make
+
+
+class TestObstoreMemory(OnObstoreMemory, WritableConformance):
+    pass
+
+
+@pytest.fixture
+def through(proxy, s3_url):
+    """A complete store on the server, opened through the proxy by a client with little patience."""
+    fill(open_remote(s3_url, HASTY))
+    proxy.requests.clear()
+    return TargetStore.open(open_remote(s3_url, HASTY))
+
+
+def read_whole(store):
+    """Numbers of one scan of the store."""
+    return numbers(store.read(SCAN, 0, points_of(SCAN), voxel_features=True)[0])
+
+
+def test_a_url_is_written_read_verified_and_resumed(s3_url):
+    store = TargetStore.create_or_resume(s3_url, identity(), {})
+    write_one(store, SCAN, 0)
+    again = TargetStore.create_or_resume(s3_url, identity(), {})
+    assert again.finished() == {(SCAN, 0)}
+    assert again.location == s3_url
+    assert again.verify(SCAN, 0)["logits"] > 0
+    assert read_whole(TargetStore.open(f"{s3_url}/")) == numbers(targets_of(SCAN, 0))
+    with pytest.raises(StoreError, match="teacher_hash"):
+        TargetStore.create_or_resume(s3_url, identity(teacher_hash="b" * 64), {})
+
+
+def test_one_request_for_each_scan(proxy, through, s3_url):
+    proxy.requests.clear()
+    read_whole(through)
+    write_one(through, SCAN, 1)
+    assert [method for method, _ in proxy.requests] == ["GET", "PUT"]
+    proxy.requests.clear()
+    through.finished()
+    assert [method for method, _ in proxy.requests] == ["GET"]
+
+
+def test_two_places_in_one_bucket_are_apart(s3_url):
+    one, other = open_remote(f"{s3_url}/one"), open_remote(f"{s3_url}/one-more")
+    one.write("a", b"1")
+    other.write("b", b"2")
+    assert (all_files(one), all_files(other)) == ({"a": b"1"}, {"b": b"2"})
+    assert all_files(open_remote(s3_url)) == {"one/a": b"1", "one-more/b": b"2"}
+
+
+def test_zarr_alone_reads_a_remote_file(s3_url, tmp_path):
+    storage = open_remote(s3_url)
+    fill(storage)
+    name = TargetStore.open(storage).name(SCAN, 0)
+    import obstore
+    from obstore.store import from_url
+
+    in_place = obstore.open_reader(from_url(s3_url), name)
+    (tmp_path / "downloaded.zarr.zip").write_bytes(storage.read(name))
+    downloaded = zarr.open_group(ZipStore(tmp_path / "downloaded.zarr.zip", mode="r"), mode="r")
+    expected = targets_of(SCAN, 0).logits.numpy()
+    np.testing.assert_array_equal(downloaded["logits"][:], expected)
+    # Without downloading it: the same standard zip file through a reader that fetches what is asked for.
+    with zipfile.ZipFile(io.BufferedReader(Seekable(in_place))) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    buffers = {k: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(v) for k, v in members.items()}
+    np.testing.assert_array_equal(zarr.open_group(zarr.storage.MemoryStore(buffers), mode="r")["logits"][:], expected)
+
+
+class Seekable(io.RawIOBase):
+    """obstore's reader as a Python file."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=0):
+        return self.reader.seek(offset, whence)
+
+    def tell(self):
+        return self.reader.tell()
+
+    def readinto(self, buffer):
+        data = bytes(self.reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@pytest.mark.parametrize("fault", [server_error, dropped, cut_off, stalled, silent, shortened, garbled, slow])
+def test_reading_succeeds_when_a_failure_passes(proxy, through, fault):
+    proxy.planned.extend([fault] if fault in (shortened, garbled, slow) else [fault, fault])
+    assert read_whole(through) == numbers(targets_of(SCAN, 0))
+    assert not proxy.planned
+
+
+@pytest.mark.parametrize("fault", [server_error, dropped, cut_off, stalled, shortened, garbled])
+def test_a_failure_that_stays_is_reported_and_never_silent(proxy, through, fault):
+    proxy.always = fault
+    with pytest.raises(StoreError) as caught:
+        read_whole(through)
+    assert through.name(SCAN, 0) in caught.value.message
+    assert through.location in caught.value.message
+    assert "\n" not in caught.value.message
+    proxy.always = None
+    assert read_whole(through) == numbers(targets_of(SCAN, 0))
+
+
+@pytest.mark.parametrize("fault", [server_error, dropped])
+def test_writing_succeeds_when_a_failure_passes(proxy, through, fault):
+    proxy.planned.extend([fault, fault])
+    write_one(through, SCAN, 0, version=1)
+    assert read_whole(through) == numbers(targets_of(SCAN, 0, 1))
+
+
+@pytest.mark.parametrize("fault", [server_error, dropped])
+def test_a_write_that_fails_leaves_the_old_file(proxy, through, fault):
+    proxy.always = fault
+    with pytest.raises(StoreError, match=r"cannot be written \(.+\)\. Check the network"):
+        write_one(through, SCAN, 0, version=1)
+    with pytest.raises(StoreError, match="cannot be listed"):
+        through.finished()
+    with pytest.raises(StoreError, match="cannot be written"):
+        through.storage.create("new", b"")
+    proxy.always = None
+    assert read_whole(through) == numbers(targets_of(SCAN, 0))
+    assert dict(through.storage.sizes()) == {name: len(data) for name, data in all_files(through.storage).items()}
+
+
+def test_creating_succeeds_when_a_failure_passes(proxy, s3_url):
+    storage = open_remote(s3_url, HASTY)
+    proxy.planned.extend([server_error, server_error])
+    assert storage.create("manifest", b"1")
+    proxy.planned.extend([server_error])
+    assert not storage.create("manifest", b"2")
+    assert storage.read("manifest") == b"1"
+
+
+def test_a_missing_object_is_told_from_a_missing_bucket(s3_url):
+    with pytest.raises(MissingFileError):
+        open_remote(s3_url).read("missing")
+    absent = open_remote("s3://no-such-bucket/cache", HASTY)
+    for use in (lambda: absent.read("a"), lambda: absent.write("a", b""), lambda: list(absent.sizes())):
+        with pytest.raises(StoreError, match="There is no such bucket"):
+            use()
+    with pytest.raises(StoreError, match="no target store here"):
+        TargetStore.open(s3_url)
+
+
+def test_a_server_that_is_not_there(s3_url, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"s3://targets.*manifest\.json: cannot be read .*AWS_ENDPOINT_URL"):
+        TargetStore.open(open_remote(s3_url, HASTY))
+
+
+def test_an_endpoint_without_tls_has_to_be_allowed(s3_url, monkeypatch):
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(StoreError, match="set AWS_ALLOW_HTTP=true"):
+        open_remote(s3_url).read("a")
+
+
+def test_unknown_schemes_and_malformed_urls_are_refused():
+    for url in ("ftp://host/path", "file:///folder", "https://host/path"):
+        with pytest.raises(StoreError, match="URLs of stores begin with s3://"):
+            open_storage(url)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_storage("s3://")
+
+
+def test_without_obstore_the_error_says_what_to_install():
+    program = (
+        "import sys; sys.modules['obstore'] = None; sys.modules['obstore.store'] = None\n"
+        "from common.targets.store import TargetStore\n"
+        "from common.base.errors import StoreError\n"
+        "try:\n    TargetStore.open('s3://bucket/prefix')\n"
+        "except StoreError as error:\n    print(error.message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "pip install 'polar-distill[remote]'" in done.stdout
+
+
+def test_another_process_sees_the_store(s3_url, s3_endpoint):
+    fill(open_remote(s3_url))
+    program = (
+        "import sys; from common.targets.store import TargetStore; print(len(TargetStore.open(sys.argv[1]).finished()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, s3_url],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin", **environment(s3_endpoint)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == len(SCANS) * 2
+
+
+def test_a_remote_store_becomes_an_archive(s3_url, tmp_path):
+    storage = open_remote(s3_url)
+    fill(storage)
+    write_archive(storage, tmp_path / "store.zip")
+    assert all_files(open_storage(tmp_path / "store.zip")) == all_files(storage)
+
+
+def test_stage_two_loads_through_a_local_copy(proxy, s3_url, tmp_path):
+    grid = PolarGrid.named("polarnet", (48, 40, 16))
+    scans = write_dataset(tmp_path / "dataset", {"00": 2}, points=800)
+    remote = TargetStore.create_or_resume(open_remote(s3_url, HASTY), identity(grid=grid), {})
+    for row, scan in enumerate(scans):
+        source = Dataset.open(tmp_path / "dataset", label_map()).read(scan)
+        voxels = voxelise_view(source, IDENTITY, grid, label_map()).voxels
+        linear = np.ravel_multi_index(tuple(voxels.T), grid.shape)
+        for view in range(2):
+            remote.write(scan, view, IDENTITY, targets_at(linear, grid, np.random.default_rng(row)), source.points)
+    assert isinstance(remote.storage, RemoteStorage)
+    store = copied_locally(remote, CopySettings(tmp_path / "copies", gigabytes=0.1))
+    assert isinstance(store.storage, LocalCopy)
+    data = StudentData(Dataset.open(tmp_path / "dataset", label_map()), grid, store, ("down1c", "up0e"))
+
+    first = [data.load(scan, epoch=0) for scan in scans]
+    proxy.requests.clear()
+    proxy.always = server_error
+    again = [data.load(scan, epoch=0) for scan in scans]
+    assert proxy.requests == []
+    for row, ((voxelised, targets), (_, repeated)) in enumerate(zip(first, again, strict=True)):
+        expected = targets_at(targets.voxels.numpy().astype(np.int64), grid, np.random.default_rng(row))
+        assert len(voxelised.voxels) == len(targets.voxels)
+        assert numbers(targets.decode()) == numbers(repeated.decode())
+        assert numbers(targets.decode())["logits"] == numbers(expected)["logits"]
+    # A copy that is damaged while the server is away is an error, not other numbers.
+    for path in (tmp_path / "copies").rglob("*.zarr.zip"):
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(StoreError, match="cannot be read"):
+        data.load(scans[0], epoch=0)
+    proxy.always = None
+    assert numbers(data.load(scans[0], epoch=0)[1].decode()) == numbers(first[0][1].decode())
+    assert BUCKET in store.location
