@@ -115,15 +115,16 @@ class Program(click.Group):
         return [(title, listed) for title, listed in chosen if listed]
 
 
-def load_teacher(checkpoint: Path, device: "torch.device") -> "Teacher":
-    """A teacher from a published-layout checkpoint, for commands of stage two.
+def load_teacher(name: str, checkpoint: Path, device: "torch.device") -> "Teacher":
+    """The teacher of a checkpoint, for commands of stage two.
 
     Raises:
+        SettingsError: no teacher has that name.
         CheckpointError: it does not load completely.
     """
-    from stage1_dump_teacher.teachers import published_weights
+    from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    return published_weights.load_teacher(checkpoint, device)
+    return load_named_teacher(name, checkpoint, device)
 
 
 @click.pass_context

@@ -289,7 +289,7 @@ def check_teacher(teacher: Path) -> Check:
     """The checkpoint loads strictly into Cylinder3D."""
     import torch
 
-    from stage1_dump_teacher.teachers.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 
     loaded = load_teacher(teacher, torch.device("cpu"))
     widths = ", ".join(f"{name} {value}" for name, value in vars(loaded.model.widths).items())

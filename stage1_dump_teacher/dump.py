@@ -24,9 +24,7 @@ from common.targets.store.storage import FolderStorage
 from common.targets.teacher import Teacher, check_classes, layer_channels
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
-from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
-from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher, load_teacher
+from stage1_dump_teacher.teachers.loading import load_named_teacher
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def run(
     grid = settings.grid.grid()
     check_distillable(grid.shape)
     scans, notes = dataset.select(settings.splits)
-    teacher = load_teacher(checkpoint, device)
+    teacher = load_named_teacher(settings.teacher, checkpoint, device)
     check_classes(teacher, dataset.label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map), environment())
     finished = store.finished()
@@ -68,14 +66,14 @@ def run(
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    dump_missing(writer, teacher.model, missing, settings, preparer(settings, dataset, grid), device)
+    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, grid), device)
     writer.check_all_there(finished.intersection(work))
     return report
 
 
 def dump_missing(
     scan_writer: ScanWriter,
-    teacher: Cylinder3D,
+    teacher: Teacher,
     missing: list[tuple[ScanId, int]],
     settings: DumpSettings,
     prepare: Callable[[tuple[ScanId, int]], PreparedScan],
@@ -94,7 +92,7 @@ def dump_missing(
                 progress.update()
                 continue
             batch = batch_scans([prepared.voxelised], settings.grid.shape).to(device)
-            targets = teacher_targets(teacher, batch, settings.layers, settings.voxel_features).to("cpu")
+            targets = teacher.targets(batch, settings.layers, settings.voxel_features).to("cpu")
             writer.submit(scan_writer.write, scan, index, prepared.view, targets, prepared.source.points)
             progress.update()
             if stop:
@@ -129,7 +127,7 @@ def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label
 
 
 def announce(
-    teacher: Cylinder3DTeacher,
+    teacher: Teacher,
     store: TargetStore,
     scans: int,
     notes: list[str],
@@ -138,7 +136,7 @@ def announce(
     shard: Shard,
 ) -> None:
     """Say what is about to happen."""
-    click.echo(f"teacher  {teacher.hash[:12]}  {teacher.model.widths} on {device}")
+    click.echo(f"teacher  {teacher} on {device}")
     identity = store.identity
     click.echo(
         f"cache    {store.location}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}"

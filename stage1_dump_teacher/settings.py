@@ -10,7 +10,6 @@ from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
 
-LayerName = Literal["down1c", "down3c", "up4e", "up2e", "up0e"]
 PROFILES: dict[str, dict[str, Any]] = {
     "full": {
         "voxel_features": True,
@@ -29,6 +28,7 @@ class DumpSettings(Settings):
 
     Attributes:
         dataset: YAML file with classes, splits and label map.
+        teacher: kind of teacher: `cylinder3d`, or a class of your own such as `my_package.my_file:MyTeacher`.
         splits: splits or sequences to dump.
         grid: the grid and volume that the teacher was trained on.
         layers: teacher layers to keep.
@@ -44,9 +44,10 @@ class DumpSettings(Settings):
     config_folder: ClassVar[str] = "teachers"
 
     dataset: DatasetFile
+    teacher: str = "cylinder3d"
     splits: Names = ["train", "val"]
     grid: GridSettings = GridSettings()
-    layers: list[LayerName] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
+    layers: list[str] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
     profile: Literal["full", "train", "custom"] = "full"
     voxel_features: bool
     encoding: TargetEncoding

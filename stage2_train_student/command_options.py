@@ -111,7 +111,9 @@ def online_teacher(
     Raises:
         CheckpointError: it does not load completely.
     """
-    return None if checkpoint is None or settings.targets != "online" else load(checkpoint, device)
+    if checkpoint is None or settings.targets != "online":
+        return None
+    return load(settings.teacher, checkpoint, device)
 
 
 def student_of(

@@ -55,6 +55,7 @@ class ExperimentSettings(Settings):
             scans without labels do. null uses all labels that there are.
         validate_on: splits or sequences for mIoU after each epoch; without scans of them no mIoU is computed.
         grid: the grid and volume; with targets they must be the teacher's.
+        teacher: kind of a live teacher: `cylinder3d`, or a class of your own such as `my_package.my_file:MyTeacher`.
         targets: where the teacher's targets come from: `cache`; `online`, the teacher in the loop; `none`.
         augmentation: views of the student's scans for `online` and `none`; null leaves scans as they are. With `cache`
             the views are those of the store.
@@ -87,6 +88,7 @@ class ExperimentSettings(Settings):
     labels: Names | None = Field(None, min_length=1)
     validate_on: Names = ["val"]
     grid: GridSettings = GridSettings()
+    teacher: str = "cylinder3d"
     targets: Literal["cache", "online", "none"] = "cache"
     augmentation: AugmentationSettings | None = None
     views: Literal["replay", "anchors"] = "replay"

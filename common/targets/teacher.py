@@ -1,8 +1,9 @@
 """A teacher: what stage one dumps and what stage two asks where no store answers for it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 
@@ -12,30 +13,50 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 
 
-class Teacher(Protocol):
+class Teacher(ABC):
     """A frozen network that says something about the voxels and pillars of scans.
 
     Attributes:
+        name: that the setting `teacher` gives; the name of its file among the teachers.
         hash: SHA-256 of the weights that act.
-        classes: how many, "unlabelled" included.
-        channels: of the pillar features, by the name of each layer that it has.
     """
 
-    @property
-    def hash(self) -> str: ...
+    name: ClassVar[str]
+    hash: str
+
+    @classmethod
+    @abstractmethod
+    def load(cls, checkpoint: Path, device: torch.device) -> "Teacher":
+        """The teacher of a checkpoint, on a device.
+
+        Raises:
+            CheckpointError: it does not load completely.
+        """
 
     @property
-    def classes(self) -> int: ...
+    @abstractmethod
+    def classes(self) -> int:
+        """How many, "unlabelled" included."""
 
     @property
-    def channels(self) -> dict[str, int]: ...
+    @abstractmethod
+    def channels(self) -> dict[str, int]:
+        """Channels of the pillar features, by the name of each layer that it has."""
 
-    def targets(self, batch: ScanBatch, layers: Sequence[str]) -> TeacherTargets:
-        """What it says about a batch, on the batch's device, with the pillar features of some layers."""
+    @abstractmethod
+    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
+        """What it says about a batch, on the batch's device, with the pillar features of some layers.
+
+        With `voxel_features` those of the layers' voxels too; a teacher that has none leaves them out.
+        """
+
+    def __str__(self) -> str:
+        return f"{self.hash[:12]}  {self.name}"
 
 
-TeacherLoader = Callable[[Path, torch.device], Teacher]
-"""Loads a checkpoint onto a device. The program hands it to those commands of stage two that run a teacher."""
+TeacherLoader = Callable[[str, Path, torch.device], Teacher]
+"""Loads a kind of teacher from a checkpoint onto a device. The program hands it to those commands of stage two that run
+a teacher."""
 
 
 def check_classes(teacher: Teacher, label_map: LabelMap) -> None:

@@ -37,7 +37,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
 from stage1_dump_teacher.consistency.agreement import Agreement, agreement
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.published_weights import load_teacher
+from stage1_dump_teacher.teachers.loading import load_named_teacher
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
@@ -206,7 +206,7 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
         CheckpointError: it does not load completely.
         SettingsError: it has other classes than the dataset.
     """
-    loaded = load_teacher(checkpoint, device)
+    loaded = load_named_teacher(settings.teacher, checkpoint, device)
     check_classes(loaded, label_map)
 
     def targets(batch: ScanBatch) -> TeacherTargets:

@@ -168,7 +168,7 @@ def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
 def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
     """Run the teacher on some scan-views and print how far the store is from it; whether that is explained."""
     from stage1_dump_teacher.store_care.live_check import compare_live, worst
-    from stage1_dump_teacher.teachers.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 
     chosen = select_device(device)
     compared = compare_live(store, load_teacher(teacher, chosen), data, items, chosen)

@@ -17,7 +17,7 @@ from common.targets.store import TargetStore
 from common.targets.store.encoding import ArrayEncoding, decodable, encode
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
 from common.targets.teacher_targets import TeacherTargets
-from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "int8_channel": 5e-2, "int8_row": 5e-2}
 """Relative errors (Frobenius) that an encoding, and another device or number of threads, always explain."""

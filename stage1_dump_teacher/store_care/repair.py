@@ -130,14 +130,15 @@ def repair(
       polar-distill repair --data dataset --teacher teacher.pt --set profile=train
     """
     from stage1_dump_teacher.dump import identity_of, run
-    from stage1_dump_teacher.teachers.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.loading import load_named_teacher
 
     settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
         raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    identity = identity_of(settings, load_teacher(teacher, chosen_device), settings.grid.grid(), dataset.label_map)
+    live = load_named_teacher(settings.teacher, teacher, chosen_device)
+    identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
     plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)
     for line in problem_lines(plan.problems):

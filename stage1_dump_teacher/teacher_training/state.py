@@ -22,7 +22,7 @@ from common.training.resuming import (
     set_random_state,
 )
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
 from stage1_dump_teacher.teachers.published_weights import to_published
 
 STATE_FILE = "last.pt"

@@ -24,7 +24,7 @@ from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, STATE_FILE, TeacherState, save_teacher
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D, TeacherWidths
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 
 
 def run(

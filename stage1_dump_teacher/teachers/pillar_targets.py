@@ -7,7 +7,7 @@ import torch
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
 
 
 @torch.no_grad()

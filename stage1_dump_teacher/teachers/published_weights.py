@@ -6,26 +6,18 @@ So a published weight (k0, k1, k2, in, out) becomes this model's (out, e0, e1, e
 e0*e1*e2 slices, e the effective kernel. Dead slices may hold anything, NaN included, and are dropped.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from common.base.errors import CheckpointError
-from common.base.weights_hash import weights_hash
-from common.scans.scan_batch import ScanBatch
-from common.targets.teacher_targets import TeacherTargets
 from common.training.checkpoint import (
     check_finite,
     check_same_kinds,
     check_same_names,
     check_same_shapes,
 )
-from common.training.wrapped_weights import load_weights
-from stage1_dump_teacher.teachers.cylinder3d import FEATURE_LAYERS, Cylinder3D, TeacherWidths
-from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 
 SPARSE = "cylinder_3d_spconv_seg."
 DECLARED_KERNELS = {
@@ -42,48 +34,6 @@ DECLARED_KERNELS = {
     "logits": {"": (3, 3, 3)},
 }
 """Kernels (rho, phi, z) that the original source declares, by block and layer."""
-
-
-@dataclass(frozen=True)
-class Cylinder3DTeacher:
-    """A frozen Cylinder3D that answers for any batch: a `common.targets.teacher.Teacher`.
-
-    Attributes:
-        model: in eval mode, without gradients.
-        hash: SHA-256 of the weights that act (dead slices do not count).
-    """
-
-    model: Cylinder3D
-    hash: str
-
-    @property
-    def classes(self) -> int:
-        """Classes of its logits, "unlabelled" included."""
-        return self.model.widths.classes
-
-    @property
-    def channels(self) -> dict[str, int]:
-        """Channels of each layer."""
-        return {name: factor * self.model.widths.base for name, factor in FEATURE_LAYERS.items()}
-
-    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
-        """Targets of a batch on the teacher's device; with `voxel_features` those of the layers too."""
-        return teacher_targets(self.model, batch, layers, voxel_features)
-
-
-def load_teacher(path: Path, device: torch.device) -> Cylinder3DTeacher:
-    """Load a published-layout checkpoint strictly and freeze it.
-
-    Raises:
-        CheckpointError: the file cannot be read safely, leaves a tensor unmatched, or holds NaN in a weight that acts.
-    """
-    published = load_weights(path, published_names(), "a Cylinder3D checkpoint")
-    widths = widths_of(published, str(path))
-    model = Cylinder3D(widths, on_cpu=device.type == "cpu")
-    weights = from_published(published, model, str(path))
-    model.load_state_dict(weights, strict=True)
-    model.requires_grad_(False)
-    return Cylinder3DTeacher(model.eval().to(device), weights_hash(weights))
 
 
 @cache

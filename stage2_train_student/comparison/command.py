@@ -104,7 +104,7 @@ def compare(
     pictures: list[ScanPictures] = []
     if data is not None:
         chosen = select_device(device)
-        live = None if teacher is None else load_teacher(teacher, chosen)
+        live = None if teacher is None else load_teacher(ordered[0].settings.teacher, teacher, chosen)
         pictures = draw(ordered, Dataset.open(data, label_map), scan_names, live, chosen, radius)
     comparison = Comparison(
         title=title,

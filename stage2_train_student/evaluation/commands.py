@@ -93,7 +93,8 @@ def evaluate(
     if teacher is not None:
         settings, _ = choose_subject(run_folder, None, experiment, overrides)
         label_map = load_label_map(settings.dataset)
-        model, evaluated, who = teacher_logits(load_teacher(teacher, chosen), label_map), teacher, "teacher"
+        model = teacher_logits(load_teacher(settings.teacher, teacher, chosen), label_map)
+        evaluated, who = teacher, "teacher"
     else:
         settings, evaluated = student_of(run_folder, weights, experiment, overrides)
         student, label_map = load_student(settings, evaluated, chosen)
@@ -103,7 +104,7 @@ def evaluate(
     scans = select_reporting_absent(dataset, splits)
     predictor, other = Predictor(model, settings.grid.grid(), chosen, plan), None
     if agreement is not None:
-        logits = teacher_logits(load_teacher(agreement, chosen), label_map)
+        logits = teacher_logits(load_teacher(settings.teacher, agreement, chosen), label_map)
         other = Predictor(logits, predictor.grid, chosen, plan._replace(views=1))
     name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
@@ -236,7 +237,7 @@ def render(
     dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
     label_map, targets = dataset.label_map, None
     if teacher is not None:
-        targets = live_teacher(load_teacher(teacher, chosen), layer, label_map)
+        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, label_map)
     elif cache is not None:
         targets = cached_teacher(cache, layer, grid, label_map)
     for scan in scans:

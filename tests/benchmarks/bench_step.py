@@ -56,7 +56,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 def write_teacher(path: Path) -> None:
     """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
-    from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+    from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
     from stage1_dump_teacher.teachers.published_weights import to_published
 
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def input_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def teacher_part(folder: Path, repeats: int) -> dict[str, float]:
     """The teacher's forward pass, all cached layers and logits."""
-    from stage1_dump_teacher.teachers.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT)
@@ -111,7 +111,7 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
 
 def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     """A student step with all distillation terms: load, forward, losses, backward, Adam."""
-    from stage1_dump_teacher.teachers.published_weights import load_teacher
+    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 
     device = select_device()
     settings = load_settings(ExperimentSettings, EXPERIMENT, [f"targets={targets}", "batch_size=1"])

@@ -25,8 +25,8 @@ from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
 from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
-from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher, load_teacher
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
 from tests.benchmarks.store_losses import loss_agreement
@@ -73,7 +73,7 @@ def dump_sample(
             teacher_targets(teacher.model, batch, settings.layers, settings.voxel_features)
         alone.append((time.perf_counter() - start) / len(work))
         start = time.perf_counter()
-        dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher.model, work, settings, prepare, cpu)
+        dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher, work, settings, prepare, cpu)
         dumped.append((time.perf_counter() - start) / len(work))
     ratio = statistics.median(ours / theirs for ours, theirs in zip(dumped, alone, strict=True))
     return store, {

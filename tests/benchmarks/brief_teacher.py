@@ -20,7 +20,7 @@ from common.scans.scan_batch import batch_scans
 from common.scans.view import ViewPolicy, draw_view
 from common.training.checkpoint import save_checkpoint
 from common.training.segmentation_loss import segmentation_loss
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
 from stage1_dump_teacher.teachers.published_weights import to_published
 from tests.golden.golden_files import REPOSITORY, scans_folder
 

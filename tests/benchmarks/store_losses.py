@@ -13,7 +13,7 @@ from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.published_weights import Cylinder3DTeacher
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
 from stage2_train_student.training.step import losses, targets_of
@@ -28,7 +28,7 @@ def loss_agreement(
     reference = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
     prepare = preparer(exact, Dataset.open(data, label_map), grid)
     writer = ScanWriter(reference, DumpReport(), 1)
-    dump_missing(writer, teacher.model, [(scan, 0)], exact, prepare, torch.device("cpu"))
+    dump_missing(writer, teacher, [(scan, 0)], exact, prepare, torch.device("cpu"))
 
     full_precision, expected = terms_and_gradient(reference, data, scan)
     one_byte, gradient = terms_and_gradient(store, data, scan, view=0)

@@ -10,7 +10,7 @@ from common.base.config import load_settings
 from common.scans.label_map import load_label_map
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teachers.published_weights import load_teacher
+from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.demo import CONFIGS, EXPERIMENTS, PAGE, SUMMARY, TEACHER, DemoFolders, run
 from stage2_train_student.settings import ExperimentSettings
 from tests.shared.reduced import DATASET, REPOSITORY

@@ -22,7 +22,7 @@ from stage1_dump_teacher.doctor import (
     doctor,
     run_check,
 )
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3D, TeacherWidths
+from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 from stage1_dump_teacher.teachers.published_weights import to_published
 
 GIGABYTE = 10**9

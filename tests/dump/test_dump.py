@@ -17,10 +17,9 @@ from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, ViewPolicy, draw_view
 from common.targets.store import TargetStore
 from common.targets.store.skipped import read_skipped
-from stage1_dump_teacher import dump as dump_module
 from stage1_dump_teacher.__main__ import main as stage_one
+from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
 from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
-from stage1_dump_teacher.teachers.published_weights import load_teacher
 from tests.golden.golden_files import scans_folder
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.reduced import (
@@ -281,15 +280,15 @@ def test_numbers_that_no_sensor_says_are_the_fault_of_the_scan(data, cache, redu
 
 def spoil_targets(monkeypatch, chosen) -> None:
     """Let the teacher say infinity for those of its scans, counted from 0, for which `chosen` says so."""
-    scans = iter(range(1000))
+    scans, answer = iter(range(1000)), Cylinder3DTeacher.targets
 
     def spoilt(*arguments):
-        targets = teacher_targets(*arguments)
+        targets = answer(*arguments)
         if chosen(next(scans)):
             targets.logits[0, 0] = float("inf")
         return targets
 
-    monkeypatch.setattr(dump_module, "teacher_targets", spoilt)
+    monkeypatch.setattr(Cylinder3DTeacher, "targets", spoilt)
 
 
 def test_a_scan_whose_targets_cannot_be_stored_is_skipped_like_a_bad_one(data, cache, reduced_teacher, monkeypatch):
@@ -340,14 +339,14 @@ def test_what_was_skipped_and_why_is_recorded_until_it_is_dumped(data, cache, re
 
 @pytest.mark.parametrize("part", ["", "sequences"])
 def test_a_store_that_is_deleted_during_the_dump_is_noticed(data, cache, reduced_teacher, monkeypatch, part):
-    scans = iter(range(3))
+    scans, answer = iter(range(3)), Cylinder3DTeacher.targets
 
     def deleting(*arguments):
         if next(scans) == 1:
             shutil.rmtree(cache / part)
-        return teacher_targets(*arguments)
+        return answer(*arguments)
 
-    monkeypatch.setattr(dump_module, "teacher_targets", deleting)
+    monkeypatch.setattr(Cylinder3DTeacher, "targets", deleting)
     message = fail(dump(data, reduced_teacher, cache, STREET_GRID, TRAIN))
     expected = "1 of 3 scan-views were there and are gone" if part else "deleted or replaced while this dump wrote"
     assert expected in message
@@ -355,12 +354,14 @@ def test_a_store_that_is_deleted_during_the_dump_is_noticed(data, cache, reduced
 
 
 def test_a_teacher_that_says_nan_stops_the_dump_naming_the_scan(data, cache, reduced_teacher, monkeypatch):
+    answer = Cylinder3DTeacher.targets
+
     def spoilt(*arguments):
-        targets = teacher_targets(*arguments)
+        targets = answer(*arguments)
         targets.logits[0, 0] = float("nan")
         return targets
 
-    monkeypatch.setattr(dump_module, "teacher_targets", spoilt)
+    monkeypatch.setattr(Cylinder3DTeacher, "targets", spoilt)
     assert "scan 00/000000, view 0: logits: the teacher produced NaN" in fail(
         dump(data, reduced_teacher, cache, STREET_GRID, TRAIN)
     )

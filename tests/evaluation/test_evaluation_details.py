@@ -14,7 +14,7 @@ from common.scans.formats.semantic_kitti import list_scans, read_points
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
-from stage1_dump_teacher.teachers.published_weights import load_teacher
+from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.evaluate import teacher_logits
 from stage2_train_student.training.runs import load_student

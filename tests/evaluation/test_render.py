@@ -18,7 +18,7 @@ from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.teacher_targets import PillarFeatures
 from common.training.metrics import ConfusionMatrix
-from stage1_dump_teacher.teachers.published_weights import load_teacher
+from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.picture_sources import (
     cached_teacher,

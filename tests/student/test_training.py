@@ -17,7 +17,7 @@ from common.scans.view import IDENTITY, View
 from common.targets.store import TargetStore
 from common.targets.store.skipped import record_skipped
 from common.training.recorder import read_metrics
-from stage1_dump_teacher.teachers.published_weights import load_teacher
+from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.distillation.terms import teacher_layers
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentData, choose_view
