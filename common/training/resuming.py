@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import torch
+from pydantic import BaseModel
 
 from common.base.config_files import same_config
 from common.base.errors import CheckpointError
@@ -39,6 +40,18 @@ def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, A
         raise CheckpointError(
             f"{path}: cannot resume with other settings:\n{lines}\nUse the run's settings, or another run folder."
         )
+
+
+def with_later_settings(kind: type[BaseModel], stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run as they go into JSON, with the defaults of those that it is too old to know."""
+    known = dict(stored)
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if name not in known and not field.is_required():
+            known[name] = kind.model_construct().model_dump(mode="json", include={name})[name]
+        elif isinstance(known.get(name), dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            known[name] = with_later_settings(inner, known[name])
+    return known
 
 
 def changed_settings(stored: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> list[str]:

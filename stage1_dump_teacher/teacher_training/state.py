@@ -20,6 +20,7 @@ from common.training.resuming import (
     load_strictly,
     random_state,
     set_random_state,
+    with_later_settings,
 )
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
@@ -89,7 +90,8 @@ class TeacherState:
         constant = settings.schedule.kind == "constant"
         may_change = MAY_CHANGE if constant else MAY_CHANGE - {"epochs"}
         try:
-            check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change)
+            stored = with_later_settings(TeacherTrainingSettings, content["settings"])
+            check_same_settings(path, stored, settings.model_dump(mode="json"), may_change)
             check_same_scans(path, content.get("training_scans"), self.training_scans)
             load_strictly(path, self.teacher, content["teacher"], "the teacher")
             self.optimiser.load_state_dict(content["optimiser"])

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from common.base.config import Settings
 from common.base.errors import CheckpointError
 from common.base.files import write_atomically
-from common.training.resuming import changed_settings
+from common.training.resuming import changed_settings, with_later_settings
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.state import TrainingState
 
@@ -37,7 +37,8 @@ class FinishedRun(Settings):
 
     def matches(self, settings: ExperimentSettings) -> bool:
         """Whether the run trained with these settings, to the end that they ask for."""
-        return not changed_settings(self.settings, settings.model_dump(mode="json"), IGNORED_SETTINGS)
+        stored = with_later_settings(ExperimentSettings, self.settings)
+        return not changed_settings(stored, settings.model_dump(mode="json"), IGNORED_SETTINGS)
 
 
 def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingState) -> None:

@@ -21,6 +21,7 @@ from common.training.resuming import (
     load_strictly,
     random_state,
     set_random_state,
+    with_later_settings,
 )
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
@@ -119,7 +120,8 @@ class TrainingState:
         path = folder / STATE_FILE
         content = load_checkpoint(path)
         try:
-            check_same_settings(path, content["settings"], settings.model_dump(mode="json"), may_change(settings))
+            stored = with_later_settings(ExperimentSettings, content["settings"])
+            check_same_settings(path, stored, settings.model_dump(mode="json"), may_change(settings))
             check_same_scans(path, content.get("training_scans"), self.training_scans)
             check_same_targets(path, content["targets_hash"], self.targets_hash)
             load_strictly(path, self.student, content["student"], "the student")

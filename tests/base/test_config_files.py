@@ -13,7 +13,7 @@ from common.base.config import load_settings, read_yaml
 from common.base.config_files import find_config, lasting
 from common.base.errors import SettingsError
 from common.scans.label_map import load_label_map
-from common.training.resuming import changed_settings
+from common.training.resuming import changed_settings, with_later_settings
 from stage1_dump_teacher.settings import DumpSettings
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
@@ -123,3 +123,11 @@ def test_an_installed_copy_holds_its_configs_and_works_from_an_empty_folder(else
     assert done.returncode == 0, done.stderr
     assert "1 scans in 1 sequences" in done.stdout
     assert (elsewhere / "data/sequences/00/labels/000000.label").is_file()
+
+
+def test_settings_that_came_later_have_their_defaults_in_older_runs():
+    now = load_settings(ExperimentSettings, "full").model_dump(mode="json")
+    older = {name: value for name, value in now.items() if name != "teacher"}
+    older["distillation"] = {name: value for name, value in now["distillation"].items() if name != "others"}
+    assert changed_settings(older, now, set()) == ["teacher", "distillation"]
+    assert with_later_settings(ExperimentSettings, older) == now

@@ -41,6 +41,7 @@ def toys(tmp_path_factory) -> Path:
     dump = {"teacher": TOYS["teacher"], "layers": ["height"], "profile": "custom", "voxel_features": False}
     write(folder / "dump.yaml", **same, **dump, encoding=float32)
     train = same | {"student": {"network": TOYS["student"], "options": {"width": 8}}, "epochs": 1, "batch_size": 1}
+    train["teacher"] = TOYS["teacher"]
     terms = {"logit": 1.0, "vpd": 0.0, "lwd": 0.0}
     write(folder / "full.yaml", **train, distillation=terms | {"others": {TOYS["loss"]: 0.5}})
     write(
@@ -66,7 +67,7 @@ def test_toys_are_dumped_trained_evaluated_predicted_and_compared(toys):
     for name in ("baseline", "full"):
         options = ("--experiment", toys / f"{name}.yaml", "--run", runs / name, "--cache", cache)
         assert "2 steps, 1 epochs finished; best mIoU" in succeed(command(program, *words(toys, "train", *options)))
-        evaluated = ("--run", runs / name, "--agreement", teacher, *settings_words(f"teacher={TOYS['teacher']}"))
+        evaluated = ("--run", runs / name, "--agreement", teacher)
         succeed(command(program, *words(toys, "evaluate", *evaluated)))
     lines = [json.loads(line) for line in (runs / "full" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["absolute"] > 0 and line["logit"] > 0 for line in lines if line["kind"] == "train")
@@ -79,7 +80,7 @@ def test_toys_are_dumped_trained_evaluated_predicted_and_compared(toys):
 
 
 def test_a_live_teacher_of_ones_own_serves_too(toys):
-    settings = ("targets=online", f"teacher={TOYS['teacher']}", "steps=1", "validate_on=[]")
+    settings = ("targets=online", "steps=1", "validate_on=[]")
     options = ("--experiment", toys / "full.yaml", "--run", toys / "online", "--teacher", toys / "teacher.txt")
     output = succeed(command(program, *words(toys, "train", *options, *settings_words(*settings))))
     assert "1 steps" in output
