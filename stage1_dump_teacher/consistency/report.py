@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.base.files import replacing
 from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement, mean
 from stage1_dump_teacher.consistency.measure import Row
 
@@ -99,7 +100,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     # Axes are shared: inverting one puts the first row on top in all of them.
     if not right.yaxis_inverted():
         right.invert_yaxis()
-    figure.savefig(path, format="png", dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def draw_arg_max(axes: "Axes", means: Sequence[Agreement]) -> None:
