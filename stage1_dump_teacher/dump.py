@@ -8,7 +8,6 @@ import click
 import torch
 from tqdm import tqdm
 
-from common.base.environment import environment
 from common.base.errors import DataError
 from common.base.overlap import BackgroundWriter, started_ahead
 from common.base.shards import Shard
@@ -59,7 +58,7 @@ def run(
     scans, notes = dataset.select(settings.splits)
     teacher = load_named_teacher(settings.teacher, checkpoint, device)
     check_classes(teacher, dataset.label_map)
-    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map), environment())
+    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]

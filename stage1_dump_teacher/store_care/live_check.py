@@ -9,7 +9,7 @@ import torch
 
 from common.base.errors import StoreError
 from common.scans.formats.semantic_kitti import read_points
-from common.scans.polar_grid import PolarGrid, voxelise
+from common.scans.polar_grid import voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import apply_view
@@ -67,7 +67,7 @@ def compare_live(
             f"{store.location}: made by the teacher {identity.teacher_hash[:12]}, this one is {teacher.hash[:12]}. "
             "Compare with the checkpoint that the store was dumped with."
         )
-    grid = PolarGrid(identity.grid.shape, identity.grid.minimum, identity.grid.maximum)
+    grid = identity.polar_grid
     for scan, index in items:
         points = read_points(data, scan)
         cached, view = store.read(scan, index, points, voxel_features=identity.voxel_features)

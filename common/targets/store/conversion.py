@@ -58,7 +58,7 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
     """
     unknown = [name for name in kept.layers if name not in source.layers]
     lines = [f"  layer {name}: the store has {', '.join(source.layers)}" for name in unknown]
-    if not kept.layers:
+    if source.layers and not kept.layers:
         lines.append("  layers: keep at least one")
     if kept.voxel_features and not source.voxel_features:
         lines.append("  voxel_features: the store keeps none")

@@ -109,7 +109,8 @@ class StoreIdentity(Settings):
 
     Attributes:
         format_version: of the files.
-        teacher_hash: SHA-256 of the teacher's acting weights.
+        teacher_hash: SHA-256 of the teacher's acting weights; of a teacher of one's own any text that names it and
+            changes when it does.
         grid: of the teacher, and of any student that reads the store.
         classes: class names by training class; the order of the logits.
         learning_map: raw label id to training class.
@@ -144,22 +145,35 @@ class StoreIdentity(Settings):
         teacher_hash: str,
         grid: PolarGrid,
         label_map: LabelMap,
-        layers: dict[str, int],
-        voxel_features: bool,
-        encoding: TargetEncoding,
-        views: ViewSet,
+        layers: dict[str, int] | None = None,
+        voxel_features: bool = False,
+        encoding: TargetEncoding = TargetEncoding(),
+        views: ViewSet = ViewSet(),
     ) -> "StoreIdentity":
-        """The identity of a store that is about to be written."""
+        """The identity of a store that is about to be written: logits of the scans as they are, unless more is said.
+
+        Raises:
+            SettingsError: no store can have this grid.
+        """
         return cls(
             teacher_hash=teacher_hash,
             grid=grid_identity(grid),
             classes=label_map.names,
             learning_map=label_map.learning_map,
-            layers=layers,
+            layers=layers or {},
             voxel_features=voxel_features,
             encoding=encoding,
             views=views,
         )
+
+    @property
+    def polar_grid(self) -> PolarGrid:
+        """The grid, to put scans on it."""
+        return PolarGrid(self.grid.shape, self.grid.minimum, self.grid.maximum)
+
+    def view(self, scan: ScanId, index: int) -> View:
+        """View number `index` of a scan, to be applied before the teacher sees it; the same each time."""
+        return self.views.view(scan, index, self.grid.shape[1])
 
     @property
     def hash(self) -> str:

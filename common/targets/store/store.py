@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from common.base.environment import environment
 from common.base.errors import DataError, StoreError
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
@@ -53,21 +54,21 @@ class TargetStore:
 
     @classmethod
     def create_or_resume(
-        cls, location: str | Path | Storage, identity: StoreIdentity, provenance: dict[str, Any]
+        cls, location: str | Path | Storage, identity: StoreIdentity, provenance: dict[str, Any] | None = None
     ) -> "TargetStore":
         """Open a store for writing; make it where there is none.
 
         Args:
             location: folder, URL or storage.
             identity: of what is about to be written.
-            provenance: package versions and the like; recorded when the store is made, never compared.
+            provenance: what to record when the store is made, never compared; `environment()` by default.
 
         Raises:
             StoreError: the store was made by something else; lists each difference.
         """
         storage = open_storage(location)
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
-        storage.create(MANIFEST, manifest_bytes(identity, provenance))
+        storage.create(MANIFEST, manifest_bytes(identity, environment() if provenance is None else provenance))
         store = cls.open(storage)
         lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
         if lines:
