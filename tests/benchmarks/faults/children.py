@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from polar_distill import COMMANDS, program
 
@@ -126,6 +127,8 @@ def _be_child(function: Callable[[], Any], output: Path, value: Path) -> None:
         os.dup2(file, 1)
         os.dup2(file, 2)
         _limit_memory()
+        # A fork loses PyTorch's pool of threads; it has to be made anew before several threads ask for it at once.
+        torch.set_num_threads(1)
         result = function()
         value.write_text(json.dumps(result))
         status = 0

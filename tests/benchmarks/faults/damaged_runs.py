@@ -120,7 +120,7 @@ def settings_file(case: Case) -> Verdict:
     small = (*experiment_overrides(STREET_GRID), "student.width=4", "steps=1", "validate_on=[]", "batch_size=1")
     ended = case.command(*words, "--device", "cpu", *settings_words(*small))
     # A file that people write has no checksum: another number in it is another experiment, and is recorded as such.
-    return judge(ended, what, ("experiment.yaml", "targets", "cache"), lambda: None, nothing_changed)
+    return judge(ended, what, ("experiment.yaml", "targets", "cache", "student"), lambda: None, nothing_changed)
 
 
 def yaml_of_baseline() -> bytes:

@@ -129,8 +129,12 @@ def reads_as(case: Case, store: Path, kind: str) -> bool:
 
 
 def foreign(case: Case, target: Path, kind: str) -> str:
-    """What a merge wrote that is in no whole store."""
-    return "" if files_within(target, case.workshop.path(kind)) else "wrote other files than the whole store holds"
+    """Whether a merge wrote other numbers than those of the whole store, in words."""
+    if not target.exists() or files_within(target, case.workshop.path(kind)):
+        return ""
+    given, expected = case.prepared(lambda: reading.digests(target)), case.workshop.digests[kind]
+    wrong = [name for name, value in given.items() if value != expected.get(name)]
+    return f"wrote other numbers: {', '.join(wrong)}" if wrong else ""
 
 
 def files_within(folder: Path, whole: Path) -> bool:

@@ -84,7 +84,6 @@ METADATA: dict[str, Callable[[Any], None]] = {
     "a view that is a list": attribute("view", [1, 2]),
     "a view rotated by a text": attribute("view", {"rotation": "far"}),
     "a view rotated without end": attribute("view", {"rotation": 1e400}),
-    "a view rotated otherwise": attribute("view", {"rotation": 33.0}),
     "a scan that is a number": attribute("scan", 7),
     "another scan": attribute("scan", "00/000000"),
     "a scan of terminal codes": attribute("scan", TERMINAL),
@@ -178,7 +177,7 @@ def forge(case: Case, how: str, kind: str) -> tuple[Path, str]:
     elif how in METADATA:
         data = with_metadata(data, METADATA[how])
     elif how in CHUNKS:
-        data = with_chunk(data, "up0e.pillar_features", CHUNKS[how])
+        data = with_chunk(data, "voxels.16x12x8", CHUNKS[how])
     else:
         data = zip_of(members_of(data) | {"zarr.json": DOCUMENTS[how]})
     path.write_bytes(data)
@@ -194,8 +193,7 @@ def scan_file(words: Callable[[Case, Path], Sequence[object]]) -> Callable[[Case
         ended = case.command(*words(case, store), limit=LIMIT)
         wrong = (lambda: foreign(case, result, kind)) if result.is_dir() else nothing_changed
         # Whoever accepts a forged file has to read from it what was honestly written; `info` reads no numbers.
-        intact = (lambda: None) if "info" in words(case, store) else (lambda: reads_as(case, store, kind))
-        return judge(ended, how, named_by(NAME), intact, wrong)
+        return judge(ended, how, named_by(NAME), lambda: None if words is info else reads_as(case, store, kind), wrong)
 
     return attack
 
@@ -317,9 +315,9 @@ def archive(words: Callable[[Case, Path], Sequence[object]]) -> Callable[[Case, 
         changed = touched(case, "inner/result", "said", before=before)
         result = case.folder / "inner/result"
 
-        def intact() -> bool:
+        def intact() -> bool | None:
             given = case.prepared(lambda: reading.digests(result if result.exists() else path))
-            return given == case.workshop.digests["plain"]
+            return None if words is info else given == case.workshop.digests["plain"]
 
         shown = member.encode("unicode_escape").decode()
         names = ("store.zip", shown, "00/000009", "manifest.json")
