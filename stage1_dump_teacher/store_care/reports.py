@@ -102,7 +102,9 @@ def array_lines(found: StoreContents) -> list[str]:
     """Sizes of arrays, as a table."""
     readable = found.sampled - found.unreadable
     if not readable:
-        return [f"None of {count_text(found.sampled, 'sampled scan file')} could be read: run verify."]
+        return [
+            f"None of {count_text(found.sampled, 'sampled scan file')} could be read as one of this store: run verify."
+        ]
     rows = [("array", "encoding", "stored", "codec", "float32")]
     arrays = found.arrays
     for name, size in arrays.items():
@@ -120,7 +122,8 @@ def array_lines(found: StoreContents) -> list[str]:
         *table(rows),
     ]
     if found.unreadable:
-        lines.append(f"{count_text(found.unreadable, 'sampled scan file')} could not be read: run verify.")
+        unreadable = count_text(found.unreadable, "sampled scan file")
+        lines.append(f"{unreadable} could not be read as one of this store: run verify.")
     return lines
 
 

@@ -149,6 +149,15 @@ def test_labels_of_another_length_name_both_files(sample_data, extra):
     assert str(scan_path(sample_data, SCAN)) in caught.value.message
 
 
+def test_a_folder_in_place_of_labels_is_not_taken_for_a_scan_without_labels(sample_data):
+    path = label_path(sample_data, SCAN)
+    path.unlink()
+    path.mkdir()
+    assert has_labels(sample_data, SCAN)
+    with pytest.raises(DataError, match=path.name):
+        read_raw_labels(sample_data, SCAN, 1500)
+
+
 def test_missing_files_are_named(sample_data):
     absent = ScanId("00", "000099")
     with pytest.raises(DataError) as caught:

@@ -1,7 +1,6 @@
 """Scans and labels on disk in the SemanticKITTI layout: `<root>/sequences/00/velodyne/000000.bin` and `labels/`."""
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -165,14 +164,15 @@ def read_raw_labels(root: str | Path, scan: ScanId, points: int) -> np.ndarray:
 
 
 def has_labels(root: str | Path, scan: ScanId) -> bool:
-    """Whether the scan has a label file.
+    """Whether the scan has a label file. Something else under its name counts: reading it says what is wrong.
 
     Raises:
         DataError: there is no telling, the folder cannot be read.
     """
     path = label_path(root, scan)
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        path.stat()
+        return True
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from common.base.errors import StoreError
+from common.targets.store.checks import ForeignFileError, check_belongs
 from common.targets.store.chunks import MemberError
 from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.manifest import read_manifest
@@ -81,7 +82,7 @@ class StoreContents:
         sequences: by name.
         arrays: mean sizes by array.
         sampled: number of scan files that `arrays` comes from.
-        unreadable: number of sampled files that could not be read.
+        unreadable: number of sampled files that could not be read, or are of another store.
     """
 
     manifest: dict[str, Any]
@@ -140,12 +141,13 @@ def spread(items: Sequence[ScanView], size: int) -> list[ScanView]:
 
 
 def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[str, ArraySize] | None]:
-    """Sizes of the arrays of some scan files; None for a file that cannot be read."""
+    """Sizes of the arrays of some scan files; None for a file that cannot be read, or is of another store."""
     for scan, view in items:
         try:
             members = read_members(store.storage.read(store.name(scan, view)))
+            check_belongs(members, store.identity, scan, view)
             features = attributes_of(members, FileLayout).features
-        except (MemberError, MissingFileError, StoreError, OSError):
+        except (MemberError, ForeignFileError, MissingFileError, StoreError, OSError):
             yield None
             continue
         stored, sizes = members.stored_bytes(), {}

@@ -143,8 +143,9 @@ def plain_arrays(store: TargetStore, scan: ScanId, view: int) -> dict[str, np.nd
         in metres, radians, metres), `classes`, `teacher_hash`.
 
     Raises:
-        StoreError: the scan-view is missing or damaged.
+        StoreError: the scan-view is missing or damaged, or holds what no store of this identity does.
     """
+    store.verify(scan, view)
     targets, parameters = store.read(scan, view, None, voxel_features=store.identity.voxel_features)
     arrays = {"voxels": targets.voxels[:, 1:].int().numpy(), "logits": targets.logits.numpy()}
     for name, layer in targets.layers.items():

@@ -15,6 +15,8 @@ from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_vie
 from common.targets.store.encoding import ArrayEncoding
 
 FORMAT_VERSION = 2
+LONGEST_HASH = 200
+"""Characters of the teacher's hash: a SHA-256 has 64."""
 
 MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS = 1000, 256, 65_536
 """Of each scan, of a teacher, of a layer: bounds of the work that a manifest can cause, beyond what anyone dumps."""
@@ -121,7 +123,7 @@ class StoreIdentity(Settings):
     """
 
     format_version: int = FORMAT_VERSION
-    teacher_hash: str
+    teacher_hash: str = Field(max_length=LONGEST_HASH)
     grid: GridIdentity
     classes: list[str]
     learning_map: dict[int, int]

@@ -68,7 +68,7 @@ def swept_file(name: str) -> Callable[[Case], Verdict]:
 def student(case: Case) -> Verdict:
     """A student's damaged weights are evaluated; the numbers must be those of the whole one."""
     run = case.copy("straight", "run")
-    what = spoil(case, run / "student_last.pt", case.workshop.path("straight") / "last.pt")
+    what = spoil(case, run / "student_last.pt", case.workshop.path("teachers") / "last.pt")
     words = ["evaluate", "--data", case.workshop.path("data"), "--run", run, "--device", "cpu"]
     ended = case.command(*words)
     return judge(ended, what, ("student_last.pt",), lambda: same_student(case, run), nothing_changed)
@@ -134,7 +134,7 @@ KINDS = (
     Kind("training state: resume a teacher", 24, resume_teacher),
     Kind("run folder: settings.yaml", 12, run_file("settings.yaml")),
     Kind("run folder: environment.json", 12, run_file("environment.json")),
-    Kind("run folder: metrics.jsonl cut off", 12, run_file("metrics.jsonl")),
+    Kind("run folder: metrics.jsonl", 12, run_file("metrics.jsonl")),
     Kind("run folder: finished.json", 12, run_file("finished.json")),
     Kind("run folder: finished.json in a sweep", 12, swept_file("finished.json")),
     Kind("student: evaluate", 48, student),

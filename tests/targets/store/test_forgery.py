@@ -238,6 +238,7 @@ def test_every_bit_of_the_flags_of_a_member_is_noticed_or_harmless():
         (lambda it: it.update(layers={"../../x": 4}), "layers"),
         (lambda it: it.update(layers={"down1c": -4}), "layers"),
         (lambda it: it.update(layers={"down1c": 10**12}), "layers"),
+        (lambda it: it.update(teacher_hash="a" * 1_000_000), "teacher_hash"),
     ],
 )
 def test_a_manifest_that_asks_for_boundless_work_is_refused(change, words):
@@ -302,6 +303,23 @@ def test_an_archive_whose_directory_lies_about_sizes_is_refused_without_taking_m
     archive.write_bytes(data)
     with pytest.raises(StoreError, match="beyond the end"):
         ArchiveStorage(archive).read(next(iter(store_files())))
+
+
+def test_export_refuses_numbers_that_no_teacher_said(tmp_path):
+    archive = tmp_path / "forged.zip"
+    forged = with_numbers(PLAIN[NAME], "logits", lambda numbers: numbers * np.float32("nan"))
+    archive.write_bytes(zip_of(PLAIN | {NAME: forged}))
+    out = tmp_path / "targets.npz"
+    words = ("export", "--cache", archive, "--scan", str(SCAN), "--out", out)
+    assert "logits holds NaN or infinity" in fail(stage_one(*words))
+    assert not out.exists()
+
+
+def test_info_says_that_files_are_of_another_store(tmp_path):
+    archive = tmp_path / "mixed.zip"
+    archive.write_bytes(zip_of(PLAIN | {"manifest.json": store_files("float16", "none")["manifest.json"]}))
+    said = f"None of {len(PLAIN) - 1} sampled scan files could be read as one of this store: run verify"
+    assert said in succeed(stage_one("info", "--cache", archive))
 
 
 def test_a_member_without_a_name_is_passed_over(tmp_path):
