@@ -16,9 +16,8 @@ from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_v
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, check_distillable
 from common.scans.scan_batch import batch_scans
-from common.scans.scan_id import ScanId
 from common.scans.view import View
-from common.targets.store import StoreIdentity, TargetStore
+from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.storage import FolderStorage
 from common.targets.teacher import Teacher, check_classes, layer_channels
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
@@ -73,9 +72,9 @@ def run(
 def dump_missing(
     scan_writer: ScanWriter,
     teacher: Teacher,
-    missing: list[tuple[ScanId, int]],
+    missing: list[ScanView],
     settings: DumpSettings,
-    prepare: Callable[[tuple[ScanId, int]], PreparedScan],
+    prepare: Callable[[ScanView], PreparedScan],
     device: torch.device,
 ) -> None:
     """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C."""
@@ -100,10 +99,10 @@ def dump_missing(
     report.left = len(missing) - report.written - len(report.skipped)
 
 
-def preparer(settings: DumpSettings, dataset: Dataset, grid: PolarGrid) -> Callable[[tuple[ScanId, int]], PreparedScan]:
+def preparer(settings: DumpSettings, dataset: Dataset, grid: PolarGrid) -> Callable[[ScanView], PreparedScan]:
     """A function that reads and voxelises one scan-view."""
 
-    def prepare(item: tuple[ScanId, int]) -> PreparedScan:
+    def prepare(item: ScanView) -> PreparedScan:
         scan, index = item
         source = dataset.read(scan)
         view = settings.views.view(scan, index, grid.shape[1])

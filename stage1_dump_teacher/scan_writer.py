@@ -7,7 +7,7 @@ import numpy as np
 from common.base.errors import PolarDistillError, StoreError
 from common.scans.scan_id import ScanId
 from common.scans.view import View
-from common.targets.store import TargetStore, UnstorableError
+from common.targets.store import ScanView, TargetStore, UnstorableError
 from common.targets.store.skipped import record_skipped, remove_skipped, skipped_scan_views
 from common.targets.store.watch import StoreWatch
 from common.targets.teacher_targets import TeacherTargets
@@ -58,7 +58,7 @@ class ScanWriter:
         """
         self.store = store
         self.report = report
-        self.written: set[tuple[ScanId, int]] = set()
+        self.written: set[ScanView] = set()
         self._watch = StoreWatch(store)
         self._skip = skip
         self._expected = expected
@@ -83,7 +83,7 @@ class ScanWriter:
         if self.report.written == SIZE_SAMPLE:
             check_room(self.store, self.report.size // SIZE_SAMPLE, self._expected - SIZE_SAMPLE)
 
-    def check_all_there(self, present: set[tuple[ScanId, int]]) -> None:
+    def check_all_there(self, present: set[ScanView]) -> None:
         """That the store holds what was written and what was present before, see `StoreWatch.check_holds`."""
         self._watch.check_holds(present | self.written)
 

@@ -11,9 +11,8 @@ from common.base.errors import StoreError
 from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import voxelise
 from common.scans.scan_batch import batch_scans
-from common.scans.scan_id import ScanId
 from common.scans.view import apply_view
-from common.targets.store import TargetStore
+from common.targets.store import ScanView, TargetStore
 from common.targets.store.encoding import ArrayEncoding, decodable, encode
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
 from common.targets.teacher_targets import TeacherTargets
@@ -52,7 +51,7 @@ def compare_live(
     store: TargetStore,
     teacher: Cylinder3DTeacher,
     data: Path,
-    items: Iterable[tuple[ScanId, int]],
+    items: Iterable[ScanView],
     device: torch.device,
 ) -> Iterator[list[LiveError]]:
     """Run the teacher again on some scan-views; yields the errors of each scan-view's arrays.

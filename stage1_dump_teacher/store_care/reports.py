@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.base.text import printable
 from common.scans.scan_id import ScanId
-from common.targets.store import TargetStore
+from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import Provenance, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
@@ -45,11 +45,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def completeness(
-    store: TargetStore, held: set[tuple[ScanId, int]], scans: Sequence[ScanId]
-) -> dict[str, list[tuple[ScanId, int]]]:
+def completeness(store: TargetStore, held: set[ScanView], scans: Sequence[ScanId]) -> dict[str, list[ScanView]]:
     """Scan-views of each sequence of a dataset that a store does not hold yet."""
-    missing: dict[str, list[tuple[ScanId, int]]] = {scan.sequence: [] for scan in scans}
+    missing: dict[str, list[ScanView]] = {scan.sequence: [] for scan in scans}
     for scan in scans:
         for view in range(store.identity.views.count):
             if (scan, view) not in held:
@@ -132,7 +130,7 @@ def times(larger: float, smaller: float) -> str:
     return f"{larger / smaller:.1f} x" if smaller else ""
 
 
-def completeness_lines(missing: dict[str, list[tuple[ScanId, int]]], expected: int, mean_size: float) -> list[str]:
+def completeness_lines(missing: dict[str, list[ScanView]], expected: int, mean_size: float) -> list[str]:
     """How complete a store is for a dataset."""
     left = sum(map(len, missing.values()))
     if not left:
@@ -158,7 +156,7 @@ def skipped_lines(skipped: Skipped) -> list[str]:
 def contents_json(
     store: TargetStore,
     found: StoreContents,
-    missing: dict[str, list[tuple[ScanId, int]]] | None,
+    missing: dict[str, list[ScanView]] | None,
     skipped: Skipped,
 ) -> dict[str, Any]:
     """The report of `info` for programs."""
@@ -203,7 +201,7 @@ def unsigned_line(count: int) -> str:
     )
 
 
-def live_lines(errors: Sequence["LiveError"], items: Sequence[tuple[ScanId, int]]) -> list[str]:
+def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list[str]:
     """The table of `verify --live`."""
     named = ", ".join(f"{scan} view {view}" for scan, view in items[:LISTED_SCANS])
     rows = [("array", "encoding", "relative error", "limit", "")]

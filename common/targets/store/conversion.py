@@ -15,11 +15,11 @@ from common.targets.store.checks import ForeignFileError, check_scan_file
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, decodable, encode
 from common.targets.store.identity import StoreIdentity, TargetEncoding
-from common.targets.store.maintenance import inspect_bytes
+from common.targets.store.maintenance import whole_content
 from common.targets.store.manifest import read_manifest
 from common.targets.store.members import GroupMembers, read_members
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name, zip_of_group
-from common.targets.store.storage import MissingFileError, refused
+from common.targets.store.storage import refused
 from common.targets.store.store import TargetStore
 
 PRECISION = {"float32": 3, "float16": 2, "int8_channel": 1, "int8_row": 1}
@@ -85,14 +85,7 @@ def converted_scan(source: TargetStore, identity: StoreIdentity, scan: ScanId, v
         StoreError: the scan-view is damaged or of another store, or a value does not fit its new encoding.
     """
     try:
-        content = source.storage.read(source.name(scan, view))
-    except MissingFileError as error:
-        raise StoreError(f"scan {scan}, view {view}: was deleted meanwhile.") from error
-    problem = inspect_bytes(source.identity, scan, view, content)
-    if problem is not None and not problem.is_note:
-        raise StoreError(f"scan {scan}, view {view}: {problem.array} {problem.text}. Run the command repair first.")
-    try:
-        converted = converted_bytes(read_members(content), identity)
+        converted = converted_bytes(read_members(whole_content(source, scan, view)), identity)
         check_scan_file(converted, identity, scan, view)
     except (StoreError, MemberError, ForeignFileError) as error:
         raise StoreError(f"scan {scan}, view {view}: {error}") from error

@@ -137,6 +137,19 @@ def _inspect_once(
     return inspect_bytes(store.identity, scan, view, content, source_hash), content
 
 
+def whole_content(store: TargetStore, scan: ScanId, view: int) -> bytes:
+    """The scan file of one scan-view, in which nothing is wrong.
+
+    Raises:
+        StoreError: it is missing, cannot be read, or something is wrong with it.
+    """
+    problem, content = _inspect_once(store, scan, view, None)
+    if content is None or not (problem is None or problem.is_note):
+        what = f"{problem.array} {problem.text}".strip() if problem else "cannot be read"
+        raise StoreError(f"{what}. Run the command repair on {store.location}.")
+    return content
+
+
 def inspect_bytes(
     identity: StoreIdentity, scan: ScanId, view: int, content: bytes, source_hash: str | None = None
 ) -> Problem | None:

@@ -8,8 +8,8 @@ from common.base.errors import StoreError
 from common.base.files import replacing
 from common.base.overlap import started_ahead
 from common.targets.store.identity import differences
-from common.targets.store.maintenance import inspect_bytes
-from common.targets.store.storage import MissingFileError, Storage, refused
+from common.targets.store.maintenance import whole_content
+from common.targets.store.storage import Storage, refused
 from common.targets.store.store import ScanView, TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
@@ -77,21 +77,13 @@ def whole_copy(item: ScanView, stores: Sequence[TargetStore]) -> bytes:
     problems = []
     for store in stores:
         try:
-            content = store.storage.read(store.name(scan, view))
-        except (MissingFileError, OSError) as error:
-            problems.append(f"{store.location}: cannot be read ({error})")
-            continue
-        problem = inspect_bytes(store.identity, scan, view, content)
-        if problem is None or problem.is_note:
-            whole[content] = store
-        else:
-            problems.append(f"{store.location}: {problem.array} {problem.text}")
+            whole[whole_content(store, scan, view)] = store
+        except StoreError as error:
+            problems.append(str(error))
     if len(whole) > 1:
         raise conflict(item, list(whole.values()))
     if not whole:
-        raise StoreError(
-            f"scan {scan}, view {view}: no whole copy: {'; '.join(problems)}. Run the command repair there."
-        )
+        raise StoreError(f"scan {scan}, view {view}: no whole copy: {' '.join(problems)}")
     return next(iter(whole))
 
 

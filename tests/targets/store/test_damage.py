@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.base.errors import StoreError
 from common.targets.store import TargetStore
+from common.targets.store.merging import whole_copy
 from common.targets.store.storage import MemoryStorage
 from tests.targets.store.made_up_targets import SCANS, numbers, points_of, store_files
 
@@ -88,3 +89,19 @@ def test_a_damaged_manifest_is_noticed_or_does_no_harm(damage):
     storage.write("manifest.json", intact)
     with suppress(StoreError):
         assert TargetStore.open(storage).identity == expected
+
+
+def test_merging_takes_the_copy_that_can_be_read():
+    class Unreachable(MemoryStorage):
+        def read(self, name: str) -> bytes:
+            raise StoreError(f"{name}: the server does not answer")
+
+    whole, unreachable = MemoryStorage(), Unreachable()
+    for name, content in store_files().items():
+        whole.write(name, content)
+        unreachable.write(name, content)
+    good = TargetStore.open(whole)
+    item, broken = (SCAN, 0), TargetStore(unreachable, good.identity)
+    assert whole_copy(item, [broken, good]) == whole.read(good.name(*item))
+    with pytest.raises(StoreError, match=r"no whole copy: .*the server does not answer"):
+        whole_copy(item, [broken])
