@@ -155,18 +155,19 @@ class StoreIdentity(Settings):
         """The identity of a store that is about to be written: logits of the scans as they are, unless more is said.
 
         Raises:
-            SettingsError: no store can have this grid.
+            SettingsError: no store can have one of these; says which.
         """
-        return cls(
-            teacher_hash=teacher_hash,
-            grid=grid_identity(grid),
-            classes=label_map.names,
-            learning_map=label_map.learning_map,
-            layers=layers or {},
-            voxel_features=voxel_features,
-            encoding=encoding,
-            views=views,
-        )
+        values = {
+            "teacher_hash": teacher_hash,
+            "grid": grid_identity(grid),
+            "classes": label_map.names,
+            "learning_map": label_map.learning_map,
+            "layers": layers or {},
+            "voxel_features": voxel_features,
+            "encoding": encoding,
+            "views": views,
+        }
+        return parse_settings(cls, values, "the identity of a store")
 
     @property
     def polar_grid(self) -> PolarGrid:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from common.base.errors import SettingsError
 from common.targets.store import (
     PolarGrid,
     ScanId,
@@ -160,6 +161,13 @@ def test_voxels_may_come_in_any_order(tmp_path):
         targets_of_voxels(voxels, logits[:3])
     with pytest.raises(StoreError, match="names a cell twice"):
         store.write(SCAN, 0, identity.view(SCAN, 0), targets_of_voxels(voxels[[0, 0]], logits[:2]), np.zeros((1, 4)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("teacher_hash", "x" * 1000), ("layers", {"a/b": 4})])
+def test_an_identity_that_no_store_can_have_is_refused(field, value):
+    parts = {"teacher_hash": "mine", "grid": GRID, "label_map": load_label_map("semantic_kitti"), field: value}
+    with pytest.raises(SettingsError, match=rf"the identity of a store(.|\n)*{field}"):
+        StoreIdentity.of(**parts)
 
 
 def test_another_teacher_does_not_write_into_a_store(tmp_path):
