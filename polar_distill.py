@@ -94,9 +94,9 @@ class Program(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command that is named."""
-        from common.base.commands import disk_errors_told
+        from common.base.commands import disk_errors_reported
 
-        with disk_errors_told():
+        with disk_errors_reported():
             return super().invoke(context)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -102,7 +102,9 @@ def run_check(check: Callable[[], Check]) -> Check:
     except PolarDistillError as error:
         return Check("problem", error.message)
     except Exception as error:
-        return Check("problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if it stays, report it.")
+        return Check(
+            "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
+        )
 
 
 def check_python() -> Check:

@@ -94,7 +94,7 @@ def choose_subject(
     """
     if run_folder is not None:
         if overrides:
-            raise SettingsError("--set changes the settings of --experiment; those of a run are as it was trained")
+            raise SettingsError("--set changes the settings of --experiment; a run keeps those it was trained with")
         return Subject(run_settings(run_folder), weights)
     if experiment is not None:
         return Subject(load_settings(ExperimentSettings, experiment_file(experiment), overrides), weights)

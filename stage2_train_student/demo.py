@@ -28,7 +28,7 @@ TEACHER_EVALUATION = "teacher.json"
 SUMMARY = "summary.json"
 PAGE = "comparison.html"
 SPLIT = "test"
-"""Streets that nobody trained on."""
+"""Streets that no model trained on."""
 
 
 class DemoFolders(NamedTuple):
@@ -102,7 +102,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
     if not theirs.is_file():
         first = configs / f"{experiments[0]}.yaml"
         yield Step(
-            "mIoU of the teacher on streets that nobody trained on",
+            "mIoU of the teacher on streets that no model trained on",
             words(
                 "evaluate",
                 data=data,
@@ -116,7 +116,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
         if not newer(student_folder(runs, name) / EVALUATION_FILE, student_folder(runs, name) / FINISHED_FILE):
             run = student_folder(runs, name)
             yield Step(
-                f"mIoU of the student of '{name}' there, and how often it says what the teacher says",
+                f"mIoU of the student of '{name}' there, and how often it agrees with the teacher",
                 words("evaluate", data=data, run=run, split=SPLIT, agreement=teacher),
             )
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
@@ -139,8 +139,8 @@ def run_step(number: int, step: Step) -> None:
     code = subprocess.run([sys.executable, "-m", "polar_distill", *step.words], check=False).returncode
     if code:
         raise TrainingError(
-            f"the demo stopped at step {number} (exit status {code}, see above). Once that is mended, the same command "
-            "goes on from there."
+            f"the demo stopped at step {number} (exit status {code}, see above). Solve this, then run the same "
+            "command: it goes on from there."
         )
 
 
@@ -172,7 +172,7 @@ def closing_lines(numbers: dict[str, Any], folders: DemoFolders) -> Sequence[str
     """What the demo says at its end."""
     return [
         "",
-        f"mIoU on streets that nobody trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
+        f"mIoU on streets that no model trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
         f"{numbers['full_miou']:.1f} ({numbers['gain_miou']:+.1f} points), teacher {numbers['teacher_miou']:.1f}. "
         f"{numbers['demo_s']:.0f} s.",
         f"  page      {folders.runs / PAGE}   open it in a browser",

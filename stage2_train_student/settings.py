@@ -121,5 +121,5 @@ class ExperimentSettings(Settings):
         if self.targets == "none" and self.distillation.weights:
             raise ValueError("distillation: targets: none has no teacher; set the weights logit, vpd and lwd to 0")
         if self.targets != "none" and not self.distillation.weights:
-            raise ValueError(f"distillation: all weights are 0, so targets: {self.targets} would be read for nothing")
+            raise ValueError(f"distillation: all weights are 0, so targets: {self.targets} would not be used")
         return self

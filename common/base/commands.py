@@ -13,16 +13,16 @@ from common.base.text import printable
 
 
 class Command(click.Command):
-    """A command whose errors of the disk are told without a traceback."""
+    """A command whose errors of the disk are reported without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run it."""
-        with disk_errors_told():
+        with disk_errors_reported():
             return super().invoke(context)
 
 
 @contextmanager
-def disk_errors_told() -> Iterator[None]:
+def disk_errors_reported() -> Iterator[None]:
     """Errors of the operating system become errors for the user: which file, what happened, what to do.
 
     Raises:

@@ -98,7 +98,7 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[P
     if folders is not None:
         folders.append(path.parent)
     if path.resolve() in children:
-        raise SettingsError(f"{path}: extends itself, by way of {', '.join(map(str, children))}")
+        raise SettingsError(f"{path}: extends itself through {', '.join(map(str, children))}")
     try:
         values = parsed(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:

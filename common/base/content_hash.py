@@ -49,7 +49,7 @@ def check_archive(archive: bytes) -> bool:
     comment = archive[-COMMENT_BYTES:]
     sealed = comment.startswith(LABEL)
     if sealed and comment[len(LABEL) :] != _hash_before(archive, COMMENT_BYTES + LENGTH.size):
-        raise ContentError("its bytes do not fit the hash that was kept with them")
+        raise ContentError("its bytes do not match the hash that was kept with them")
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as members:
             if sum(member.file_size for member in members.infolist()) > len(archive):
@@ -81,7 +81,7 @@ def check_safetensors(data: bytes, tensors: dict[str, torch.Tensor]) -> bool:
     size = int.from_bytes(data[:8], "little")
     written = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(METADATA_KEY)
     if written is not None and written != weights_hash(tensors):
-        raise ContentError("its tensors do not fit the hash that was kept with them")
+        raise ContentError("its tensors do not match the hash that was kept with them")
     return written is not None
 
 

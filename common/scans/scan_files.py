@@ -47,7 +47,7 @@ class ScanFiles(ABC):
         """Points of a scan, float32 [N, 4]: x, y, z in metres around the sensor, remission.
 
         Raises:
-            DataError: they cannot be read, or hold what no sensor says; names the file.
+            DataError: they cannot be read, or hold what no sensor measures; names the file.
         """
 
     @abstractmethod

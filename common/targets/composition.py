@@ -60,8 +60,8 @@ def anchored_targets(nearest: Anchor, other: Anchor | None, target: ScanBatch) -
         return rotate_by_bins(nearest.targets, nearest.bins, nearest.cloud, target)
     if nearest.bins * other.bins >= 0:
         raise SettingsError(
-            f"the anchors are rotated by {nearest.bins} and {other.bins} bins; the other one must lie across the "
-            "wanted view, to have its border elsewhere"
+            f"the anchors are rotated by {nearest.bins} and {other.bins} bins; they must lie on both sides "
+            "of the wanted view"
         )
     for anchor in (nearest, other):
         check_same_points(anchor.targets, anchor.cloud, target)

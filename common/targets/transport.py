@@ -227,7 +227,7 @@ def check_same_points(targets: TeacherTargets, source: ScanBatch, target: ScanBa
         StoreError: they are.
     """
     if not torch.equal(targets.voxels, source.voxels):
-        raise StoreError("the targets are not those of the cloud that should carry them; dump this scan again")
+        raise StoreError("the targets belong to another cloud; dump this scan again")
     if len(source.point_voxel) != len(target.point_voxel):
         raise StoreError(
             f"targets of a cloud of {len(source.point_voxel)} points cannot be carried by one of "

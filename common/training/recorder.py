@@ -86,7 +86,7 @@ def check_no_gap(path: Path, recorded: list[int], step: int) -> None:
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of the {step} steps that the run has trained have no record here, the first is "
-            f"step {missing[0]}. Restore the file; or remove it, to go on without records of what was."
+            f"step {missing[0]}. Restore the file; or remove it, to go on without the earlier records."
         )
 
 

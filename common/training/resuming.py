@@ -19,7 +19,7 @@ ScansOfSequences = dict[str, dict[str, int | str]]
 """Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""
 
 ALWAYS_SAVED = ("epoch", "step_in_epoch", "step", "best_miou")
-OTHER_GPUS = "another number of GPUs than before; random numbers go on as before only on those that there are now"
+OTHER_GPUS = "another number of GPUs than before: random numbers continue only on GPUs that were used before"
 
 
 def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, Any], may_change: set[str]) -> None:

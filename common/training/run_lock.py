@@ -39,7 +39,8 @@ def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
             problem = None if file else in_use(folder)
         except OSError as error:
             problem = (
-                f"{folder}: no run can be kept here ({error.strerror}). Choose another folder, or make it writable."
+                f"{folder}: a run cannot be written here ({error.strerror}). Choose another folder, or make it "
+                "writable."
             )
     if processes.any(problem):
         raise TrainingError(problem or f"{folder}: the first process cannot train here.")

@@ -75,8 +75,7 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
     others = [str(name) for name in best.content if not isinstance(best.content[name], torch.Tensor)]
     if others:
         raise CheckpointError(
-            f"{path}: among the weights stand entries that are no tensors: {listed(others)}. "
-            "Save model.state_dict() alone."
+            f"{path}: entries beside the weights are no tensors: {listed(others)}. Save model.state_dict() alone."
         )
     weights = best.weights()
     check_plain(str(path), weights)
@@ -128,9 +127,7 @@ def chosen(path: Path, complete: list[Place]) -> Place:
             note = f"note: {path}: of several complete sets of weights '{wrapper}' is taken, not {listed(others)}"
             tqdm.write(note, file=sys.stderr)
             return complete[entries.index(wrapper)]
-    raise CheckpointError(
-        f"{path}: several entries hold all weights: {listed(entries)}. Save the one that is meant alone."
-    )
+    raise CheckpointError(f"{path}: several entries hold all weights: {listed(entries)}. Save only the one to load.")
 
 
 def nothing_known(path: Path, found: list[Place], names: Collection[str], what: str) -> str:
@@ -138,8 +135,8 @@ def nothing_known(path: Path, found: list[Place], names: Collection[str], what: 
     lines = [f"{path}: not {what}; nothing was loaded."]
     lines += [f"  found: {place}{origin(place)}" for place in found] or ["  found: no tensors"]
     lines.append(
-        f"  would load: exactly {len(names)} tensors, such as {listed(sorted(names)[:EXAMPLES])}; in one entry of the "
-        "file, and below one prefix, if need be"
+        f"  would load: exactly {len(names)} tensors, such as {listed(sorted(names)[:EXAMPLES])}; they may be in one "
+        "entry of the file, and below one prefix"
     )
     return "\n".join(lines)
 
@@ -149,5 +146,5 @@ def origin(place: Place) -> str:
     first = {name.partition(".")[0] for name in tensors_of(place.content)}
     for program, words in FOREIGN.items():
         if words <= first:
-            return f"; {program} names them so, whose layers are others: its checkpoints cannot be used here"
+            return f"; {program} uses such names; its layers differ, so its checkpoints cannot be used here"
     return ""

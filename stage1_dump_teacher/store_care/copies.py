@@ -51,7 +51,7 @@ def convert(
     A second run goes on where one stopped.
 
     Settings: layers, voxel_features, encoding.pillar_features, encoding.voxel_features, encoding.logits, encoding.codec
-    and encoding.level. What is not named stays as it is; precision that is gone cannot be asked back.
+    and encoding.level. What is not named stays as it is; lost precision cannot be restored.
 
     \b
     Examples:
@@ -126,7 +126,7 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
     place: str | Path
     if archive is not None:
         if archive.suffix != ".zip":
-            raise SettingsError(f"{archive}: the name of an archive ends in .zip, so that it is known for one")
+            raise SettingsError(f"{archive}: the name of an archive has to end in .zip")
         manifest = TargetStore.create_or_resume(MemoryStorage(), stores[0].identity, provenance)
         carry_over(stores, manifest, found.keys())
         copied = archive_all(found, manifest.storage, archive, threads)

@@ -65,8 +65,8 @@ class RepairPlan:
         unsteady = [problem for problem in self.problems if problem.kind == "unsteady"]
         if unsteady:
             raise StoreError(
-                f"{self.location}: {len(unsteady):,} of {count_text(self.files, 'file')} came otherwise at another "
-                f"reading, the first is {unsteady[0].scan} view {unsteady[0].view}. Nothing was deleted, since files "
+                f"{self.location}: {len(unsteady):,} of {count_text(self.files, 'file')} differed when read "
+                f"again, the first is {unsteady[0].scan} view {unsteady[0].view}. Nothing was deleted, since files "
                 "that look damaged may be whole. Check the network and the disk, then run the command again."
             )
 
@@ -78,8 +78,8 @@ class RepairPlan:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(p.kind for p in self.delete).items())
         return (
             f"{self.location}: {len(self.delete):,} of {count_text(self.files, 'file')} would be deleted ({kinds}). "
-            "Where most are 'changed', --data is likely not the dataset that was dumped; check it. If all that is to "
-            "go and to be dumped again, say --delete-many (make: DELETE_MANY=1)."
+            "Where most are 'changed', --data is likely not the dataset that was dumped; check it. To delete "
+            "them all and dump them again, add --delete-many (make: DELETE_MANY=1)."
         )
 
     def summary(self, verb: str) -> str:

@@ -94,7 +94,7 @@ def compare(
     if out.suffix != ".html":
         raise SettingsError(f"--out {out}: a page ends in .html; the tables beside it get its name")
     if data is None and (scan_names or teacher is not None):
-        raise SettingsError("--scan and --teacher are for pictures; say with --data where the scans are")
+        raise SettingsError("--scan and --teacher are for pictures, which need --data, the folder of the scans")
     experiments = group_runs([read_run(folder) for folder in find_runs(list(folders))])
     label_map = one_label_map(experiments)
     reference = choose_baseline(experiments, baseline)
@@ -147,7 +147,7 @@ def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> f
         DataError: the report cannot be read.
     """
     if source != "evaluation":
-        raise SettingsError("--teacher-evaluation can only stand beside evaluations; run evaluate --run for every run")
+        raise SettingsError("--teacher-evaluation needs an evaluation of every run; run evaluate --run for each")
     numbers = read_report(path)
     theirs, ours = report_protocol(numbers), evaluation_protocol(experiments[0].runs[0])
     if theirs != ours:

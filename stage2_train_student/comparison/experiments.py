@@ -144,7 +144,7 @@ def choose_baseline(experiments: list[Experiment], name: str | None) -> Experime
         without = [experiment for experiment in without if experiment.name == BASELINE] or without
     if len(without) > 1:
         names = ", ".join(experiment.name for experiment in without)
-        raise SettingsError(f"several experiments have no teacher ({names}); say which is the --baseline")
+        raise SettingsError(f"several experiments have no teacher ({names}); choose one with --baseline")
     return without[0] if without else None
 
 

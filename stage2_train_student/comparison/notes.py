@@ -41,12 +41,12 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
     }
     if len(machines) > 1:
         lines.append(
-            "The runs were made on different machines or with different numbers of threads: their times differ for "
-            "that alone."
+            "The runs were made on different machines or with different numbers of threads: their times cannot "
+            "be compared."
         )
     if any(experiment.settings.targets == "cache" for experiment in experiments):
         lines.append(
-            "Times are those of training; dumping the teacher's targets, once for all experiments, comes on top."
+            "Times are those of training; dumping the teacher's targets, once for all experiments, is not counted."
         )
     return lines
 

@@ -64,9 +64,7 @@ def summary_table(results: list[Result]) -> Table:
             lambda _, result: gain_cell(result.gain, result.is_baseline, largest),
         ),
         (
-            Column(
-                "95 % interval", "of that difference, by Student's t; all of the column hold together in 95 % of cases"
-            ),
+            Column("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons"),
             lambda _, result: interval_cell(result.gain),
         ),
         (
@@ -74,7 +72,7 @@ def summary_table(results: list[Result]) -> Table:
             lambda _, result: p_value_cell(result.gain),
         ),
         (
-            Column("agreement, %", "points where the student says what the teacher says"),
+            Column("agreement, %", "points that student and teacher give the same class"),
             lambda _, result: percent_cell(result.agreement),
         ),
         (Column("per step", "median time of a training step"), lambda _, result: time_cell(result.seconds_per_step)),

@@ -22,7 +22,7 @@ class Score(NamedTuple):
     Attributes:
         miou: in 0..1, over the classes that occur.
         iou: by class name; None for a class that does not occur.
-        agreement: share of points where the student says what its teacher says, None where nobody asked.
+        agreement: share of points where student and teacher agree, None where it was not measured.
         miou_by_distance: by the start of each distance range in metres; empty where it was not recorded.
     """
 
@@ -190,5 +190,5 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: not what a training run writes there ({error}). Remove it: the comparison goes without."
+            f"{path}: not what a training run writes there ({error}). Remove it to compare without."
         ) from error

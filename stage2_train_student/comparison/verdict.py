@@ -40,7 +40,7 @@ def verdict(found: list[Result]) -> Verdict | None:
         why = f"did not train as the baseline did ({best.unlike_baseline[0]}), so the difference may be due to that"
         return Verdict(f"No verdict: {name} is {points} {way} the baseline, but {why}.", best, "unclear")
     if gain.error is None:
-        chance = "but without several seeds on both sides nobody can say how much of that is chance"
+        chance = "but without several seeds on both sides that cannot be told from chance"
         return Verdict(f"Not known: {who} is {points} {way} the baseline, {chance}.", best, "unclear")
     if not gain.clear:
         chance = f"which may be chance: {how_sure(gain)}"

@@ -48,7 +48,7 @@ RUNS = Path("runs")
 @subject_options
 @click.option("--teacher", type=path_type, help="Evaluate this Cylinder3D checkpoint instead of a student.")
 @click.option("--agreement", type=path_type, help="Teacher checkpoint to compare the predictions with.")
-@split_option("val; without it on this disk every labelled sequence")
+@split_option("val, or every labelled sequence where val is not on this disk")
 @plan_options
 @click.option("--confusion", type=path_type, help="PNG to draw the confusion matrix into.")
 @click.option(

@@ -113,7 +113,7 @@ class StudentData:
         anchors = store.identity.views.anchors if self.views == "anchors" else None
         if anchors is not None and view != anchor_view(anchors, index, self.grid.shape[1]):
             raise StoreError(
-                f"{store.location}/{store.name(scan, index)}: view {index} is not the anchor that stands there. "
+                f"{store.location}/{store.name(scan, index)}: view {index} is not the expected anchor. "
                 "Another version of the project dumped it: dump again, or set views=replay."
             )
         return voxelised, targets, view

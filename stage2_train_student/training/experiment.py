@@ -108,7 +108,8 @@ def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]
     if skipped and len(skipped) == len(scans):
         scan, reason = next(iter(skipped.items()))
         raise StoreError(
-            f"{store.location}: the dump could use none of the {len(scans)} training scans; of {scan} it says: {reason}"
+            f"{store.location}: the dump could use none of the {len(scans)} training scans; "
+            f"the reason for {scan}: {reason}"
         )
     return skipped
 

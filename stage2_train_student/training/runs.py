@@ -47,8 +47,8 @@ def run_settings(folder: Path) -> ExperimentSettings:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
     except SettingsError as error:
         raise SettingsError(
-            f"{error.message}\nTo have the settings of this run written again, resume it with those it was trained "
-            "with (train --resume); the state of the training knows them and refuses others."
+            f"{error.message}\nTo write the settings of this run again, resume it with those it was trained with "
+            "(train --resume); others are refused."
         ) from error
 
 

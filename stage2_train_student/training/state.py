@@ -34,7 +34,7 @@ LAST_STUDENT = "student_last.pt"
 MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "early_stopping"}
 """Settings that a resumed run may change without becoming another experiment; `epochs` not where a schedule falls."""
 
-OTHER_PROCESSES = "another number of processes than before, so random numbers are drawn anew"
+OTHER_PROCESSES = "another number of processes than before, so random numbers differ from those of an uninterrupted run"
 
 
 @dataclass

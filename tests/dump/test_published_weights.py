@@ -143,7 +143,7 @@ def test_weights_of_forks_that_are_not_complete_are_refused(load, published):
 
 def test_names_of_mmdetection3d_are_recognised(load):
     names = ("voxel_encoder.pre_norm.weight", "backbone.down_context.conv0_0.0.weight", "decode_head.conv_seg.weight")
-    with pytest.raises(CheckpointError, match="mmdetection3d names them so") as caught:
+    with pytest.raises(CheckpointError, match="mmdetection3d uses such names") as caught:
         load({"meta": {"epoch": 1}, "state_dict": {name: torch.ones(3) for name in names}})
     assert "found: 3 tensors in the entry 'state_dict', such as voxel_encoder.pre_norm.weight" in caught.value.message
 

@@ -75,7 +75,7 @@ def test_convert_copies_what_it_need_not_encode(tmp_path, train_store):
 def test_convert_never_gains_precision(tmp_path, train_store):
     words = ("convert", "--cache", train_store, "--to", tmp_path / "wide")
     message = fail(stage_one(*words, *(word for text in EXACT for word in ("--set", text))))
-    assert "pillar_features: stored as int8_channel; float32 would not bring back" in message
+    assert "pillar_features: stored as int8_channel; float32 cannot restore" in message
     assert "logits: stored as int8_row; float32" in message
     assert "logits: stored as int8_row; int8_channel" in fail(
         stage_one(*words, "--set", "encoding.logits=int8_channel")
@@ -147,7 +147,7 @@ def test_merge_into_a_readable_archive(tmp_path, train_store):
     assert "8 scan-views copied" in succeed(stage_one(*words, "--archive", tmp_path / "all.zip"))
     assert "8 of 8 scan-views checked: nothing wrong" in succeed(stage_one("verify", "--cache", tmp_path / "all.zip"))
     assert "merged from" in succeed(stage_one("info", "--cache", tmp_path / "all.zip"))
-    assert "ends in .zip" in fail(stage_one(*words, "--archive", tmp_path / "all"))
+    assert "end in .zip" in fail(stage_one(*words, "--archive", tmp_path / "all"))
     assert "either --to or --archive" in fail(stage_one(*words))
 
 

@@ -189,7 +189,7 @@ def test_one_process_goes_on_where_two_stopped_and_says_what_changes(streets, st
     run.mkdir(parents=True)
     torch.save(state | {"progress": state["progress"] | {"epoch": 1}}, run / "last.pt")
     output = succeed(train(streets, street_cache, run, *EVERYTHING, options=("--resume",)))
-    assert "another number of processes than before, so random numbers are drawn anew" in output
+    assert "another number of processes than before, so random numbers differ" in output
     assert saved(run)["progress"]["step"] == 6
     assert saved(run)["random_states_of_others"] == []
 

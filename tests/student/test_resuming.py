@@ -296,7 +296,7 @@ def test_a_state_with_one_flipped_bit_is_refused_naming_the_file(streets, street
         file.write(bytes([byte ^ 1]))
     said = fail(train(streets, street_cache, runs / "flipped", *SLOW, **RESUME))
     assert f"{path}: damaged" in said
-    assert "its bytes do not fit the hash" in said
+    assert "its bytes do not match the hash" in said
 
 
 def test_resuming_nothing_starts_from_the_beginning_and_says_so(streets, street_cache, runs):

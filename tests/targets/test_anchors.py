@@ -196,7 +196,7 @@ def test_a_store_whose_anchors_stand_elsewhere_is_refused(anchor_cache, streets,
     targets = TeacherTargets(voxels, torch.zeros(len(voxels), 20), old.layers)
     moved.write(scan, 1, view, targets, source.points)
     epoch = next(epoch for epoch in range(60) if data.anchored_view(scan, epoch).anchor == 1)
-    with pytest.raises(StoreError, match="view 1 is not the anchor that stands there"):
+    with pytest.raises(StoreError, match="view 1 is not the expected anchor"):
         replace(data, store=moved).load(scan, epoch)
 
 

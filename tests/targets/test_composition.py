@@ -164,9 +164,9 @@ def test_what_does_not_belong_together_is_refused():
     cloud, target = cloud_of(points), cloud_of(apply_view(points, anchor_view(AnchorSet(rotations=23), 1, AZIMUTH)))
     nearest = Anchor(short_sighted_teacher(cloud, points), cloud, 16)
     stranger = Anchor(short_sighted_teacher(cloud_of(others), others), cloud, -16)
-    with pytest.raises(StoreError, match="not those of the cloud"):
+    with pytest.raises(StoreError, match="belong to another cloud"):
         anchored_targets(nearest, stranger, target)
-    with pytest.raises(SettingsError, match="rotated by 16 and 32 bins; the other one must lie across"):
+    with pytest.raises(SettingsError, match="rotated by 16 and 32 bins; they must lie on both sides"):
         anchored_targets(nearest, nearest._replace(bins=32), target)
     with pytest.raises(SettingsError, match="4 azimuth bins cuts the cells"):
         anchored_targets(nearest._replace(bins=4), nearest._replace(bins=-4), target)

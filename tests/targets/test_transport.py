@@ -156,7 +156,7 @@ def test_a_rotation_that_cuts_cells_is_refused():
 def test_targets_of_another_cloud_and_clouds_of_other_points_are_refused(transport):
     points, others = random_points(seed=1), random_points(seed=2)
     source, target = cloud(points), cloud(points, turned(8))
-    with pytest.raises(StoreError, match="not those of the cloud"):
+    with pytest.raises(StoreError, match="belong to another cloud"):
         transport(made_up_teacher(cloud(others), others), source, target)
     with pytest.raises(StoreError, match="cloud of 400 points cannot be carried by one of 399"):
         transport(made_up_teacher(source, points), source, cloud(points[:-1], turned(8)))

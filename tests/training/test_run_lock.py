@@ -59,7 +59,7 @@ def test_a_note_that_cannot_be_read_is_left_out(holder, tmp_path, note):
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(TrainingError, match="run: no run can be kept here"), locked(tmp_path / "run"):
+    with pytest.raises(TrainingError, match="run: a run cannot be written here"), locked(tmp_path / "run"):
         pass
 
 

@@ -135,8 +135,8 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
     farthest, brightest = np.abs(points[:, :3]).max(), np.abs(points[:, 3]).max()
     if farthest > FARTHEST or brightest > BRIGHTEST:
         raise DataError(
-            f"{path}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor says more "
-            f"than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
+            f"{path}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor measures "
+            f"more than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
             "0..1 in SemanticKITTI. Restore or convert the file."
         )
     return points

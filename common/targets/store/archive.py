@@ -51,7 +51,7 @@ class ArchiveStorage:
             with self.path.open("rb") as file:
                 # Python would set so many bytes aside before it looks how many there are.
                 if info.compress_size > os.fstat(file.fileno()).st_size:
-                    raise StoreError(f"{self.path}: {name} reaches beyond the end of the archive. Make it anew.")
+                    raise StoreError(f"{self.path}: {name} reaches beyond the end of the archive. Make it again.")
                 file.seek(info.header_offset)
                 _, name_bytes, extra_bytes = struct.unpack("<26sHH", file.read(30))
                 file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
@@ -59,7 +59,7 @@ class ArchiveStorage:
         except (OSError, ValueError, OverflowError, struct.error) as error:
             raise StoreError(f"{self.path}: {name} cannot be read from the archive ({error}).") from error
         if zlib.crc32(data) != info.CRC:
-            raise StoreError(f"{self.path}: {name} is damaged in the archive. Make the archive anew.")
+            raise StoreError(f"{self.path}: {name} is damaged in the archive. Make the archive again.")
         return data
 
     def write(self, name: str, data: bytes) -> None:

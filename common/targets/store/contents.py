@@ -112,7 +112,7 @@ def contents(store: TargetStore) -> StoreContents:
         provenance = Provenance.model_validate(manifest["provenance"])
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise StoreError(f"{store.location}: provenance.{place} in the manifest is not what it should be.") from error
+        raise StoreError(f"{store.location}: provenance.{place} in the manifest has not the expected form.") from error
     sizes = store.sizes()
     frames: dict[str, set[str]] = {}
     counts: dict[str, list[int]] = {}

@@ -66,7 +66,7 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
     for kind in kinds:
         have, want = getattr(source.encoding, kind), getattr(kept.encoding, kind)
         if have != want and PRECISION[want] >= PRECISION[have]:
-            lines.append(f"  {kind}: stored as {have}; {want} would not bring back what was rounded away")
+            lines.append(f"  {kind}: stored as {have}; {want} cannot restore the precision that rounding lost")
     if lines:
         raise StoreError(
             "this store cannot be converted like that:\n" + "\n".join(lines) + "\nAsk for less, or dump again."

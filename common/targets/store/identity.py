@@ -62,7 +62,7 @@ class ViewSet(Settings):
         if self.count not in (1, self.anchors.count):
             raise ValueError(f"count: these anchors are {self.anchors.count} views, not {self.count}; leave count out")
         if self.policy != ViewPolicy():
-            raise ValueError("policy: anchors are not drawn; leave the policy out")
+            raise ValueError("policy: anchors are fixed views, none is drawn; leave the policy out")
         object.__setattr__(self, "count", self.anchors.count)
         return self
 

@@ -36,7 +36,7 @@ class Problem:
         view: number of the view.
         kind: `missing`; `damaged`, bytes are not what was written; `foreign`, of another store; `changed`, the scan on
             disk is not the one that the teacher saw; `unreadable`, the file, or the scan to compare with, cannot be
-            read just now; `unsteady`, it looked wrong at one reading, and otherwise at another; `unsigned`, nothing is
+            read just now; `unsteady`, it looked wrong, but differed when read again; `unsigned`, nothing is
             wrong, but the file was written before files had the hash of their store's identity, so that volume and
             policy of views could not be compared.
         array: the array, where only one is concerned; else empty.
@@ -113,7 +113,7 @@ def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = Non
     for _ in range(1, READINGS):
         store.storage.drop_local_copy(store.name(scan, view))
         if _inspect_once(store, scan, view, data) != (problem, content):
-            text = f"looked {problem.kind} ({problem.text}), and otherwise when it was read again"
+            text = f"read as {problem.kind} ({problem.text}) at first, and differently when read again"
             return Problem(scan, view, "unsteady", problem.array, text)
     return problem
 

@@ -53,7 +53,7 @@ def read_manifest(storage: Storage) -> Manifest:
         identity = parse_settings(StoreIdentity, values["identity"], name)
         intact = values["identity_hash"] == identity.hash
         if not isinstance(values["made"], str) or not isinstance(values["provenance"], dict):
-            raise ValueError("made or provenance is not what it should be")
+            raise ValueError("made or provenance has not the expected form")
     except MissingFileError as error:
         raise StoreError(
             f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or check "

@@ -30,10 +30,10 @@ def check_mergeable(sources: Sequence[TargetStore]) -> None:
         )
         if lines:
             raise StoreError(
-                f"{other.location}: was made otherwise than {first.location}; nothing was merged.\n"
+                f"{other.location}: was made with other settings than {first.location}; nothing was merged.\n"
                 + "\n".join(lines)
-                + "\nMerge only stores that were dumped with the same teacher and settings; `convert` can make a store "
-                "of less like one of more."
+                + "\nMerge only stores that were dumped with the same teacher and settings; `convert` can reduce the "
+                "store that keeps more to what the other one keeps."
             )
 
 
