@@ -18,8 +18,8 @@ class AugmentationSettings(Settings):
     """Which views of a scan the student sees when they are not those of a cache.
 
     Attributes:
-        count: null draws a fresh view every epoch; K chooses among K fixed views, the same ones as a cache with
-            `views.count: K` and the same policy holds.
+        count: null draws a fresh view every epoch, another for each `seed` of the experiment; K chooses among K fixed
+            views, the same ones as a cache with `views.count: K` and the same policy holds.
         policy: how views are drawn.
     """
 
@@ -78,7 +78,7 @@ class ExperimentSettings(Settings):
         loading_threads: threads that read, voxelise and decode ahead of the training loop.
         validate_every: epochs between validations.
         save_every: steps between saves of the training state, besides the one after every epoch; null for none.
-        seed: of the weights, the order of scans and the choice of views.
+        seed: of the weights, the order of scans, and the choice of views or the draw of fresh ones.
     """
 
     config_folder: ClassVar[str] = "experiments"

@@ -30,13 +30,13 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, no unknown keys.
+    """Base of all settings: immutable, no unknown keys, no infinite number and no NaN.
 
     Attributes:
         config_folder: folder of `configs/` in which a file of such settings is found by its bare name; empty for none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     config_folder: ClassVar[str] = ""
 
 

@@ -42,7 +42,7 @@ class ViewPolicy(Settings):
         flip: flip by one of none, x, y, both, uniformly.
         scale: half width of the uniform scale factor around 1 (0.05 in the original), 0 for none.
         translate: standard deviation of the translation in metres along each axis, 0 for none.
-        seed: of the draws.
+        seed: of the draws; a training run that draws a fresh view in every epoch adds its own.
     """
 
     rotate: bool = True
@@ -96,15 +96,22 @@ class AnchoredView(NamedTuple):
     other_bins: int = 0
 
 
-def draw_view(policy: ViewPolicy, scan: ScanId, index: int) -> View:
+def draw_view(policy: ViewPolicy, scan: ScanId, index: int, run_seed: int = 0) -> View:
     """View number `index` of a scan; 0 is the identity.
 
     Each view has a generator of its own, keyed by (seed, scan, index), so it does not depend on the order in which
     scans are visited or on how many processes share the work.
+
+    Args:
+        policy: how views are drawn.
+        scan: the scan.
+        index: of the view.
+        run_seed: of a training run, where its views are its own; 0 draws those that a store of this policy holds.
     """
     if index == 0:
         return IDENTITY
-    generator = np.random.default_rng([policy.seed, zlib.crc32(str(scan).encode()), index])
+    own = [run_seed] if run_seed else []
+    generator = np.random.default_rng([policy.seed, zlib.crc32(str(scan).encode()), index, *own])
     angle, flips, factor = generator.uniform(0.0, 360.0), generator.integers(4), generator.uniform(-1.0, 1.0)
     shift = generator.normal(0.0, 1.0, 3) * policy.translate
     return View(

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 import torch
-from pydantic import BaseModel
 
+from common.base.config import Settings, parse_settings
 from common.base.config_files import same_config
-from common.base.errors import CheckpointError
+from common.base.errors import CheckpointError, SettingsError
 from common.scans.scan_id import ScanId
 from common.training.checkpoint import check_finite, check_plain, check_same_kinds, check_same_names, check_same_shapes
 
@@ -42,16 +42,15 @@ def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, A
         )
 
 
-def with_later_settings(kind: type[BaseModel], stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run as they go into JSON, with the defaults of those that it is too old to know."""
-    known = dict(stored)
-    for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if name not in known and not field.is_required():
-            known[name] = kind.model_construct().model_dump(mode="json", include={name})[name]
-        elif isinstance(known.get(name), dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
-            known[name] = with_later_settings(inner, known[name])
-    return known
+def with_later_settings(kind: type[Settings], stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run as they go into JSON, with the defaults of those that it is too old to know.
+
+    Settings that can no longer be used are left as they are; they differ from all that can.
+    """
+    try:
+        return parse_settings(kind, stored, "the run").model_dump(mode="json")
+    except SettingsError:
+        return stored
 
 
 def changed_settings(stored: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> list[str]:

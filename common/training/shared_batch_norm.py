@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.training.processes import Processes
+from common.training.small_batches import TOO_FEW_VALUES
 
 
 class NormalisedTogether(torch.autograd.Function):
@@ -34,6 +35,8 @@ class NormalisedTogether(torch.autograd.Function):
         entries = all_but_channels(values)
         sums = processes.sum(torch.stack((number, wide.sum(entries), wide.square().sum(entries))))
         count, mean = sums[0, 0], sums[1] / sums[0]
+        if count < 2:
+            raise ValueError(f"{TOO_FEW_VALUES} in all processes together")
         variance = (sums[2] / sums[0] - mean.square()).clamp(min=0.0)
         ctx.processes = processes
         ctx.save_for_backward(values, weight, mean, (variance + epsilon).rsqrt(), count)

@@ -22,6 +22,7 @@ from common.training.resuming import scans_of_sequences
 from common.training.run_lock import locked
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
+from common.training.small_batches import naming_small_batches
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, STATE_FILE, TeacherState, save_teacher
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
@@ -117,7 +118,7 @@ def train_step(
         the terms, their sum `loss`, and the learning rate.
 
     Raises:
-        TrainingError: the loss is not finite; the weights stay as they were.
+        TrainingError: the loss is not finite, or the batch too small for a batch norm; the weights stay as they were.
     """
     rate = settings.learning_rate * learning_rate_factor(state.step, steps, settings.schedule)
     for group in state.optimiser.param_groups:
@@ -128,7 +129,9 @@ def train_step(
         state.step += 1
         return {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
     state.teacher.train()
-    terms = segmentation_terms(state.teacher(batch).logits, batch.voxel_labels, class_weights)
+    with naming_small_batches(names):
+        logits = state.teacher(batch).logits
+    terms = segmentation_terms(logits, batch.voxel_labels, class_weights)
     loss = torch.stack(list(terms.values())).sum()
     if not torch.isfinite(loss):
         raise TrainingError(
@@ -153,7 +156,8 @@ def batches(
     grid = settings.grid.grid()
 
     def load(scan: ScanId):  # type: ignore[no-untyped-def]
-        view = IDENTITY if settings.augmentation is None else draw_view(settings.augmentation, scan, 1 + epoch)
+        policy = settings.augmentation
+        view = IDENTITY if policy is None else draw_view(policy, scan, 1 + epoch, settings.seed)
         return voxelise_view(dataset.read(scan), view, grid, dataset.label_map)
 
     def load_batch(group: list[ScanId]) -> ScanBatch:

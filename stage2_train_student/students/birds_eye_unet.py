@@ -3,6 +3,7 @@
 The module names are those of published PolarNet checkpoints (`BEV_model.network.*`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,21 +25,7 @@ class WrapAzimuth(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *maps: torch.Tensor) -> torch.Tensor:
         ctx.channels = [m.shape[1] for m in maps]
-        scans, _, radial, azimuth = maps[0].shape
-        memory_format = (
-            torch.channels_last if maps[0].is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        )
-        out = torch.empty(
-            (scans, sum(ctx.channels), radial, azimuth + 2),
-            dtype=maps[0].dtype,
-            device=maps[0].device,
-            memory_format=memory_format,
-        )
-        for part, source in zip(out.split(ctx.channels, dim=1), maps, strict=True):
-            part[..., 1:-1] = source
-        out[..., 0] = out[..., -2]
-        out[..., -1] = out[..., 1]
-        return out
+        return wrapped(maps)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -51,6 +38,26 @@ class WrapAzimuth(torch.autograd.Function):
         return tuple(gradients)
 
 
+def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What `wrap_azimuth` returns, without a way back for gradients."""
+    channels = [m.shape[1] for m in maps]
+    scans, _, radial, azimuth = maps[0].shape
+    memory_format = (
+        torch.channels_last if maps[0].is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    )
+    out = torch.empty(
+        (scans, sum(channels), radial, azimuth + 2),
+        dtype=maps[0].dtype,
+        device=maps[0].device,
+        memory_format=memory_format,
+    )
+    for part, source in zip(out.split(channels, dim=1), maps, strict=True):
+        part[..., 1:-1] = source
+    out[..., 0] = out[..., -2]
+    out[..., -1] = out[..., 1]
+    return out
+
+
 def wrap_azimuth(*maps: torch.Tensor) -> torch.Tensor:
     """Circular padding by one azimuth bin on either side of maps concatenated along channels.
 
@@ -60,7 +67,9 @@ def wrap_azimuth(*maps: torch.Tensor) -> torch.Tensor:
     Returns:
         [B, sum of C_i, R, P + 2].
     """
-    return WrapAzimuth.apply(*maps)
+    # Without a gradient torch.compile hands an autograd function's forward the first of its arguments only.
+    needed = torch.is_grad_enabled() and any(part.requires_grad for part in maps)
+    return WrapAzimuth.apply(*maps) if needed else wrapped(maps)
 
 
 class DoubleConvolution(nn.Module):

@@ -35,7 +35,7 @@ class PolarNet(Student):
         compressed_channels: channels of the pillar map.
         max_points_per_pillar: points of one pillar that count in training, chosen at random.
         dropblock: drop probability of DropBlock after each up block, 0 = off.
-        dropout: drop probability before the classifier; acts only when DropBlock is off.
+        dropout: drop probability before the classifier, 0 = off; the published code has 0.5 where DropBlock is off.
         width: channels of the U-Net's first block.
     """
 
@@ -49,14 +49,14 @@ class PolarNet(Student):
         compressed_channels: int = 32,
         max_points_per_pillar: int = 256,
         dropblock: float = 0.5,
-        dropout: float = 0.5,
+        dropout: float = 0.0,
         width: int = PUBLISHED_WIDTH,
     ) -> None:
         super().__init__()
         self.height_bins = height_bins
         self.classes = classes
         self.max_points_per_pillar = max_points_per_pillar
-        self.dropout = 0.0 if dropblock > 0 else dropout
+        self.dropout = dropout
         self.PPmodel = nn.Sequential(
             nn.BatchNorm1d(POINT_FEATURES),
             *[nn.Linear(POINT_FEATURES, 64), nn.BatchNorm1d(64), nn.ReLU(inplace=True)],
@@ -78,6 +78,7 @@ class PolarNet(Student):
             compressed_channels=settings.compressed_channels,
             max_points_per_pillar=settings.max_points_per_pillar,
             dropblock=settings.dropblock,
+            dropout=settings.dropout,
             width=settings.width,
         )
 

@@ -63,6 +63,11 @@ class Student(nn.Module):
         return outputs
 
 
+def published_dropout(dropblock: float = 0.5, **_: Any) -> float:
+    """The probability that goes with one of DropBlock in the published code."""
+    return 0.0 if dropblock > 0 else 0.5
+
+
 class StudentSettings(Settings):
     """The student; the defaults are the published PolarNet.
 
@@ -72,7 +77,9 @@ class StudentSettings(Settings):
         point_channels: width of PolarNet's point features that are pooled into pillars.
         compressed_channels: channels of PolarNet's pillar map.
         max_points_per_pillar: points of one pillar that count in training.
-        dropblock: drop probability of DropBlock, 0 = off.
+        dropblock: drop probability of DropBlock in PolarNet, 0 = off.
+        dropout: drop probability before PolarNet's classifier, 0 = off. Left out it is what the published code does:
+            0.5 where DropBlock is off, otherwise 0.
         width: channels of PolarNet's first U-Net block; all others are multiples of it.
     """
 
@@ -82,6 +89,7 @@ class StudentSettings(Settings):
     compressed_channels: int = Field(32, ge=1)
     max_points_per_pillar: int = Field(256, ge=1)
     dropblock: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(default_factory=lambda values: published_dropout(**values), ge=0, lt=1)
     width: int = Field(64, ge=1)
 
 

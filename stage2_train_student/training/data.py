@@ -48,7 +48,7 @@ class StudentData:
         store: cached targets, or None.
         layers: teacher layers to read from the store.
         augmentation: views where there is no store; None for none.
-        seed: of the choice of views.
+        seed: of the choice of views, and of views drawn afresh.
         views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
         labelled: scans whose labels are used; None for all.
     """
@@ -142,7 +142,7 @@ class StudentData:
         if self.augmentation is None:
             return IDENTITY
         if self.augmentation.count is None:
-            return draw_view(self.augmentation.policy, scan, 1 + epoch)
+            return draw_view(self.augmentation.policy, scan, 1 + epoch, self.seed)
         index = choose_view(self.augmentation.count, self.seed, scan, epoch)
         return draw_view(self.augmentation.policy, scan, index)
 

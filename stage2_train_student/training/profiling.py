@@ -17,6 +17,7 @@ from common.scans.dataset import epoch_order, open_dataset
 from common.scans.scan_id import ScanId
 from common.targets.teacher import TeacherLoader
 from common.training.segmentation_loss import segmentation_terms
+from common.training.small_batches import naming_small_batches
 from stage2_train_student.command_options import (
     experiment_file,
     experiment_option,
@@ -95,7 +96,7 @@ def one_step(
     """The parts of `step.train_step` for one batch, one after another."""
     batch = clock("copy to the device", lambda: loaded.batch.to(device))
     targets = clock("targets", lambda: targets_of(loaded, batch, online, device))
-    with autocast(settings.precision, device):
+    with naming_small_batches(loaded.scans), autocast(settings.precision, device):
         outputs = clock("forward", lambda: in_float32(state.student(batch)))
     terms = clock(
         "loss: cross entropy, lovasz",

@@ -12,6 +12,7 @@ from common.targets.teacher_targets import TeacherTargets, batch_targets
 from common.training.processes import ALONE, Processes
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
+from common.training.small_batches import naming_small_batches
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
@@ -137,16 +138,18 @@ def accumulate_gradients(
 
     Raises:
         NonFiniteError: the loss is not finite.
+        TrainingError: the batch is too small for a batch norm.
     """
     batch = loaded.batch.to(device)
     targets = targets_of(loaded, batch, online, device)
     if not loaded.scans:
         batch, targets = batch.without_scans(), targets.without_scans() if targets else None
     arguments = (batch, targets, class_weights, precision, processes)
-    if state.parallel is None:
-        loss, parts = losses(state.student, state.distillation, *arguments)
-    else:
-        loss, parts = state.parallel(losses, *arguments)
+    with naming_small_batches(loaded.scans):
+        if state.parallel is None:
+            loss, parts = losses(state.student, state.distillation, *arguments)
+        else:
+            loss, parts = state.parallel(losses, *arguments)
     terms = {name: float(value.detach()) for name, value in {**parts, "loss": loss}.items()}
     if not torch.isfinite(loss):
         raise NonFiniteError(non_finite_message(state, f"the loss is {loss.item()}", loaded, terms), loaded, terms)

@@ -20,7 +20,7 @@ from common.training.resuming import scans_of_sequences
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-from stage1_dump_teacher.teacher_training.train import new_state
+from stage1_dump_teacher.teacher_training.train import batches, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, command, dump, fail, saved, settings_words, succeed
@@ -128,6 +128,24 @@ def test_scans_without_labels_cannot_train_a_teacher(tmp_path):
     message = fail(train_teacher(tmp_path / "data", tmp_path / "run"))
     assert "2 of 4 scans have no labels, the first is 01/000000" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rate", [".inf", "-.inf", ".nan", "0", "-0.001"])
+def test_a_learning_rate_that_is_none_is_refused(streets, tmp_path, rate):
+    assert "learning_rate: Input should be" in fail(train_teacher(streets, tmp_path / "run", f"learning_rate={rate}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_fresh_views_are_drawn_by_the_seed_of_the_run(streets):
+    clouds = []
+    for seed in (0, 0, 1, 2):
+        settings = load_settings(TeacherTrainingSettings, CONFIG, (*SMALL, f"seed={seed}"))
+        groups = [[ScanId("00", "000001")]]
+        dataset = Dataset.open(streets, load_label_map(settings.dataset))
+        [(_, batch)] = batches(settings, dataset, groups, epoch=0)
+        clouds.append(batch.point_features)
+    assert torch.equal(clouds[0], clouds[1])
+    assert len({cloud.numpy().tobytes() for cloud in clouds}) == 3
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_scans(streets, tmp_path):

@@ -12,6 +12,8 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from stage2_train_student.students.birds_eye_unet import STUDENT_LAYERS, DoubleConvolution, drop_blocks, wrap_azimuth
 from stage2_train_student.students.pillar_maps import pillars_last
 from stage2_train_student.students.polarnet import PolarNet, choose_points
+from stage2_train_student.students.student import StudentSettings
+from tests.shared.reduced import reduced_experiment
 
 GRID = (16, 24, 4)
 CLASSES = 5
@@ -203,14 +205,29 @@ def test_randomness_acts_in_training_only():
     assert not (pillars_last(student(batch).layers["x_up2"]) != 0).all()
 
 
-def test_dropout_acts_only_without_dropblock():
+def test_dropout_acts_where_it_is_asked_for_and_before_the_classifier_only():
     batch = small_batch()
-    with_dropblock = small_student(dropblock=0.5, dropout=0.5).train()(batch)
-    assert with_dropblock.classifier_input is with_dropblock.layers["x_up2"]
-    without = small_student(dropblock=0.0, dropout=0.5).train()(batch)
-    assert (without.layers["x_up2"] != 0).all()
-    share = float((without.classifier_input == 0).double().mean())
+    without = small_student(dropblock=0.0).train()(batch)
+    assert without.classifier_input is without.layers["x_up2"]
+    dropping = small_student(dropblock=0.0, dropout=0.5).train()(batch)
+    assert (dropping.layers["x_up2"] != 0).all()
+    share = float((dropping.classifier_input == 0).double().mean())
     assert 0.45 < share < 0.55
+
+
+def test_the_dropout_that_goes_with_dropblock_is_a_setting_that_is_seen():
+    published = {0.5: 0.0, 0.1: 0.0, 0: 0.5}
+    for dropblock, dropout in published.items():
+        settings = StudentSettings.model_validate({"dropblock": dropblock})
+        assert settings.model_dump()["dropout"] == dropout
+        assert PolarNet.build(settings, GRID, CLASSES).dropout == dropout
+    assert StudentSettings(dropblock=0.0, dropout=0.0).dropout == 0.0
+    assert StudentSettings(dropblock=0.5, dropout=0.2).dropout == 0.2
+    for dropped in ("1.0", ".nan", "-0.1"):
+        with pytest.raises(SettingsError, match=r"student\.dropout"):
+            reduced_experiment(GRID, f"student.dropout={dropped}")
+    asked = reduced_experiment(GRID, "student.dropblock=0")
+    assert (asked.student.dropblock, asked.student.dropout) == (0.0, 0.0)
 
 
 def test_choose_points_keeps_at_most_the_limit_of_each_pillar_at_random():

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from common.base.errors import TrainingError
+from common.base.errors import CheckpointError, TrainingError
 from common.scans.dataset import Dataset, epoch_order
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.store import StoreIdentity, TargetStore
 from common.training.checkpoint import load_checkpoint
 from common.training.recorder import read_metrics
+from common.training.resuming import check_same_settings, with_later_settings
 from stage2_train_student import train as train_module
+from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training import step as step_module
 from stage2_train_student.training.data import choose_view
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
@@ -265,6 +267,20 @@ def test_resuming_another_experiment_is_refused_naming_each_setting(streets, str
     assert "cannot resume with other settings" in message
     for name in ("optimiser:", "seed: 0 in the run, 1 now", "student:"):
         assert name in message
+
+
+@pytest.mark.parametrize(("dropblock", "dropout"), [(0.0, 0.5), (0.5, 0.0)])
+def test_a_run_from_before_there_was_a_setting_is_held_against_what_it_did_then(dropblock, dropout):
+    """Without DropBlock it trained with a dropout of 0.5 that no setting showed."""
+    now = reduced_experiment(STREET_GRID, f"student.dropblock={dropblock}", f"student.dropout={dropout}")
+    stored = now.model_dump(mode="json")
+    for name in ("dropout", "network", "options"):
+        del stored["student"][name]
+    known = with_later_settings(ExperimentSettings, stored)
+    assert known == now.model_dump(mode="json")
+    other = reduced_experiment(STREET_GRID, f"student.dropblock={dropblock}", "student.dropout=0.1")
+    with pytest.raises(CheckpointError, match=rf"'dropout': {dropout}.* in the run, .*'dropout': 0.1.* now"):
+        check_same_settings(Path("last.pt"), known, other.model_dump(mode="json"), set())
 
 
 def test_resuming_with_targets_of_another_store_is_refused(streets, street_cache, straight_run, tmp_path):

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.scans.dataset import Dataset, epoch_order
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
-from common.scans.view import IDENTITY, View
+from common.scans.view import IDENTITY, View, ViewPolicy, draw_view
 from common.targets.store import TargetStore
 from common.targets.store.skipped import record_skipped
 from common.training.recorder import read_metrics
@@ -144,6 +144,26 @@ def test_each_epoch_replays_the_stored_views(streets, street_cache, semantic_kit
     assert seen == {0, 1}
     clouds = {data.load(scan, epoch)[0].point_features.tobytes() for epoch in range(8)}
     assert len(clouds) == 2
+
+
+def test_fresh_views_are_drawn_by_the_seed_of_the_run_and_those_of_a_set_are_not(streets):
+    """The spread over seeds has to include what is drawn at random; a set of views is the same as in a store."""
+    scans = [ScanId("00", f"{frame:06d}") for frame in range(5)]
+
+    def views(*overrides: str) -> list[View]:
+        data = data_of(reduced_experiment(STREET_GRID, *overrides, name="baseline"), streets)
+        return [data.drawn_view(scan, epoch) for scan in scans for epoch in range(4)]
+
+    fresh = [views("augmentation.count=null", f"seed={seed}") for seed in range(3)]
+    rotations = {view.rotation for drawn in fresh for view in drawn}
+    assert len(rotations) == 3 * len(fresh[0])
+    assert fresh[1] == views("augmentation.count=null", "seed=1")
+    # Such is the policy's own seed, and that of runs begun when the seed of a run did not count.
+    assert fresh[0] == [draw_view(ViewPolicy(), scan, 1 + epoch) for scan in scans for epoch in range(4)]
+    for seed in range(3):
+        chosen = views("augmentation.count=3", f"seed={seed}")
+        of_set = [[draw_view(ViewPolicy(), scan, index) for index in range(3)] for scan in scans for _ in range(4)]
+        assert all(view in known for view, known in zip(chosen, of_set, strict=True))
 
 
 def test_an_epoch_visits_every_scan_once_in_an_order_of_its_own():
