@@ -132,10 +132,10 @@ def yaml_of_baseline() -> bytes:
 KINDS = (
     Kind("training state: resume", 60, resume),
     Kind("training state: resume a teacher", 24, resume_teacher),
-    Kind("run folder: settings.yaml", 12, run_file("settings.yaml")),
-    Kind("run folder: environment.json", 12, run_file("environment.json")),
+    Kind("run folder: settings.yaml", 6, run_file("settings.yaml")),
+    Kind("run folder: environment.json", 6, run_file("environment.json")),
     Kind("run folder: metrics.jsonl", 12, run_file("metrics.jsonl")),
-    Kind("run folder: finished.json", 12, run_file("finished.json")),
+    Kind("run folder: finished.json", 6, run_file("finished.json")),
     Kind("run folder: finished.json in a sweep", 12, swept_file("finished.json")),
     Kind("student: evaluate", 48, student),
     Kind("teacher: dump goes on", 48, dump_on),
