@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from common.base.checked_json import CHECKSUM, with_checksum, without_checksum
 from common.base.config import Settings, write_yaml
 from common.base.environment import environment
 from common.base.errors import DataError
@@ -46,7 +47,7 @@ class Recorder:
     def record(self, kind: str, step: int, values: dict[str, float], **more: Any) -> None:
         """Write numbers of one `kind` (`train`, `validation`, `run`) at a step; `more` goes to the JSON line only."""
         with naming(self._path):
-            self._lines.write(json.dumps({"kind": kind, "step": step, **more, **values}) + "\n")
+            self._lines.write(json.dumps(with_checksum({"kind": kind, "step": step, **more, **values})) + "\n")
             self._lines.flush()
         with naming(self._path.with_name(BOARD_FOLDER)):
             for name, value in values.items():
@@ -114,23 +115,38 @@ def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def records(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    """The record of each line; of the last one only if it is whole.
+    """The record of each line, held against its checksum; of the last one only if it is whole.
 
     Raises:
-        DataError: a line is not a record.
+        DataError: a line is not a record, or was changed.
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    checked = False
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            whole = isinstance(record, dict) and isinstance(record.get("kind"), str)
+            stored = json.loads(line)
         except (ValueError, RecursionError):
-            whole = False
-        if not whole:
             if number == len(lines):
                 break
+            stored = None
+        record = record_of(stored, checked)
+        if record is None:
             raise DataError(
-                f"{path}: line {number} is not a record of a training run. Restore the file, or remove that line."
+                f"{path}: line {number} is not a record of a training run, or was changed. Restore the file, or "
+                "remove that line."
             )
+        checked |= CHECKSUM in stored
         found.append(record)
     return found
+
+
+def record_of(stored: Any, checked: bool) -> dict[str, Any] | None:
+    """The record in a line's JSON, None if it is none; `checked`: whether a line before it had a checksum."""
+    # Lines from before there were checksums come first.
+    if not isinstance(stored, dict) or (checked and CHECKSUM not in stored):
+        return None
+    try:
+        record = without_checksum(stored)
+    except ValueError:
+        return None
+    return record if isinstance(record.get("kind"), str) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError
 from common.base.files import write_atomically
@@ -50,7 +51,8 @@ def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingSt
         best_miou=state.best_miou,
         targets_hash=state.targets_hash,
     )
-    write_atomically(folder / FINISHED_FILE, (note.model_dump_json(indent=1) + "\n").encode())
+    content = json.dumps(with_checksum(note.model_dump(mode="json")), indent=1)
+    write_atomically(folder / FINISHED_FILE, (content + "\n").encode())
 
 
 def remove_finished(folder: Path) -> None:
@@ -68,8 +70,8 @@ def read_finished(folder: Path) -> FinishedRun | None:
     if not path.is_file():
         return None
     try:
-        return FinishedRun.model_validate(json.loads(path.read_bytes()))
-    except (ValueError, ValidationError) as error:
+        return FinishedRun.model_validate(without_checksum(json.loads(path.read_bytes())))
+    except (AttributeError, RecursionError, ValueError, ValidationError) as error:
         raise CheckpointError(
             f"{path}: not a note of a finished run ({error}). Remove it to train the run on."
         ) from error

@@ -3,7 +3,7 @@
 import json
 
 from tests.benchmarks.faults.verdicts import COLUMNS
-from tests.reduced import finish, start
+from tests.shared.reduced import finish, start
 
 CHEAP = ("kill merge", "scan file: read", "manifest: info", "forged archive: merge", "forged manifest: verify")
 

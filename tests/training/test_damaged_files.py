@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 
+from common.base.checked_json import with_checksum
 from common.base.content_hash import check_archive, sealed_safetensors
 from common.base.errors import CheckpointError, DataError
 from common.base.files import write_atomically
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.recorder import METRICS_FILE, keep_up_to, read_metrics
 from common.training.resuming import checked_progress, load_strictly
+from stage2_train_student.training.finished_run import FINISHED_FILE, read_finished
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT = 4096
@@ -267,6 +270,43 @@ def test_records_that_are_gone_are_noticed_when_a_run_resumes(tmp_path, content,
     path.write_bytes(lines_of(range(7, 9)))
     keep_up_to(path, 8, 0)
     assert path.read_bytes() == lines_of(range(7, 9))
+
+
+def test_no_changed_byte_of_a_line_is_read_as_another_number(tmp_path):
+    path = tmp_path / METRICS_FILE
+    record = {"kind": "validation", "step": 12, "miou": 0.625}
+    line = json.dumps(with_checksum(record)).encode() + b"\n"
+    for position in range(len(line) - 1):
+        for other in (line[position] ^ 1, line[position] ^ 2):
+            path.write_bytes(line + line[:position] + bytes([other]) + line[position + 1 :])
+            with suppress(DataError):
+                assert read_metrics(tmp_path) in ([record], [record, record])
+    path.write_bytes(line.replace(b"0.625", b"0.725"))
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 .* was changed"):
+        read_metrics(tmp_path)
+
+
+def test_lines_from_before_there_were_checksums_are_read(tmp_path):
+    path = tmp_path / METRICS_FILE
+    new = json.dumps(with_checksum({"kind": "train", "step": 4, "epoch": 0})).encode() + b"\n"
+    path.write_bytes(lines_of(range(1, 4)) + new)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    path.write_bytes(lines_of(range(1, 4)) + new + lines_of(range(5, 6)))
+    with pytest.raises(DataError, match="line 5"):
+        read_metrics(tmp_path)
+
+
+def test_a_changed_digit_in_the_note_of_a_finished_run_is_noticed(tmp_path):
+    note = {"settings": {"seed": 0}, "epoch": 2, "step": 40, "best_miou": 0.5, "targets_hash": None}
+    path = tmp_path / FINISHED_FILE
+    path.write_text(json.dumps(note))
+    assert read_finished(tmp_path).step == 40
+    path.write_text(json.dumps(with_checksum(note)))
+    assert read_finished(tmp_path).step == 40
+    for content in (path.read_text().replace("40", "41"), "[]", "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"finished\.json: not a note"):
+            read_finished(tmp_path)
 
 
 def test_an_error_of_a_full_disk_names_the_file(tmp_path):
