@@ -271,7 +271,7 @@ def test_numbers_that_no_sensor_says_are_the_fault_of_the_scan(data, cache, redu
     words = (data, reduced_teacher, cache, STREET_GRID, TRAIN, "encoding.logits=float16")
     message = fail(dump(*words))
     assert str(scan_path(data, BAD)) in message
-    assert "no sensor says" in message
+    assert "no sensor measures" in message
     assert "encoding" not in message
     output = succeed(dump(*words, "on_bad_scan=skip"))
     assert "1 scan-view written" in output
