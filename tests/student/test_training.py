@@ -280,7 +280,7 @@ def test_scans_that_the_dump_skipped_are_left_out_and_named(streets, street_cach
             record_skipped(store, scan, view, "the scan is empty")
     record_skipped(store, other, 0, "it is dark")
     message = refused(streets, cache, runs / "none")
-    assert "the dump could use none of the 5 training scans; of 00/000000 it says: the scan is empty" in message
+    assert "the dump could use none of the 5 training scans; the reason for 00/000000: the scan is empty" in message
 
 
 def test_missing_targets_are_counted_and_the_first_is_named(streets, street_cache, tmp_path, runs):
