@@ -224,11 +224,12 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
 def test_shared_batch_norm_of_one_process_is_batch_norm(shape):
     torch.manual_seed(0)
     kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
-    plain, shared = nn.Sequential(kind(6)), nn.Sequential(kind(6))
+    plain, shared = nn.Sequential(kind(6)).double(), nn.Sequential(kind(6)).double()
     nn.init.normal_(plain[0].weight)
     shared.load_state_dict(plain.state_dict())
     share_batch_norm(shared, ALONE)
-    values, weights = 3.0 + 2.0 * torch.randn(shape), torch.randn(shape)
+    values, weights = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    values = 3.0 + 2.0 * values
     results = []
     for network in (plain, shared):
         inputs = values.clone().requires_grad_()
@@ -238,6 +239,6 @@ def test_shared_batch_norm_of_one_process_is_batch_norm(shape):
         results.append([trained.detach(), inputs.grad, *gradients, network.eval()(values).detach()])
     assert list(shared.state_dict()) == list(plain.state_dict())
     for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-11)
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(shared.state_dict()[name], value, rtol=1e-6, atol=1e-7, msg=name)
+        torch.testing.assert_close(shared.state_dict()[name], value, rtol=1e-12, atol=1e-12, msg=name)
