@@ -7,6 +7,7 @@ import torch
 
 from common.base.errors import SettingsError
 
+CPU = torch.device("cpu")
 DEVICE_NAME = re.compile(r"cpu|cuda(:(?P<index>\d+))?")
 
 
@@ -34,6 +35,15 @@ def select_device(name: str = "auto") -> torch.device:
     index = int(match["index"] or 0)
     _check_cuda(name, index)
     return torch.device("cuda", index)
+
+
+def set_float32_precision(tf32: bool) -> None:
+    """Let float32 products on a GPU round their factors to TF32, or compute as IEEE says, on this process's GPUs.
+
+    PyTorch alone would take TF32 for convolutions and IEEE for linear layers.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def _check_cuda(name: str, index: int) -> None:

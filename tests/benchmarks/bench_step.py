@@ -31,7 +31,7 @@ from common.scans.view import IDENTITY
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data
 from stage2_train_student.training.scans import choose_scans
-from stage2_train_student.training.step import losses, targets_of, train_step
+from stage2_train_student.training.step import StudentStep, losses, targets_of
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -122,9 +122,10 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     data = student_data(settings, Dataset.open(scans_folder(), label_map), source)
     state = new_state(settings, label_map, source, device)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
+    one_step = StudentStep(state, settings, weights, source.online)
 
     def step() -> None:
-        train_step(state, [data.load_batch(scans.train[:1], 0)], settings, 1, source.online, weights, device)
+        one_step([data.load_batch(scans.train[:1], 0)])
 
     numbers = {f"step_{'cached' if targets == 'cache' else targets}_s": seconds_per_call(step, repeats)}
     if source.store is not None:
@@ -136,7 +137,7 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
         cached = targets_of(loaded, batch, None, device)
         with torch.no_grad():
             numbers["forward_s"] = seconds_per_call(
-                lambda: losses(state.student, state.distillation, batch, cached, weights), repeats
+                lambda: losses(state.networks.student, state.networks.distillation, batch, cached, weights), repeats
             )
     return numbers
 

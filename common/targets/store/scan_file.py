@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from common.base.errors import StoreError
+from common.base.records import sent
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, decodable, encode, misfit
 from common.targets.store.identity import TargetEncoding
@@ -79,7 +80,7 @@ class EncodedTargets:
         def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
             return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
 
-        coordinates = {name: linear.to(device, non_blocking=True) for name, linear in self.coordinates.items()}
+        coordinates = {name: sent(linear, device) for name, linear in self.coordinates.items()}
         return EncodedTargets(
             self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
         )
