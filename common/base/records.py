@@ -11,13 +11,21 @@ Record = TypeVar("Record")
 
 def move_tensors(record: Record, device: torch.device | str) -> Record:
     """A copy of a dataclass with every tensor field moved to `device`."""
-    moved = {name: moved_tensor(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)}
+    moved = {
+        name: moved_tensor(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)
+    }
     return replace(record, **moved)  # type: ignore[type-var]
 
 
 def moved_tensor(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """The tensor on a device, all there: only towards a GPU do later operations wait for a copy by themselves."""
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
+def pin_tensors(record: Record) -> Record:
+    """A copy of a dataclass with every tensor field in pinned memory, from which a GPU copies by itself."""
+    pinned = {k: v.pin_memory() for k, v in vars(record).items() if isinstance(v, torch.Tensor)}
+    return replace(record, **pinned)  # type: ignore[type-var]
 
 
 def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:

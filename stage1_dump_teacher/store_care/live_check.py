@@ -95,7 +95,7 @@ def errors(store: TargetStore, cached: TeacherTargets, live: TeacherTargets) -> 
 
 def explained_error(features: torch.Tensor, encoding: ArrayEncoding, name: str) -> float:
     """The largest relative error that an encoding explains on these features: outliers cost one byte a lot."""
-    decoded = decodable(encode(features.numpy(), encoding, name)).decode()
+    decoded = decodable(encode(features, encoding, name)).decode()
     difference = torch.linalg.vector_norm((decoded - features).double())
     loss = float(difference / torch.linalg.vector_norm(features.double()).clamp_min(1e-30))
     return max(TOLERANCES[encoding], ENCODING_SLACK * loss)

@@ -149,7 +149,8 @@ def encoded_scan(
     for name, voxel_layer in targets.voxel_layers.items():
         placed.append(PlacedBins.of("voxels", voxel_layer.voxels, voxel_layer.shape))
         add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
-    on_cpu = iter(to_host([tensor for part in (*placed, *quantised) for tensor in part.tensors]))
+    tensors = [tensor for bins in placed for tensor in bins.tensors]
+    on_cpu = iter(to_host(tensors + [tensor for features in quantised for tensor in features.tensors]))
     arrays: dict[str, np.ndarray] = {}
     for bins in placed:
         linear = bins.stored(islice(on_cpu, len(bins.tensors)))

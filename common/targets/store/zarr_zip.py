@@ -93,7 +93,7 @@ def compressors(itemsize: int, encoding: TargetEncoding) -> list[dict[str, Any]]
 def chunk_bytes(values: np.ndarray, encoding: TargetEncoding) -> bytes:
     """The one chunk of an array: little-endian bytes, compressed, with their checksum."""
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    data = values.data.cast("B")
+    data: bytes | None = None
     for codec in compressors(values.dtype.itemsize, encoding):
         settings = codec["configuration"]
         if codec["name"] == "zstd":
@@ -101,5 +101,5 @@ def chunk_bytes(values: np.ndarray, encoding: TargetEncoding) -> bytes:
         else:
             shuffle = numcodecs.Blosc.SHUFFLE if settings["shuffle"] == "shuffle" else numcodecs.Blosc.BITSHUFFLE
             data = numcodecs.blosc.compress(values, settings["cname"].encode(), settings["clevel"], shuffle)
-    data = bytes(data)
+    data = values.tobytes() if data is None else data
     return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")

@@ -98,7 +98,7 @@ def test_what_is_not_finite_is_refused(encoding, bad):
 def test_what_is_too_large_is_refused(encoding, value):
     values = COMMON.clone()
     values[4321, 5] = -value
-    with pytest.raises(UnstorableError, match="layer: .*too large for"):
+    with pytest.raises(UnstorableError, match=r"layer: .*too large for"):
         encode(values, encoding, "layer")
 
 
