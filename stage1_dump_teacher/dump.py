@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.base.devices import Launch, side_stream, use_device
+from common.base.devices import Launch, set_float32_precision, side_stream, use_device
 from common.base.environment import processors_of_rank
 from common.base.errors import DataError
 from common.base.overlap import BackgroundWriter, StageClock, started_ahead
@@ -61,7 +61,7 @@ def run(
     Raises:
         DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
         CheckpointError: the teacher does not load completely.
-        SettingsError: it has other classes than the dataset.
+        SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
         StoreError: the store belongs to something else or vanishes meanwhile, the disk is too small, or the teacher
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
@@ -69,7 +69,8 @@ def run(
     grid = settings.grid.grid()
     check_distillable(grid.shape)
     scans, notes = dataset.select(settings.splits)
-    teacher = load_named_teacher(settings.teacher, checkpoint, device)
+    set_float32_precision(tf32=settings.precision == "tf32")
+    teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
     check_classes(teacher, dataset.label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
     finished = store.finished()
@@ -169,6 +170,7 @@ def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label
         voxel_features=settings.voxel_features,
         encoding=settings.encoding,
         views=settings.views,
+        precision=settings.precision,
     )
 
 

@@ -9,6 +9,7 @@ from common.base.config_files import DatasetFile
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
+from common.targets.teacher import Precision
 
 PROFILES: dict[str, dict[str, Any]] = {
     "full": {
@@ -34,6 +35,8 @@ class DumpSettings(Settings):
         layers: teacher layers to keep.
         profile: what is kept and how: `full`, voxel features too; `train`, what a student reads, in one byte; `custom`,
             as `voxel_features` and `encoding` say. These two, where given, win over the profile.
+        precision: that the teacher computes with: `float32` (IEEE); on a GPU also `tf32`, or `float16` (the sparse
+            network, with sums in float32). Part of what a store is.
         voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
         encoding: of the arrays.
         views: of every scan.
@@ -53,6 +56,7 @@ class DumpSettings(Settings):
     grid: GridSettings = GridSettings()
     layers: list[str] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
     profile: Literal["full", "train", "custom"] = "full"
+    precision: Precision = "float32"
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
