@@ -59,7 +59,7 @@ def test_healthy_machine_with_scans_and_teacher(sample_data, teacher, tmp_path):
 
 
 def test_problems_are_counted_and_fail_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctors, "check_spconv", check_zarr)
+    monkeypatch.setattr(doctors, "check_spconv", lambda _device: check_zarr())
     arguments = ["--data", str(tmp_path), "--teacher", str(tmp_path / "absent.pt"), "--cache", str(tmp_path)]
     result = CliRunner().invoke(doctor, arguments)
     assert result.exit_code == 1
