@@ -1,6 +1,6 @@
 """Small helpers for frozen dataclasses of tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -12,11 +12,13 @@ Record = TypeVar("Record")
 
 def move_tensors(record: Record, device: torch.device | str) -> Record:
     """A copy of a dataclass with every tensor field moved to `device`."""
-    moved = {name: sent(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)}
+    moved = {
+        name: moved_tensor(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)
+    }
     return replace(record, **moved)  # type: ignore[type-var]
 
 
-def sent(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+def moved_tensor(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """The tensor on another device: on its way to a GPU, but there already on a CPU.
 
     What is copied to a CPU without waiting could be read before it has come.
@@ -36,6 +38,20 @@ def tensors_in(record: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(tuple(record.values()))
     elif is_dataclass(record):
         yield from tensors_in(vars(record))
+
+
+def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors on the CPU, all there: a GPU's are copied into pinned memory, and waited for once."""
+    tensors = list(tensors)
+    copies = [tensor if tensor.device.type == "cpu" else _pinned_copy(tensor) for tensor in tensors]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return copies
+
+
+def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return pinned.copy_(tensor, non_blocking=tensor.is_cuda)
 
 
 def no_rows(record: Record) -> Record:
