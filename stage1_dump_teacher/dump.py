@@ -1,6 +1,7 @@
 """Stage one: run the frozen teacher once over every scan and cache what it says."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +113,9 @@ def dump_missing(
 
     # Targets wait in the teacher's memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
-    with progress, StopRequest() as stop, background as writer:
-        for item, future in started_ahead(read, missing, max(settings.read_ahead, readers), readers):
+    ahead = closing(started_ahead(read, missing, max(settings.read_ahead, readers), readers))
+    with progress, StopRequest() as stop, background as writer, ahead as started:
+        for item, future in started:
             try:
                 prepared = future.result()
             except DataError as error:

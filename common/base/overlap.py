@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 def started_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], depth: int = 2, threads: int = 1
-) -> Iterator[tuple[Item, "Future[Result]"]]:
+) -> Generator[tuple[Item, "Future[Result]"], None, None]:
     """Yield each item with the future of `function(item)`, keeping up to `depth` calls started ahead of the consumer.
 
     The consumer calls `result()`, so an error appears at its own item and the consumer decides what to do about it.

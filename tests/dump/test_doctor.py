@@ -10,20 +10,18 @@ from click.testing import CliRunner
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
+from stage1_dump_teacher import device_checks
 from stage1_dump_teacher import doctor as doctors
+from stage1_dump_teacher.device_checks import check_copies, check_segment_max, check_spconv, sparse_code
 from stage1_dump_teacher.doctor import (
-    check_copies,
     check_data,
     check_disk,
     check_packages,
-    check_segment_max,
-    check_spconv,
     check_teacher,
     check_zarr,
     doctor,
     installed_spconv,
     run_check,
-    sparse_code,
 )
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 from stage1_dump_teacher.teachers.published_weights import to_published
@@ -101,7 +99,7 @@ def test_wrong_sparse_convolution_is_a_problem(monkeypatch):
         def result(self):
             return {"cpu": 1e-7, "cuda": 0.4}
 
-    monkeypatch.setattr(doctors, "ProcessPoolExecutor", WrongPool)
+    monkeypatch.setattr(device_checks, "ProcessPoolExecutor", WrongPool)
     assert check_spconv().status == "problem"
 
 
