@@ -16,7 +16,7 @@ from common.targets.teacher import Teacher
 from common.training.checkpoint import save_checkpoint
 from common.training.predictor import Predictor
 from common.training.processes import ALONE, Processes, draw_apart
-from common.training.trainer import Task, Trainer
+from common.training.trainer import StepTerms, Task, Trainer
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings
@@ -127,12 +127,17 @@ class StudentTask(Task[StudentBatch]):
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[StudentBatch]:
         return self.loader.batches(batches, epoch, self.settings.threads(self.processes.device), self.processes.shard)
 
-    def step(self, batches: Iterable[StudentBatch], scans: int, steps: int) -> dict[str, float]:
-        try:
-            return self.one_step(batches, scans, steps)
-        except NonFiniteError as error:
-            path = self.save_batch(error)
-            raise TrainingError(f"{error.message} The batch is kept in {path}.") from error
+    def step(self, batches: Iterable[StudentBatch], scans: int, steps: int) -> StepTerms:
+        read = self.one_step.launch(batches, scans, steps)
+
+        def read_or_save() -> dict[str, float]:
+            try:
+                return read()
+            except NonFiniteError as error:
+                path = self.save_batch(error)
+                raise TrainingError(f"{error.message} The batch is kept in {path}.") from error
+
+        return read_or_save
 
     def save_batch(self, error: NonFiniteError) -> Path:
         """Keep the batch that made a loss or gradient not finite; `training.checkpoint.load_checkpoint` reads it.
@@ -145,10 +150,10 @@ class StudentTask(Task[StudentBatch]):
         """
         loader, state, processes = self.loader, self.state, self.processes
         part = "" if processes.count == 1 else f"_process_{processes.rank}"
-        path = self.folder / f"{NON_FINITE_BATCH}_{state.step + 1}{part}.pt"
+        path = self.folder / f"{NON_FINITE_BATCH}_{error.step}{part}.pt"
         view_of = loader.anchored_view if loader.store else loader.drawn_view
         content = {
-            "step": state.step + 1,
+            "step": error.step,
             "epoch": state.epoch,
             "scans": [str(scan) for scan in error.loaded.scans],
             "views": [str(view_of(scan, state.epoch)) for scan in error.loaded.scans],

@@ -10,7 +10,8 @@ from common.training.state import TrainingState
 def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> None:
     """Take one step of Adam unless a number is NaN or infinite; with a loss scaler, unless a gradient is.
 
-    Whoever reads the numbers afterwards finds out whether it was taken: the weights are those of before if not.
+    Whoever reads the numbers afterwards finds out whether it was taken: the weights are those of before if not, and
+    stay so, whatever steps are launched meanwhile.
 
     Args:
         state: its optimiser is fused, and its gradients are there and unscaled.
@@ -25,13 +26,31 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
         state.scaler.update()
         return
     # The interface by which PyTorch's own loss scaler tells a fused optimiser to do nothing.
-    optimiser.found_inf = 1.0 - torch.isfinite(values).all().float()  # type: ignore[attr-defined]
+    halted = 1.0 - torch.isfinite(values).all().float()
+    state.halted = halted if state.halted is None else torch.maximum(state.halted, halted)
+    optimiser.found_inf = state.halted  # type: ignore[attr-defined]
     optimiser.step()
     del optimiser.found_inf  # type: ignore[attr-defined]
 
 
-def read_rows(rows: list[torch.Tensor]) -> list[list[float]]:
-    """Numbers of some rows on a device: the one place in a step where the device is waited for."""
-    numbers: list[float] = torch.cat(rows).tolist()
-    ends = accumulate([len(row) for row in rows])
-    return [numbers[end - len(row) : end] for row, end in zip(rows, ends, strict=True)]
+class DeviceRows:
+    """Rows of numbers that a device may still be computing; its other work is not waited for.
+
+    Args:
+        rows: float [N], each of its own length, of one dtype.
+    """
+
+    def __init__(self, rows: list[torch.Tensor]) -> None:
+        self._ends = list(accumulate(len(row) for row in rows))
+        self._numbers, self._copied = torch.cat(rows), None
+        if self._numbers.is_cuda:
+            pinned = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
+            self._numbers = pinned.copy_(self._numbers, non_blocking=True)
+            self._copied = torch.cuda.current_stream().record_event()
+
+    def read(self) -> list[list[float]]:
+        """The numbers of each row: the one place in a step where a device is waited for."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        numbers: list[float] = self._numbers.tolist()
+        return [numbers[start:end] for start, end in zip([0, *self._ends], self._ends, strict=False)]

@@ -68,6 +68,7 @@ class TrainingState(Generic[Networks]):
         validation_due: whether the epoch that ended last is still to be validated.
         training_scans: that the run trains on; a resumed run must have the same.
         targets_hash: of what the targets are made by, None without targets; a resumed run must have the same.
+        halted: 1 on the device once something was not finite: no step is taken after that.
         parallel: the networks as one that computes with other processes; None for one process alone.
     """
 
@@ -82,6 +83,7 @@ class TrainingState(Generic[Networks]):
     validation_due: bool = False
     training_scans: ScansOfSequences = field(default_factory=dict)
     targets_hash: str | None = None
+    halted: torch.Tensor | None = None
     parallel: DistributedDataParallel | None = None
 
     def progress(self) -> dict[str, Any]:

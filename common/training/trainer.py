@@ -2,12 +2,13 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 import torch
@@ -28,6 +29,8 @@ from common.training.run_lock import locked
 from common.training.state import STATE_FILE, ResumeRules, TrainingState
 
 Batch = TypeVar("Batch")
+StepTerms = Callable[[], dict[str, float]]
+"""Waits for a step and returns its loss terms."""
 
 
 class LoopSettings(Protocol):
@@ -90,8 +93,8 @@ class Task(ABC, Generic[Batch]):
         """Batches of an epoch, loaded ahead."""
 
     @abstractmethod
-    def step(self, batches: Iterable[Batch], scans: int, steps: int) -> dict[str, float]:
-        """One step of the optimiser, counted in `state.step`.
+    def step(self, batches: Iterable[Batch], scans: int, steps: int) -> StepTerms:
+        """One step of the optimiser, counted in `state.step`; its device may still be taking it.
 
         Args:
             batches: of the step.
@@ -99,10 +102,8 @@ class Task(ABC, Generic[Batch]):
             steps: of the whole run.
 
         Returns:
-            loss terms, with their sum as `loss`.
-
-        Raises:
-            TrainingError: something is not finite; the weights stay as they were.
+            a function that waits for the step and returns its loss terms, with their sum as `loss`. It raises
+            TrainingError where something is not finite; the weights then stay as they were.
         """
 
     @abstractmethod
@@ -118,6 +119,14 @@ class Task(ABC, Generic[Batch]):
 
     def end(self, finished: bool) -> None:
         """After the last step; `finished`: as the settings ask, not because of a stop."""
+
+
+class LaunchedStep(NamedTuple):
+    """A step whose terms are still to be read: its number, the reading, and what it cost."""
+
+    number: int
+    read: StepTerms
+    seconds: dict[str, float]
 
 
 class Trainer:
@@ -174,21 +183,33 @@ class Trainer:
         title, first = f"epoch {epoch + 1}", state.step_in_epoch
         with tqdm(total=len(groups), initial=first, unit="step", desc=title, disable=not processes.first) as bar:
             clock = time.perf_counter()
+            launched: deque[LaunchedStep] = deque()
+
+            def record(behind: int = 0) -> None:
+                while len(launched) > behind:
+                    step = launched.popleft()
+                    terms = step.read()
+                    if recorder:
+                        recorder.record("train", step.number, terms | step.seconds, epoch=epoch)
+                    bar.set_postfix(loss=f"{terms['loss']:.3f}")
+                    bar.update()
+
             for group in left:
                 waits: list[float] = []
                 scans, steps = sum(map(len, group)), len(groups) * self.settings.epochs
-                terms = self.task.step(timed(islice(batches, len(group)), waits), scans, steps)
+                read = self.task.step(timed(islice(batches, len(group)), waits), scans, steps)
                 state.step_in_epoch += 1
                 seconds = {"seconds": time.perf_counter() - clock, "waited": sum(waits)}
-                if recorder:
-                    recorder.record("train", state.step, terms | seconds, epoch=epoch)
-                bar.set_postfix(loss=f"{terms['loss']:.3f}")
-                bar.update()
-                if processes.any(stop) or reached(self.state, self.settings):
+                launched.append(LaunchedStep(state.step, read, seconds))
+                # A GPU has its next step before the terms of the last one are read.
+                record(behind=self.device.type == "cuda")
+                if processes.any(stop) or reached(state, self.settings):
                     break
                 if self.settings.save_every and state.step % self.settings.save_every == 0:
+                    record()
                     self.save()
                 clock = time.perf_counter()
+            record()
         if state.step_in_epoch >= len(groups):
             state.epoch, state.step_in_epoch = epoch + 1, 0
             state.validation_due = state.epoch % self.settings.validate_every == 0

@@ -16,12 +16,12 @@ from common.scans.polar_grid import VoxelisedScan
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, draw_view
-from common.training.guarded_step import read_rows, step_if_finite
+from common.training.guarded_step import DeviceRows, step_if_finite
 from common.training.predictor import Predictor
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
-from common.training.trainer import Task, Trainer
+from common.training.trainer import StepTerms, Task, Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import (
     BEST_TEACHER,
@@ -107,7 +107,7 @@ class TeacherTask(Task[LabelledBatch]):
         for _, future in started_ahead(load_batch, batches, depth=2 * threads, threads=threads):
             yield future.result()
 
-    def step(self, batches: Iterable[LabelledBatch], scans: int, steps: int) -> dict[str, float]:
+    def step(self, batches: Iterable[LabelledBatch], scans: int, steps: int) -> StepTerms:
         """One step of Adam on cross entropy and Lovasz, as Cylinder3D was trained (Zhu et al., CVPR 2021, section 3.5).
 
         Raises:
@@ -121,7 +121,7 @@ class TeacherTask(Task[LabelledBatch]):
             # A step would move batch statistics and Adam's momentum without having learned anything.
             tqdm.write(f"note: nothing to learn from scans {names}: no voxel has a label")
             state.step += 1
-            return {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
+            return lambda: {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
         teacher.train()
         state.optimiser.zero_grad(set_to_none=True)
         batch = loaded.batch.to(self.device)
@@ -132,14 +132,14 @@ class TeacherTask(Task[LabelledBatch]):
         loss.backward()
         values = torch.stack([value.detach() for value in (*terms.values(), loss)])
         step_if_finite(state, rate, values)
-        [row] = read_rows([values])
+        [row] = DeviceRows([values]).read()
         if not isfinite(row[-1]):
             raise TrainingError(
                 f"step {state.step + 1}: the loss is {row[-1]} for scans {names}. Lower learning_rate, or look at "
                 "these scans; the last saved state is intact."
             )
         state.step += 1
-        return dict(zip((*terms, "loss"), row, strict=True)) | {"learning_rate": rate}
+        return lambda: dict(zip((*terms, "loss"), row, strict=True)) | {"learning_rate": rate}
 
     def predictor(self) -> Predictor:
         teacher = self.state.networks.teacher.eval()

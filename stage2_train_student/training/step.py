@@ -11,11 +11,12 @@ from tqdm import tqdm
 from common.base.errors import TrainingError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
-from common.training.guarded_step import read_rows, step_if_finite
+from common.training.guarded_step import DeviceRows, step_if_finite
 from common.training.processes import ALONE, Processes
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
+from common.training.trainer import StepTerms
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
@@ -34,13 +35,18 @@ class NonFiniteError(TrainingError):
     """A loss or a gradient is NaN or infinite; the weights are still those of the step before.
 
     Attributes:
+        step: its number, from 1.
         loaded: the batch.
         terms: its unweighted terms and the weighted total `loss`.
     """
 
-    def __init__(self, message: str, loaded: StudentBatch, terms: dict[str, float]) -> None:
-        super().__init__(message)
-        self.loaded, self.terms = loaded, terms
+    def __init__(self, problem: str, step: int, loaded: StudentBatch, terms: dict[str, float]) -> None:
+        super().__init__(
+            f"step {step}: {problem} for scans {', '.join(map(str, loaded.scans)) or 'of other processes'} "
+            f"({', '.join(f'{name} {value:.4g}' for name, value in terms.items())}). Lower "
+            "optimiser.learning_rate, or look at these scans; the last saved state is intact."
+        )
+        self.step, self.loaded, self.terms = step, loaded, terms
 
 
 class BatchTerms(NamedTuple):
@@ -63,7 +69,7 @@ class BatchTerms(NamedTuple):
 class StudentStep:
     """Steps of the optimiser, each from the batches of one accumulation group.
 
-    On a GPU a step only queues work: the device is waited for once, at its end, to read all terms.
+    A step only queues work on a GPU, which is waited for where its terms are read, and then for this step alone.
 
     Attributes:
         state: changed in place; each step counts itself in `state.step`.
@@ -80,7 +86,11 @@ class StudentStep:
     processes: Processes = ALONE
 
     def __call__(self, batches: Iterable[StudentBatch], scans: int | None = None, steps: int = 1) -> dict[str, float]:
-        """One step.
+        """One step and its terms, see `launch`."""
+        return self.launch(batches, scans, steps)()
+
+    def launch(self, batches: Iterable[StudentBatch], scans: int | None = None, steps: int = 1) -> StepTerms:
+        """One step, which its device may still be taking when this returns.
 
         Args:
             batches: of the group; read one ahead, as they are loaded. Those without a label or a target are passed
@@ -89,11 +99,11 @@ class StudentStep:
             steps: of the whole run, for the schedule.
 
         Returns:
-            every loss term, unweighted, the weighted total `loss`, `gradient_norm` before clipping and
-            `learning_rate`.
+            a function that waits for the step and returns every loss term, unweighted, the weighted total `loss`,
+            `gradient_norm` before clipping and `learning_rate`. It raises NonFiniteError where a loss, or without a
+            loss scaler a gradient, is not finite; the weights then stay as they were.
 
         Raises:
-            NonFiniteError: a loss, or without a loss scaler a gradient, is not finite; the weights stay as they were.
             TrainingError: a batch is too small for a batch norm.
         """
         state, optimiser = self.state, self.settings.optimiser
@@ -106,9 +116,14 @@ class StudentStep:
             with gradients_of(state.parallel, last=is_last):
                 parts.append(self.accumulate_gradients(loaded, share))
         rate = optimiser.learning_rate * learning_rate_factor(state.step, steps, optimiser.schedule)
-        terms = self.update(parts, rate) if parts else dict.fromkeys(NOTHING_LEARNED, 0.0)
         state.step += 1
-        return {**terms, "learning_rate": rate}
+        number, rows = state.step, self.update(parts, rate) if parts else None
+
+        def read() -> dict[str, float]:
+            terms = self.terms(number, parts, rows.read()) if rows else dict.fromkeys(NOTHING_LEARNED, 0.0)
+            return {**terms, "learning_rate": rate}
+
+        return read
 
     def accumulate_gradients(self, loaded: StudentBatch, share: float) -> BatchTerms:
         """Add the gradients of `share` times a batch's loss; the terms that are returned are unweighted.
@@ -132,44 +147,43 @@ class StudentStep:
         values = torch.stack([value.detach().to(loss.dtype) for value in (*terms.values(), loss)])
         return BatchTerms(loaded, share, [*terms, "loss"], values)
 
-    def update(self, parts: list[BatchTerms], rate: float) -> dict[str, float]:
-        """Let the optimiser take its step, unless something is not finite, and read the terms of all batches.
+    def update(self, parts: list[BatchTerms], rate: float) -> DeviceRows:
+        """Let the optimiser take its step, unless something is not finite.
 
-        Raises:
-            NonFiniteError: see `__call__`.
+        Returns:
+            the terms of each batch, and the gradients' norm.
         """
         state = self.state
         state.scaler.unscale_(state.optimiser)
         norm = clip_gradients(state, self.settings.optimiser.clip_norm)
-        values = [part.values for part in parts]
-        step_if_finite(state, rate, torch.cat([*values, norm.to(values[0].dtype)[None]]))
+        rows = [*(part.values for part in parts), norm.to(parts[0].values.dtype)[None]]
+        step_if_finite(state, rate, torch.cat(rows))
         if state.parallel is not None and not self.settings.sync_batch_norm:
             mean_statistics(state.parallel, self.processes)
         student, average = state.networks.student, state.networks.average
         if average is not None and self.settings.averaging is not None:
-            update_average(average, student, decay_at(state.step, self.settings.averaging))
-        *rows, (norm_read,) = read_rows([*values, norm.to(values[0].dtype)[None]])
-        self.refuse_non_finite(parts, rows, norm_read)
-        shares = [part.share for part in parts]
-        terms = {
-            name: sum(share * row[place] for share, row in zip(shares, rows, strict=True))
-            for place, name in enumerate(parts[0].names)
-        }
-        return {**terms, "gradient_norm": norm_read}
+            update_average(average, student, decay_at(state.step - 1, self.settings.averaging))
+        return DeviceRows(rows)
 
-    def refuse_non_finite(self, parts: list[BatchTerms], rows: list[list[float]], norm: float) -> None:
-        """Stop where a loss, or without a loss scaler the gradients' norm, is not finite.
+    def terms(self, step: int, parts: list[BatchTerms], read: list[list[float]]) -> dict[str, float]:
+        """The terms of a step from those of its batches and the gradients' norm.
 
         Raises:
-            NonFiniteError: names the first such batch; for a norm the last one.
+            NonFiniteError: one, or without a loss scaler the norm, is not finite; names the first such batch, for a
+                norm the last one.
         """
+        *rows, (norm,) = read
         problems = [f"the loss is {row[-1]}" if not math.isfinite(row[-1]) else "" for row in rows]
         if not any(problems) and not (math.isfinite(norm) or self.state.scaler.is_enabled()):
             problems[-1] = f"the gradient's norm is {norm}"
         for part, row, problem in zip(parts, rows, problems, strict=True):
             if problem:
-                terms = dict(zip(part.names, row, strict=True))
-                raise NonFiniteError(non_finite_message(self.state, problem, part.loaded, terms), part.loaded, terms)
+                raise NonFiniteError(problem, step, part.loaded, dict(zip(part.names, row, strict=True)))
+        terms = {
+            name: sum(part.share * row[place] for part, row in zip(parts, rows, strict=True))
+            for place, name in enumerate(parts[0].names)
+        }
+        return {**terms, "gradient_norm": norm}
 
 
 def teaching(
@@ -191,15 +205,6 @@ def with_last(batches: Iterable[StudentBatch]) -> Iterator[tuple[StudentBatch, b
         following = next(iterator, None)
         yield loaded, following is None
         loaded = following
-
-
-def non_finite_message(state: StudentState, what: str, loaded: StudentBatch, terms: dict[str, float]) -> str:
-    """The message of a `NonFiniteError`."""
-    return (
-        f"step {state.step + 1}: {what} for scans {', '.join(map(str, loaded.scans)) or 'of other processes'} "
-        f"({', '.join(f'{name} {value:.4g}' for name, value in terms.items())}). Lower "
-        "optimiser.learning_rate, or look at these scans; the last saved state is intact."
-    )
 
 
 def clip_gradients(state: StudentState, largest: float | None) -> torch.Tensor:

@@ -135,10 +135,10 @@ def test_sigterm_stops_after_the_step_and_loses_nothing(streets, street_cache, r
             os.kill(os.getpid(), signal.SIGTERM)
         return terms
 
-    run, take_step = runs / "stopped", StudentStep.__call__
+    run, take_step = runs / "stopped", StudentStep.launch
     previous = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(StudentStep, "__call__", step_then_signal)
+        patch.setattr(StudentStep, "launch", step_then_signal)
         assert "SIGTERM: stopping after this step" in succeed(train(streets, street_cache, run, *SLOW))
     assert signal.getsignal(signal.SIGTERM) is previous
     assert saved(run)["progress"]["step"] == 3

@@ -2,6 +2,9 @@
 
 import time
 import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ CPU = torch.device("cpu")
 READING = "guarded_step.py"
 """Where a step reads its terms, at its end."""
 
-WAIT = "synchronizing"
+WAIT = "called a synchronizing"
 """What PyTorch says when the host waits for a GPU."""
 
 
@@ -89,7 +92,7 @@ def steps(
     one_step, data = prepared(bench, targets, precision, *overrides)
     scans = (bench.scans * size)[:size]
     ready = sent(data, data.load_batch(scans, 0))
-    found: dict[str, Any] = {"step_ms": bench.milliseconds(lambda: one_step([ready.arrived()]))}
+    found: dict[str, Any] = {"step_ms": milliseconds_a_step(bench, one_step, repeat(ready))}
     if detail:
         found["load_ms"] = bench.milliseconds(lambda: data.load_batch(scans, 0), 3, 1)
         found["training_ms"] = training_milliseconds(bench, one_step, data, scans)
@@ -107,12 +110,24 @@ def training_milliseconds(bench: Bench, one_step: StudentStep, data: StudentData
     """Time of a step whose batches are loaded ahead; the first ones fill the queue and are not counted."""
     settings: ExperimentSettings = one_step.settings
     threads = settings.threads(bench.device)
-    first, counted = 2 * threads, bench.repeats
-    clock = []
-    for loaded in data.batches([scans] * (first + counted), 0, threads):
-        one_step([loaded])
+    first = 2 * threads + 1
+    return milliseconds_a_step(bench, one_step, data.batches([scans] * (first + bench.repeats), 0, threads), first)
+
+
+def milliseconds_a_step(bench: Bench, one_step: StudentStep, batches: Iterable[StudentBatch], first: int = 3) -> float:
+    """Time of a step where steps follow each other as in a training: the terms of the last one are read meanwhile.
+
+    The first ones are not counted.
+    """
+    clock, last = [], None
+    for loaded in islice(batches, first + bench.repeats):
+        read = one_step.launch([loaded.arrived()])
+        if last is not None:
+            last()
+        last = read
         clock.append(time.perf_counter())
-    return 1e3 * (clock[-1] - clock[first - 1]) / counted
+    bench.wait()
+    return 1e3 * (time.perf_counter() - clock[first - 1]) / (len(clock) - first)
 
 
 def waits(one_step: StudentStep, ready: StudentBatch) -> dict[str, Any]:
@@ -131,14 +146,13 @@ def busy_share(bench: Bench, one_step: StudentStep, ready: StudentBatch) -> dict
     """Share of the time of some steps in which the GPU computes, and the kernels that take most of it."""
     counted = 5
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(counted):
-            one_step([ready.arrived()])
-        bench.wait()
+        milliseconds = milliseconds_a_step(replace(bench, repeats=counted - 1), one_step, repeat(ready), 1)
     work = [event for event in profile.events() if event.device_type == torch._C._autograd.DeviceType.CUDA]
     computed = sum(event.device_time for event in work) / 1e3 / counted
     top = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)[:12]
     return {
         "gpu_ms": computed,
+        "profiled_ms": milliseconds,
         "kernels": len(work) // counted,
         "top_ms": {event.key[:60]: event.self_device_time_total / 1e3 / counted for event in top},
     }
