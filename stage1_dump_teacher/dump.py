@@ -4,13 +4,14 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.base.devices import Launch, set_float32_precision, side_stream, use_device
+from common.base.devices import CPU, Launch, set_float32_precision, side_stream, use_device
 from common.base.environment import processors_of_rank
 from common.base.errors import DataError
 from common.base.overlap import BackgroundWriter, StageClock, started_ahead
@@ -24,28 +25,45 @@ from common.scans.view import View
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.storage import FolderStorage
 from common.targets.teacher import Teacher, check_classes, layer_channels
-from common.targets.teacher_targets import TeacherTargets
+from common.targets.teacher_targets import TeacherTargets, split_targets
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.loading import load_named_teacher
+
+BATCH_ON_GPU = 4
+"""Scan-views of one pass of the teacher there: one alone is over before the next one is launched."""
 
 MOST_WRITERS = 8
 """By default: more than a GPU's fastest teacher keeps busy, each with a scan's targets in memory."""
 
 
-@dataclass(frozen=True)
-class PreparedScan:
-    """A scan in one view, ready for the teacher.
+class PreparedScan(NamedTuple):
+    """A scan in one view: which one, its points as read, float32 [N, 4], and the view."""
 
-    Attributes:
-        points: float32 [N, 4], as read.
-        view: of the scan.
-        batch: of this one scan, on the teacher's device.
-    """
-
+    item: ScanView
     points: np.ndarray
     view: View
-    batch: ScanBatch
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """Some scan-views, ready for the teacher.
+
+    Attributes:
+        scans: that could be used.
+        batch: of them, on the teacher's device; None without any.
+        refused: the others, and why.
+    """
+
+    scans: list[PreparedScan]
+    batch: ScanBatch | None
+    refused: list[tuple[ScanView, DataError]]
+
+    @property
+    def usable(self) -> ScanBatch:
+        """The batch, of scans that are known to be there."""
+        assert self.batch is not None, self.refused
+        return self.batch
 
 
 def run(
@@ -89,10 +107,10 @@ def dump_missing(
     teacher: Teacher,
     missing: list[ScanView],
     settings: DumpSettings,
-    prepare: Callable[[ScanView], PreparedScan],
+    prepare: Callable[[list[ScanView]], PreparedBatch],
     device: torch.device,
 ) -> None:
-    """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C.
+    """Read ahead, run the teacher and write behind, some scan-views after others, until all is done or Ctrl-C.
 
     This thread does nothing but launch the teacher: other threads read, and others wait for its targets, encode them
     where they are, and write.
@@ -102,31 +120,32 @@ def dump_missing(
     readers, writers = threads_of(settings, device, isinstance(scan_writer.store.storage, FolderStorage))
     clock = StageClock({"reading": readers, "teacher": 1, "writing": max(writers, 1)})
 
-    def read(item: ScanView) -> PreparedScan:
-        with clock.measure("reading"):
-            return prepare(item)
+    def read(items: list[ScanView]) -> PreparedBatch:
+        with clock.measure("reading", len(items)):
+            return prepare(items)
 
-    def write(item: ScanView, prepared: PreparedScan, targets: TeacherTargets, launch: Launch) -> None:
-        clock.add("teacher", launch.wait())
-        with clock.measure("writing"), side_stream(device):
-            scan_writer.write(*item, prepared.view, targets, prepared.points)
+    def write(scans: list[PreparedScan], targets: TeacherTargets, launch: Launch) -> None:
+        clock.add("teacher", launch.wait(), len(scans))
+        with clock.measure("writing", len(scans)), side_stream(device):
+            for scan, own in zip(scans, split_targets(targets, len(scans)), strict=True):
+                scan_writer.write(*scan.item, scan.view, own, scan.points)
 
     # Targets wait in the teacher's memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
-    ahead = closing(started_ahead(read, missing, max(settings.read_ahead, readers), readers))
+    together = settings.batch_size or (1 if device.type == "cpu" else BATCH_ON_GPU)
+    batches = [missing[start : start + together] for start in range(0, len(missing), together)]
+    ahead = closing(started_ahead(read, batches, max(settings.read_ahead, readers), readers))
     with progress, StopRequest() as stop, background as writer, ahead as started:
-        for item, future in started:
-            try:
-                prepared = future.result()
-            except DataError as error:
+        for items, future in started:
+            prepared = future.result()
+            for item, error in prepared.refused:
                 scan_writer.pass_over(*item, error)
-                progress.update()
-                continue
-            with Launch(device) as launch:
-                targets = teacher.targets(prepared.batch, settings.layers, settings.voxel_features)
-            writer.submit(write, item, prepared, targets, launch)
+            if prepared.batch is not None:
+                with Launch(device) as launch:
+                    targets = teacher.targets(prepared.batch, settings.layers, settings.voxel_features)
+                writer.submit(write, prepared.scans, targets, launch)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
-            progress.update()
+            progress.update(len(items))
             if stop:
                 break
     report = scan_writer.report
@@ -143,18 +162,23 @@ def threads_of(settings: DumpSettings, device: torch.device, local: bool) -> tup
 
 
 def preparer(
-    settings: DumpSettings, dataset: Dataset, grid: PolarGrid, device: torch.device = torch.device("cpu")
-) -> Callable[[ScanView], PreparedScan]:
-    """A function that reads and voxelises one scan-view, and brings it to the teacher's device."""
+    settings: DumpSettings, dataset: Dataset, grid: PolarGrid, device: torch.device = CPU
+) -> Callable[[list[ScanView]], PreparedBatch]:
+    """A function that reads and voxelises some scan-views, and brings them to the teacher's device as one batch."""
 
-    def prepare(item: ScanView) -> PreparedScan:
-        scan, index = item
-        source = dataset.read(scan)
-        view = settings.views.view(scan, index, grid.shape[1])
-        batch = batch_scans([voxelise_view(source, view, grid, dataset.label_map)], grid.shape)
+    def prepare(items: list[ScanView]) -> PreparedBatch:
+        scans, voxelised, refused = [], [], []
+        for scan, index in items:
+            try:
+                source = dataset.read(scan)
+                view = settings.views.view(scan, index, grid.shape[1])
+                voxelised.append(voxelise_view(source, view, grid, dataset.label_map))
+                scans.append(PreparedScan((scan, index), source.points, view))
+            except DataError as error:
+                refused.append(((scan, index), error))
         use_device(device)
         # On the stream of the teacher: its next pass comes after the copy, and nobody has to wait.
-        return PreparedScan(source.points, view, batch.to(device))
+        return PreparedBatch(scans, batch_scans(voxelised, grid.shape).to(device) if scans else None, refused)
 
     return prepare
 

@@ -41,7 +41,9 @@ class DumpSettings(Settings):
         encoding: of the arrays.
         views: of every scan.
         on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.
-        read_ahead: scans that are read and voxelised while the teacher works; at least one for each reader.
+        batch_size: scan-views of one pass of the teacher; by default 4 on a GPU, where a pass of one is over before the
+            next is launched, and 1 on a CPU.
+        read_ahead: batches that are read and voxelised while the teacher works; at least one for each reader.
         readers: threads that read and voxelise; by default 2 for a GPU, 1 for a CPU.
         writers: threads that encode, compress and write; 0 to do it between two passes of the teacher. By default up to
             8 where the teacher is on a GPU or the store is remote, as processors allow, and otherwise 0: on a CPU the
@@ -61,6 +63,7 @@ class DumpSettings(Settings):
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
     on_bad_scan: Literal["stop", "skip"] = "stop"
+    batch_size: int | None = Field(None, ge=1)
     read_ahead: int = Field(2, ge=1)
     readers: int | None = Field(None, ge=1)
     writers: int | None = Field(None, ge=0)

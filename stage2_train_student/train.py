@@ -20,6 +20,7 @@ from common.training.trainer import StepTerms, Task, Trainer
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.capture import capture, replays
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import (
     TargetSource,
@@ -75,6 +76,8 @@ def run(
     """
     check_divisible(settings, processes)
     set_float32_precision(tf32=settings.precision == "tf32")
+    # All maps of a run have one size, so that the fastest kernel for it is worth a search.
+    torch.backends.cudnn.benchmark = processes.device.type == "cuda"
     dataset = open_dataset(inputs.data, settings.dataset)
     chosen = choose_scans(settings, dataset, processes)
     source = open_targets(settings, dataset.label_map, chosen.train, *inputs[1:])
@@ -119,9 +122,11 @@ class StudentTask(Task[StudentBatch]):
             remove_finished(self.folder)
             stored = self.source.store.identity.views if self.source.store else None
             write_seen(self.folder, self.settings, stored, self.train, self.source.hash)
-        networks = self.state.networks
+        networks, settings = self.state.networks, self.settings
+        if replays(settings, self.processes):
+            capture(networks, settings)
         self.state.parallel = parallel(
-            networks.student, networks.distillation, self.settings.sync_batch_norm, self.processes
+            networks.student, networks.distillation, settings.sync_batch_norm, self.processes
         )
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[StudentBatch]:

@@ -75,18 +75,18 @@ class StageClock:
         self._taken = dict.fromkeys(threads, (0, 0.0))
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
-        """One more item went through a stage."""
+    def add(self, stage: str, seconds: float, more: int = 1) -> None:
+        """So many more items went through a stage."""
         with self._lock:
             items, sum_of_seconds = self._taken[stage]
-            self._taken[stage] = items + 1, sum_of_seconds + seconds
+            self._taken[stage] = items + more, sum_of_seconds + seconds
 
     @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
+    def measure(self, stage: str, items: int = 1) -> Iterator[None]:
         """`add` the time until the context is left."""
         start = time.perf_counter()
         yield
-        self.add(stage, time.perf_counter() - start)
+        self.add(stage, time.perf_counter() - start, items)
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
@@ -104,6 +105,37 @@ def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
     }
     voxels = torch.cat([with_scan(scan.voxels, row) for row, scan in enumerate(scans)])
     return TeacherTargets(voxels, torch.cat([scan.logits for scan in scans]), layers)
+
+
+def split_targets(targets: TeacherTargets, scans: int) -> list[TeacherTargets]:
+    """Targets of a batch as those of its scans, each with the scan's number 0; the inverse of `batch_targets`."""
+    if scans == 1:
+        return [targets]
+
+    def rows(bins: torch.Tensor) -> list[slice]:
+        numbers = torch.arange(scans + 1, device=bins.device)
+        ends = torch.searchsorted(bins[:, 0].contiguous(), numbers).tolist()
+        return [slice(start, end) for start, end in pairwise(ends)]
+
+    of_voxels = rows(targets.voxels)
+    of_pillars = {name: rows(layer.pillars) for name, layer in targets.layers.items()}
+    of_layers = {name: rows(layer.voxels) for name, layer in targets.voxel_layers.items()}
+
+    def of(scan: int) -> TeacherTargets:
+        layers = {
+            name: PillarFeatures(with_scan(layer.pillars[own], 0), layer.features[own], layer.shape)
+            for name, layer in targets.layers.items()
+            for own in [of_pillars[name][scan]]
+        }
+        voxel_layers = {
+            name: VoxelFeatures(with_scan(voxel_layer.voxels[own], 0), voxel_layer.features[own], voxel_layer.shape)
+            for name, voxel_layer in targets.voxel_layers.items()
+            for own in [of_layers[name][scan]]
+        }
+        own = of_voxels[scan]
+        return TeacherTargets(with_scan(targets.voxels[own], 0), targets.logits[own], layers, voxel_layers)
+
+    return [of(scan) for scan in range(scans)]
 
 
 def with_scan(bins: torch.Tensor, scan: int) -> torch.Tensor:

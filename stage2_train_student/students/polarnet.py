@@ -20,6 +20,7 @@ from common.scans.scatter import segment_max
 from stage2_train_student.students.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
 from stage2_train_student.students.pillar_maps import map_layout, pillar_rows, pillars_last
 from stage2_train_student.students.point_pooling import pooled_linear
+from stage2_train_student.students.replay import Replay
 from stage2_train_student.students.student import Student, StudentOutputs, StudentSettings
 
 SMALLEST_MAP = 16
@@ -67,6 +68,7 @@ class PolarNet(Student):
         self.fea_compression = nn.Sequential(nn.Linear(point_channels, compressed_channels), nn.ReLU(inplace=True))
         self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock, width))
         self.layers = student_layers(width)
+        self.map_channels, self.replay = compressed_channels, Replay()
 
     @classmethod
     def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
@@ -89,6 +91,16 @@ class PolarNet(Student):
         """
         self.BEV_model.network.compile(*arguments, **options)
 
+    def capture(self, scans: int, grid_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
+        """See `Student`."""
+        network, device = self.BEV_model.network, next(self.parameters()).device
+        maps = torch.zeros(scans, self.map_channels, *grid_shape[:2], device=device)
+        maps = maps.contiguous(memory_format=map_layout(maps.device)).requires_grad_()
+        with torch.no_grad():
+            sizes = {name: layer.shape for name, layer in network.eval()(maps).items()}
+        self.replay.capture(network.train(), maps)
+        return sizes
+
     def forward(self, batch: ScanBatch) -> StudentOutputs:
         """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.
 
@@ -96,7 +108,7 @@ class PolarNet(Student):
             SettingsError: the batch's grid does not fit this network.
         """
         self.refuse_unfit(batch)
-        layers = self.BEV_model.network(self.pillar_map(batch))
+        layers = self.replay(self.BEV_model.network, self.pillar_map(batch))
         features = layers["x_up2"]
         if self.training and self.dropout > 0:
             features = functional.dropout(features, self.dropout)

@@ -49,6 +49,18 @@ class Student(nn.Module):
     def build(cls, settings: "StudentSettings", grid_shape: tuple[int, int, int], classes: int) -> Self:
         """A student with fresh weights for a grid (bins along rho, phi, z), its classes with "unlabelled" as 0."""
 
+    def capture(self, scans: int, grid_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
+        """On a GPU, prepare to replay what does not depend on a batch's points from CUDA graphs, see `replay.py`.
+
+        Args:
+            scans: of the batches to come.
+            grid_shape: bins along rho, phi, z.
+
+        Returns:
+            sizes of the layers of such a batch by name; empty where nothing is replayed.
+        """
+        return {}
+
     @abstractmethod
     def forward(self, batch: ScanBatch) -> StudentOutputs:
         """Logits of the batch's occupied voxels, and the layers that a teacher can be compared with.

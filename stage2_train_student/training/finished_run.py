@@ -15,7 +15,7 @@ from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.state import StudentState
 
 FINISHED_FILE = "finished.json"
-IGNORED_SETTINGS = {"loading_threads", "save_every"}
+IGNORED_SETTINGS = {"loading_threads", "cuda_graphs", "save_every"}
 """Settings that change nothing about the student that a run ends with."""
 
 

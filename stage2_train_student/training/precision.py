@@ -23,9 +23,10 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Context in which convolutions and linear layers compute in `precision`."""
-    return torch.autocast(device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+def autocast(precision: str, device: torch.device, cached: bool = True) -> AbstractContextManager[None]:
+    """Context in which convolutions and linear layers compute in `precision`; `cached`: weights are converted once."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=cached)
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

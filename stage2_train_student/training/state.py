@@ -11,7 +11,7 @@ from stage2_train_student.students.student import Student
 
 BEST_STUDENT = "student_best.pt"
 LAST_STUDENT = "student_last.pt"
-MAY_CHANGE = {"epochs", "steps", "loading_threads", "validate_every", "save_every", "early_stopping"}
+MAY_CHANGE = {"epochs", "steps", "loading_threads", "cuda_graphs", "validate_every", "save_every", "early_stopping"}
 """Settings that a resumed run may change without becoming another experiment; `epochs` not where a schedule falls."""
 
 

@@ -80,7 +80,7 @@ def measure(profile: str, teacher_ms: float, scans: int, folder: Path) -> list[d
     scan = dataset.select(settings.splits).scans[0]
     prepare = preparer(settings, dataset, grid)
     real = load_teacher(folder / "teacher.pt", CPU)
-    answer = real.targets(prepare((scan, 0)).batch, settings.layers, settings.voxel_features)
+    answer = real.targets(prepare([(scan, 0)]).usable, settings.layers, settings.voxel_features)
     teacher = SleepingTeacher(real, answer, teacher_ms / 1e3)
     rows = []
     torch.set_num_threads(1)

@@ -64,7 +64,7 @@ def dump_sample(
     dumped, alone = [], []
     for view in range(VIEWS):
         work = [(scan, view) for scan in scans]
-        batches = [prepare(item).batch for item in work]
+        batches = [prepare([item]).usable for item in work]
         if view == 0:
             teacher_targets(teacher.model, batches[0], settings.layers, settings.voxel_features)
         start = time.perf_counter()

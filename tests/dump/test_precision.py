@@ -96,7 +96,7 @@ def test_targets_are_float32_whatever_the_sparse_network_computes_with(data, red
     words = [f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}", TRAIN]
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
     dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
-    batch = preparer(settings, dataset, grid)((dataset.select(settings.splits).scans[0], 0)).batch
+    batch = preparer(settings, dataset, grid)([(dataset.select(settings.splits).scans[0], 0)]).usable
     single, double = load_teacher(reduced_teacher, CPU), load_teacher(reduced_teacher, CPU)
     # A CPU has no float16 here; float64 takes the same way in and out.
     double.model.cylinder_3d_spconv_seg.double()

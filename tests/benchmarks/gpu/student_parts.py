@@ -13,6 +13,7 @@ import torch
 from common.base.devices import set_float32_precision
 from common.training.processes import Processes
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.capture import capture, replays
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import new_state, open_targets, student_data
 from stage2_train_student.training.precision import autocast
@@ -51,7 +52,8 @@ def gradients(bench: Bench) -> dict[str, Any]:
     """Loss terms and gradients of one step against the CPU's, with nothing dropped at random."""
     found, kept = {}, []
     for device, precision in [(CPU, "float32"), (bench.device, "float32"), (bench.device, "tf32")]:
-        one_step, data = prepared(Bench(device, bench.reduced, bench.folder, views=bench.views), "cache", precision)
+        there = Bench(device, bench.reduced, bench.folder, views=bench.views)
+        one_step, data = prepared(there, "cache", precision, "student.dropblock=0", "batch_size=1")
         loaded = data.load_batch(bench.scans[:1], 0)
         batch = loaded.batch.to(device)
         networks = one_step.state.networks
@@ -71,7 +73,7 @@ def prepared(
     bench: Bench, targets: str, precision: str = "float32", *overrides: str
 ) -> tuple[StudentStep, StudentData]:
     """A step of a fresh student, and the loader of its batches."""
-    settings = bench.experiment(targets, f"precision={precision}", "student.dropblock=0", *overrides)
+    settings = bench.experiment(targets, f"precision={precision}", *overrides)
     set_float32_precision(tf32=precision == "tf32")
     teacher = bench.teacher() if targets == "online" else None
     source = open_targets(settings, label_map(), bench.scans, bench.folder / f"train{bench.views}", teacher)
@@ -79,7 +81,11 @@ def prepared(
     torch.manual_seed(0)
     state = new_state(settings, label_map(), source, bench.device)
     weights = torch.from_numpy(label_map().class_weights()).to(bench.device)
-    return StudentStep(state, settings, weights, source.online, Processes(device=bench.device)), data
+    processes = Processes(device=bench.device)
+    torch.backends.cudnn.benchmark = bench.on_gpu
+    if replays(settings, processes):
+        capture(state.networks, settings)
+    return StudentStep(state, settings, weights, source.online, processes), data
 
 
 def steps(
@@ -89,7 +95,7 @@ def steps(
 
     With `detail` also what is waited for, and how busy the GPU is.
     """
-    one_step, data = prepared(bench, targets, precision, *overrides)
+    one_step, data = prepared(bench, targets, precision, f"batch_size={size}", *overrides)
     scans = (bench.scans * size)[:size]
     ready = sent(data, data.load_batch(scans, 0))
     found: dict[str, Any] = {"step_ms": milliseconds_a_step(bench, one_step, repeat(ready))}

@@ -7,14 +7,23 @@ from typing import Any
 import torch
 
 from common.base.config import load_settings
+from common.scans.scan_batch import batch_scans
 from common.targets.store import TargetStore
 from common.targets.store.encoding import encode
 from common.targets.teacher import Precision
+from stage1_dump_teacher.dump import BATCH_ON_GPU
 from stage1_dump_teacher.dump import run as dump
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.live_check import compare_live, worst
 from tests.benchmarks.gpu.bench import CACHED, REDUCED_DUMP, Bench
-from tests.golden.golden_files import golden_arrays, golden_batch, relative_frobenius, scans_folder
+from tests.golden.golden_files import (
+    GRIDS,
+    golden_arrays,
+    golden_batch,
+    golden_voxels,
+    relative_frobenius,
+    scans_folder,
+)
 from tests.shared.reduced import CONFIGS, DATASET
 
 LAYERS = ("vox", "ctx", "up1e", *CACHED)
@@ -63,11 +72,15 @@ def copies(bench: Bench) -> dict[str, Any]:
 
 
 def dumps(bench: Bench) -> dict[str, Any]:
-    """Milliseconds a scan of a whole dump, beside those of the teacher alone, and whether what is stored is right."""
+    """Milliseconds a scan of a whole dump, beside those of the teacher alone in batches of the same size, and whether
+    what is stored is right."""
     found: dict[str, Any] = {}
     for profile in ("train", "full"):
         seconds = {}
-        for views in (1, bench.views):  # the difference of two dumps leaves out loading and the first, slower, scan
+        for views in (
+            min(4, bench.views - 1),
+            bench.views,
+        ):
             words = [f"dataset={DATASET}", 'splits=["00"]', f"profile={profile}", f"views.count={views}"]
             words += REDUCED_DUMP if bench.reduced else ()
             settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
@@ -76,8 +89,9 @@ def dumps(bench: Bench) -> dict[str, Any]:
             seconds[written] = time.perf_counter() - start
         (few, short), (many, long) = sorted(seconds.items())
         found[f"{profile}_ms"] = 1e3 * (long - short) / (many - few)
-    live, batch = bench.teacher(), golden_batch(bench.size).to(bench.device)
-    found["teacher_ms"] = bench.milliseconds(lambda: live.targets(batch, CACHED))
+    live, together = bench.teacher(), settings.batch_size or (BATCH_ON_GPU if bench.on_gpu else 1)
+    batch = batch_scans([golden_voxels(bench.size)] * together, GRIDS[bench.size]).to(bench.device)
+    found["teacher_ms"] = bench.milliseconds(lambda: live.targets(batch, CACHED)) / together
     found["full_over_teacher"] = found["full_ms"] / found["teacher_ms"]
     found["train_over_teacher"] = found["train_ms"] / found["teacher_ms"]
     store = TargetStore.open(bench.folder / f"full{bench.views}")

@@ -107,5 +107,6 @@ def test_a_gpu_encodes_the_same():
     for encoding, values in itertools.product(BEFORE, FEATURES.values()):
         found, expected = (encode(values.to(device), encoding, "a") for device in ("cuda", "cpu"))
         for suffix, array in expected.items():
-            difference = np.abs(found[suffix].astype(np.float64) - array).max(initial=0)
-            assert difference <= (1 if suffix == "" and encoding.startswith("int8") else 1e-6)
+            # Sums are added up in another order there, so a step may differ in its last bit, and a code by one.
+            one_code = 1 if suffix == "" and encoding.startswith("int8") else 0
+            np.testing.assert_allclose(found[suffix].astype(np.float64), array, rtol=1e-6, atol=one_code)
