@@ -135,7 +135,7 @@ def table(budgets: dict[str, dict[str, Any]]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), help="Write that object here too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cuda, cuda:1 or cpu.")
 @click.option("--reduced", is_flag=True, help="Small networks on a small grid.")
-@click.option("--views", default=10, show_default=True, help="Views of each scan in a dump.")
+@click.option("--views", default=24, show_default=True, help="Views of each scan in a dump.")
 @click.option("--repeats", default=10, show_default=True, help="Of what is timed.")
 @click.option("--minutes", default=8.0, show_default=True, help="Parts that would begin later are left out.")
 def main(as_json: bool, out: Path | None, device: str, reduced: bool, views: int, repeats: int, minutes: float) -> None:
