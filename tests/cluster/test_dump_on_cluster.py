@@ -1,20 +1,15 @@
 """A dump by many machines: byte for byte that of one process, whatever dies meanwhile."""
 
-import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from common.targets.store import TargetStore
-from common.targets.store.skipped import read_skipped
-from common.scans.formats.semantic_kitti import scan_path
-from common.scans.scan_id import ScanId
 from stage1_dump_teacher.__main__ import main as stage_one
 from tests.shared.dataset_writer import write_dataset
-from tests.shared.reduced import STREET_GRID, command, dump_words, fail, finish, start, succeed
-from tests.shared.small_cluster import SLEEPING_TEACHER, add_node, kill_node
+from tests.shared.reduced import STREET_GRID, command, dump_words, finish, start, succeed
+from tests.shared.small_cluster import SLEEPING_TEACHER, kill_node
 from tests.shared.small_stores import scan_files
 
 SLEEPY = (f"teacher={SLEEPING_TEACHER}", "layers=[height]", "splits=[train]", "views.count=2")
