@@ -156,7 +156,7 @@ class Team:
                 raise
             except RayActorError as error:
                 ray.kill(member.actor)
-                self._pass_on(member.held, str(error).partition("\n")[0])
+                self._pass_on(member.held, reason_of(error))
         return len(self.done) - before
 
     def _note(self, member: Member, result: Any) -> None:
@@ -193,6 +193,12 @@ class Team:
         size = ceil(len(held) / PIECES)
         self._again.extend(held[start : start + size] for start in range(0, len(held), size or 1))
         tqdm.write(f"note: a worker has ended; others do the {len(held)} scan-views that it held. {reason}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a worker has ended, in the line of Ray's message that says it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1 if "creation task" in lines[0] else 0]
 
 
 def run_on_cluster(

@@ -84,10 +84,8 @@ def connected(address: str) -> Iterator[None]:
     click.echo(f"cluster  connecting to Ray at {address} ...")
     check_answers(address)
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    if not address.startswith(CLIENT_SCHEME):
-        options["log_to_driver"] = False
     try:
-        ray.init(address, logging_level=logging.ERROR, **options)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     # Where something else than Ray answers, Ray gives up after two minutes by ending the process.
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
         reason = str(error).partition("\n")[0]

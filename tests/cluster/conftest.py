@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="package")
 def shared_cluster() -> Iterator["Cluster"]:
-    with small_cluster() as cluster:
+    with small_cluster(2) as cluster:
         yield cluster
 
 

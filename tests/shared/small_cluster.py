@@ -20,6 +20,7 @@ SLOWNESS = "SLOWNESS_OF_THIS_NODE"
 """Environment variable of a node: how many times longer the teacher takes there."""
 
 SLEEPING_TEACHER = "tests.shared.small_cluster:SleepingTeacher"
+DEADLY_TEACHER, DEADLY_POINTS = "tests.shared.small_cluster:DeadlyTeacher", 20
 OBJECT_STORE = 80 * 2**20
 """Bytes of shared memory of each node, about the least that Ray takes."""
 
@@ -42,8 +43,17 @@ class SleepingTeacher(HeightTeacher):
         return super().targets(batch, layers, voxel_features)
 
 
+class DeadlyTeacher(HeightTeacher):
+    """Ends its process at a scan of very few voxels, as one that takes too much memory would."""
+
+    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
+        if len(batch.voxels) < DEADLY_POINTS:
+            os._exit(1)
+        return super().targets(batch, layers, voxel_features)
+
+
 @contextmanager
-def small_cluster(nodes: int = 0) -> Iterator["Cluster"]:
+def small_cluster(nodes: int) -> Iterator["Cluster"]:
     """A cluster with a head that does no work, and nodes of one core each."""
     from ray.cluster_utils import Cluster
 
