@@ -114,7 +114,8 @@ class Team:
         """Give every worker that has nothing to do its next scan-views."""
         while self._idle and self.unfinished:
             member = self._idle.pop()
-            member.held = self._again.popleft() if self._again else self._next_for(member)
+            # What a dead worker held comes last: it may be what ended it.
+            member.held = self._next_for(member) if self.waiting else self._again.popleft()
             member.since = time.monotonic()
             call = member.actor.dump.remote(member.held, self.present + len(self.done), len(self.waiting))
             self._calls[call] = member
