@@ -24,7 +24,8 @@ DEADLY_TEACHER, DEADLY_POINTS = "tests.shared.small_cluster:DeadlyTeacher", 20
 OBJECT_STORE = 80 * 2**20
 """Bytes of shared memory of each node, about the least that Ray takes."""
 
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+# Ray gives its workers a low priority, so that they starve on a busy machine.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 
 
 class SleepingTeacher(HeightTeacher):
