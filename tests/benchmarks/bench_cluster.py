@@ -49,7 +49,8 @@ def started(folder: Path, cache: str, *options: str, slowness: float = 1.0, teac
 
 def finished(folder: Path, *processes: Any) -> None:
     """Wait for processes that must end well."""
-    if any([process.wait() for process in processes]):
+    codes = [process.wait() for process in processes]
+    if any(codes):
         raise click.ClickException(f"a dump failed: {(folder / 'log').read_text()}")
 
 
