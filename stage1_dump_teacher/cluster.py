@@ -117,8 +117,8 @@ class Team:
             # What a dead worker held comes last: it may be what ended it.
             member.held = self._next_for(member) if self.waiting else self._again.popleft()
             member.since = time.monotonic()
-            call = member.actor.dump.remote(member.held, self.present + len(self.done), len(self.waiting))
-            self._calls[call] = member
+            present = self.present + sum(one.report.written for one in self.members)
+            self._calls[member.actor.dump.remote(member.held, present, len(self.waiting))] = member
 
     def _next_for(self, member: Member) -> list[ScanView]:
         """What a worker does in half the time that all of them need for the rest, so that they end together."""
@@ -161,7 +161,9 @@ class Team:
         return len(self.done) - before
 
     def _note(self, member: Member, result: Any) -> None:
-        """Note what a worker did; one that was asked to end gets nothing more."""
+        """Note what a worker did; one that was asked to end, as Ray does before a machine goes, gets nothing more."""
+        import ray
+
         left: list[ScanView] = []
         if isinstance(result, str):
             self.teacher = result
@@ -173,6 +175,7 @@ class Team:
             member.held = []
         if left:
             self._again.append(left)
+            ray.kill(member.actor)
         else:
             self._idle.append(member)
 

@@ -15,7 +15,7 @@ from common.targets.store.skipped import read_skipped
 from stage1_dump_teacher.__main__ import main as stage_one
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.reduced import STREET_GRID, command, dump, dump_words, fail, finish, start, succeed
-from tests.shared.small_cluster import DEADLY_TEACHER, SLEEPING_TEACHER, kill_node
+from tests.shared.small_cluster import DEADLY_TEACHER, SLEEPING_TEACHER, add_node, kill_node
 from tests.shared.small_stores import scan_files
 
 FIRST, SECOND = ScanId("00", "000000"), ScanId("00", "000001")
@@ -65,13 +65,18 @@ def written(cache: Path) -> int:
     return len(list(cache.rglob("*.zarr.zip")))
 
 
-def test_a_node_that_is_killed_costs_nothing_but_time(cluster, scans, alone, tmp_path):
+def test_nodes_that_are_killed_cost_nothing_but_time(cluster, scans, alone, tmp_path):
+    """First another node takes over; then none is left until one joins."""
     process = started(scans, tmp_path / "cache", cluster.address)
     wait_for_files(process, tmp_path / "cache", 8)
-    kill_node(cluster, next(iter(cluster.worker_nodes)))
+    first, second = cluster.worker_nodes
+    kill_node(cluster, first)
+    wait_for_files(process, tmp_path / "cache", 20)
+    kill_node(cluster, second)
+    add_node(cluster)
     output = finish(process)
     assert "40 scan-views written" in output
-    assert "a worker has ended; others do the " in output
+    assert output.count("a worker has ended; others do the ") == 2
     assert scan_files(tmp_path / "cache") == alone
 
 
