@@ -54,7 +54,7 @@ class DumpWorker:
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
         self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoint, job.cache, self.device)
-        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid())
+        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid(), self.device)
         self.writer: ScanWriter | None = None
         return str(self.teacher)
 

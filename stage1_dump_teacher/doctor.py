@@ -4,26 +4,29 @@ Each check is a small function that returns a `Check`; what a check imports it i
 missing or broken shows up as a line of the table and not as a traceback.
 """
 
-import logging
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import click
 import numpy as np
 from packaging.requirements import Requirement
 
-from common.base.command_options import cache_option, optional_data_option, path_type
-from common.base.environment import PROJECT, cuda_device_names, package_version, processors
+from common.base.command_options import cache_option, device_option, optional_data_option, path_type
+from common.base.environment import PROJECT, package_version
 from common.base.errors import PolarDistillError
+from stage1_dump_teacher.device_checks import (
+    Check,
+    check_copies,
+    check_device,
+    check_segment_max,
+    check_spconv,
+    check_torch_scatter,
+)
 
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
 
@@ -33,27 +36,9 @@ FULL_BYTES, TRAIN_BYTES = 22.0e6, 4.3e6
 SEMANTIC_KITTI_SCANS = 23_201
 """Scans of the training and validation sequences of SemanticKITTI."""
 
-SPCONV_TOLERANCE = 1e-2
-"""Relative; loose enough for TF32 on a GPU, far below what a wrong kernel order would do."""
+SPCONV = "spconv"
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
-
-Status = Literal["ok", "note", "problem"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table.
-
-    Attributes:
-        status: `problem` makes the doctor fail, `note` is worth knowing.
-        finding: what is the case.
-        next_step: what to do about it; empty where there is nothing to do.
-    """
-
-    status: Status
-    finding: str
-    next_step: str = ""
 
 
 @click.command()
@@ -61,11 +46,14 @@ class Check:
 @click.option("--teacher", type=path_type, help="Published Cylinder3D checkpoint.")
 @cache_option
 @click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
+@device_option
 @click.pass_context
-def doctor(context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path) -> None:
+def doctor(
+    context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str
+) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem."""
     problems = 0
-    for name, check in checks(data, teacher, cache, dataset):
+    for name, check in checks(data, teacher, cache, dataset, device):
         result = run_check(check)
         problems += result.status == "problem"
         click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
@@ -77,13 +65,14 @@ def doctor(context: click.Context, data: Path | None, teacher: Path | None, cach
 
 
 def checks(
-    data: Path | None, teacher: Path | None, cache: str, dataset: Path
+    data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str = "auto"
 ) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Names and checks, in the order of the table."""
     yield "python", check_python
     yield "packages", check_packages
-    yield "device", check_device
-    yield "spconv", check_spconv
+    yield "device", lambda: check_device(device)
+    yield "spconv", lambda: check_spconv(device)
+    yield "copies", lambda: check_copies(device)
     yield "segment max", check_segment_max
     yield "torch-scatter", check_torch_scatter
     yield "zarr", check_zarr
@@ -108,10 +97,12 @@ def run_check(check: Callable[[], Check]) -> Check:
 
 
 def check_python() -> Check:
-    """The interpreter is recent enough."""
+    """spconv has wheels for the interpreter."""
     version = sys.version.split()[0]
     if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
         return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
+    if sys.version_info >= (3, 14):
+        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
     return Check("ok", version)
 
 
@@ -126,91 +117,24 @@ def check_packages() -> Check:
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = package_version(requirement.name)
+        # Builds of spconv for other versions of CUDA do as well.
+        name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
+        version = package_version(name)
         if version is None:
-            wrong.append(f"{requirement.name} is missing ({requirement.specifier} needed)")
+            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
         elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version} ({requirement.specifier} needed)")
+            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
         else:
-            found.append(f"{requirement.name} {version}")
+            found.append(f"{name} {version}")
     if wrong:
         return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
     return Check("ok", ", ".join(found))
 
 
-def check_device() -> Check:
-    """Which device `auto` chooses, and whether it computes."""
-    from common.base.devices import select_device
-
-    device = select_device("auto")
-    if device.type == "cuda":
-        return Check("ok", f"CUDA: {', '.join(cuda_device_names())}")
-    return Check("note", f"CPU with {processors()} processors, no usable GPU", "A full dump or training needs a GPU.")
-
-
-def check_spconv() -> Check:
-    """Sparse convolution computes what a dense one does. In a process of its own: native code can take it down."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        errors = pool.submit(sparse_convolution_errors).result()
-    finding = ", ".join(
-        f"{device}: differs from a dense convolution by {error:.0e}" for device, error in errors.items()
-    )
-    if max(errors.values()) > SPCONV_TOLERANCE:
-        return Check("problem", finding, "Reinstall with `make clean setup`; do not use this teacher's outputs.")
-    return Check("ok", finding)
-
-
-def sparse_convolution_errors() -> dict[str, float]:
-    """Relative difference between a submanifold and a dense convolution on a full 4x4x4 grid, by device."""
-    # It makes torch warn of the way it asks whether it is traced, in the middle of the table.
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    import spconv.pytorch as spconv
-    import torch
-    from spconv.core import ConvAlgo
-
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(64, 8, generator=generator)
-    weight = torch.randn(16, 3, 3, 3, 8, generator=generator)
-    sites = torch.nn.functional.pad(torch.cartesian_prod(*[torch.arange(4)] * 3), (1, 0)).int()
-    maps = features.reshape(1, 4, 4, 4, 8).permute(0, 4, 1, 2, 3)
-    dense = torch.nn.functional.conv3d(maps, weight.permute(0, 4, 1, 2, 3), padding=1)
-    expected = dense[0].permute(1, 2, 3, 0).reshape(64, 16)
-    errors = {}
-    for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
-        algorithm = ConvAlgo.Native if device == "cpu" else None
-        layer = spconv.SubMConv3d(8, 16, 3, bias=False, algo=algorithm)
-        layer.weight.data.copy_(weight)
-        tensor = spconv.SparseConvTensor(features.to(device), sites.to(device), [4, 4, 4], 1)
-        with torch.inference_mode():
-            actual = layer.eval().to(device)(tensor).features.cpu()
-        errors[device] = float((actual - expected).norm() / expected.norm())
-    return errors
-
-
-def check_segment_max() -> Check:
-    """The maximum over each segment equals a plain loop, on the CPU and the GPU."""
-    import torch
-
-    from common.scans.scatter import segment_max
-
-    values = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
-    segment = torch.arange(200) % 17
-    expected = torch.stack([values[segment == row].amax(0) for row in range(17)])
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    wrong = [d for d in devices if not torch.equal(segment_max(values.to(d), segment.to(d), 17).cpu(), expected)]
-    if wrong:
-        return Check("problem", f"differs from a loop on {', '.join(wrong)}", "Remove torch-scatter or rebuild it.")
-    return Check("ok", f"equals a loop on {', '.join(devices)}")
-
-
-def check_torch_scatter() -> Check:
-    """Optional, used on CUDA only."""
-    version = package_version("torch-scatter")
-    if version is None:
-        return Check("note", "not installed (optional, used on CUDA only): PyTorch's own kernel does the same")
-    import torch_scatter  # noqa: F401 - a build for another PyTorch fails here
-
-    return Check("ok", version)
+def installed_spconv() -> str:
+    """The build of spconv that is installed: spconv, spconv-cu118, spconv-cu126 ...; `spconv` without one."""
+    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
+    return next((name for name in names if name == SPCONV or name.startswith(f"{SPCONV}-cu")), SPCONV)
 
 
 def check_zarr() -> Check:

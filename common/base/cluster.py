@@ -18,7 +18,7 @@ ANSWER_SECONDS = 10.0
 
 CLIENT_SCHEME, CLIENT_PORT = "ray://", "10001"
 WORKER_CPUS = 4
-"""Cores of one worker at most: a teacher or a training gains little from more, and each worker takes memory."""
+"""Cores of a worker without a GPU at most: more gain it little, and another worker takes memory."""
 
 ray_option = click.option(
     "--ray",
@@ -132,7 +132,7 @@ def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
 
     Args:
         device: `auto`, `cuda` or `cpu`.
-        most_cpus: cores at most.
+        most_cpus: cores at most, where there is no GPU.
 
     Raises:
         SettingsError: the device is one certain GPU, or no machine has what it names.
@@ -143,7 +143,7 @@ def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
         )
     with_gpus = [machine for machine in machines() if machine.get("GPU", 0) >= 1]
     if device != "cpu" and with_gpus:
-        return Share(min(most_cpus, *(int(one.get("CPU", 0) // one["GPU"]) for one in with_gpus)), 1)
+        return Share(min(int(one.get("CPU", 0) // one["GPU"]) for one in with_gpus), 1)
     cpus = max((int(machine.get("CPU", 0)) for machine in machines()), default=0)
     if device == "cuda" or not cpus:
         raise SettingsError(

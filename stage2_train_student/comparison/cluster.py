@@ -113,7 +113,7 @@ def train_on_cluster(
         common: options of the train command for all of them, but for the device.
         address: of the cluster, see `connected`.
         device: `auto`, `cuda` or `cpu`.
-        threads: of each run; by default what it has of its machine's cores.
+        threads: of each run; by default what it has of its machine's cores, at most four.
 
     Raises:
         SettingsError: no cluster answers, or it lacks the device.
@@ -122,7 +122,7 @@ def train_on_cluster(
     finished = {outcome.run.folder for outcome in outcomes}
     with connected(address), StopRequest() as stop, progress_bar(len(runs), len(outcomes)) as bar:
         share = share_of(device, threads or WORKER_CPUS)
-        trained = Runs(share, [*common, "--device", share.device], threads or max(1, share.cpus))
+        trained = Runs(share, [*common, "--device", share.device], threads or max(1, min(share.cpus, WORKER_CPUS)))
         for run in runs:
             if run.folder not in finished:
                 trained.add(run)

@@ -10,16 +10,17 @@ from click.testing import CliRunner
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
+from stage1_dump_teacher import device_checks
 from stage1_dump_teacher import doctor as doctors
+from stage1_dump_teacher.device_checks import check_copies, check_segment_max, check_spconv, sparse_code
 from stage1_dump_teacher.doctor import (
     check_data,
     check_disk,
     check_packages,
-    check_segment_max,
-    check_spconv,
     check_teacher,
     check_zarr,
     doctor,
+    installed_spconv,
     run_check,
 )
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
@@ -56,7 +57,7 @@ def test_healthy_machine_with_scans_and_teacher(sample_data, teacher, tmp_path):
 
 
 def test_problems_are_counted_and_fail_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctors, "check_spconv", check_zarr)
+    monkeypatch.setattr(doctors, "check_spconv", lambda _device: check_zarr())
     arguments = ["--data", str(tmp_path), "--teacher", str(tmp_path / "absent.pt"), "--cache", str(tmp_path)]
     result = CliRunner().invoke(doctor, arguments)
     assert result.exit_code == 1
@@ -92,14 +93,45 @@ def test_wrong_sparse_convolution_is_a_problem(monkeypatch):
         def __exit__(self, *_error):
             return None
 
-        def submit(self, _function):
+        def submit(self, _function, _device):
             return self
 
         def result(self):
             return {"cpu": 1e-7, "cuda": 0.4}
 
-    monkeypatch.setattr(doctors, "ProcessPoolExecutor", WrongPool)
+    monkeypatch.setattr(device_checks, "ProcessPoolExecutor", WrongPool)
     assert check_spconv().status == "problem"
+
+
+def test_any_build_of_spconv_will_do(monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda _name: ["spconv-cu99>=2.3.8,<2.4"])
+    result = check_packages()
+    assert result.status == "ok"
+    assert installed_spconv() in result.finding
+    monkeypatch.setattr(metadata, "distributions", list)
+    assert "spconv is missing" in check_packages().finding
+
+
+@pytest.mark.parametrize(
+    ("capability", "found"),
+    [((3, 7), "missing"), ((7, 5), "native"), ((9, 0), "native"), ((10, 0), "compiled"), ((12, 0), "compiled")],
+)
+def test_gpus_that_spconv_has_no_code_for_are_told(capability, found):
+    assert sparse_code(capability).startswith(found)
+
+
+def test_copies_from_the_device_are_checked(monkeypatch):
+    assert check_copies("cpu").status == "ok"
+    monkeypatch.setattr("common.base.records.to_host", lambda tensors: [tensor + 1 for tensor in tensors])
+    result = check_copies("cpu")
+    assert result.status == "problem"
+    assert "30 of 30" in result.finding
+
+
+def test_the_device_that_was_chosen_is_checked(tmp_path):
+    result = CliRunner().invoke(doctor, ["--device", "cuda:77", "--cache", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "'cuda:77'" in result.output
 
 
 def test_wrong_segment_max_is_a_problem(monkeypatch):
