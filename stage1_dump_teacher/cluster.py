@@ -36,7 +36,10 @@ PIECES = 8
 """Into which what a dead worker held is cut."""
 
 DEATHS = 3
-"""Workers that end in a row while they load the teacher, or over the same scan-view: then it is no accident."""
+"""How often workers end over one scan-view, or while they load the teacher, before it is no accident."""
+
+SETTLE_SECONDS = 5.0
+"""After a worker's end before others are started: until then its machine may seem to be there although it is lost."""
 
 
 @dataclass(eq=False)
@@ -45,6 +48,7 @@ class Member:
 
     Attributes:
         actor: its handle.
+        started: when it was started; the same for all that were started together.
         held: what it was handed and has not reported on.
         since: when it was handed that.
         speed: scan-views a second; None before it has reported.
@@ -52,6 +56,7 @@ class Member:
     """
 
     actor: Any
+    started: float
     held: list[ScanView] = field(default_factory=list)
     since: float = 0.0
     speed: float | None = None
@@ -82,7 +87,9 @@ class Team:
         self._calls: dict[Any, Member] = {}
         self._idle: list[Member] = []
         self._again: deque[list[ScanView]] = deque()
-        self._deaths: Counter[ScanView | None] = Counter()
+        self._deaths: Counter[ScanView] = Counter()
+        self._failed_starts: set[float] = set()
+        self._settled = 0.0
 
     @property
     def alive(self) -> int:
@@ -105,8 +112,11 @@ class Team:
         Args:
             most: workers at all.
         """
+        now = time.monotonic()
+        if now < self._settled:
+            return
         for _ in range(len(self._idle) + len(self._calls), min(self._share.places(), most)):
-            member = Member(self._actor.remote())
+            member = Member(self._actor.remote(), now)
             self.members.append(member)
             self._calls[member.actor.load.remote(self._job, self._share)] = member
 
@@ -157,7 +167,7 @@ class Team:
                 raise
             except RayActorError as error:
                 ray.kill(member.actor)
-                self._pass_on(member.held, reason_of(error))
+                self._pass_on(member, reason_of(error))
         return len(self.done) - before
 
     def _note(self, member: Member, result: Any) -> None:
@@ -167,7 +177,7 @@ class Team:
         left: list[ScanView] = []
         if isinstance(result, str):
             self.teacher = result
-            self._deaths[None] = 0
+            self._failed_starts.clear()
         else:
             member.report, left = result
             self.done.update(set(member.held).difference(left))
@@ -179,24 +189,37 @@ class Team:
         else:
             self._idle.append(member)
 
-    def _pass_on(self, held: list[ScanView], reason: str) -> None:
-        """Hand out again what a dead worker held, in pieces, so that a scan that kills workers is found soon.
+    def _pass_on(self, member: Member, reason: str) -> None:
+        """Hand out again what a dead worker held, in pieces, so that a scan that ends workers is found at last.
 
         Raises:
             PolarDistillError: it is found, or no worker loads the teacher.
         """
-        suspect = held[0] if held else None
-        if len(held) <= 1:
-            self._deaths[suspect] += 1
-        if self._deaths[suspect] >= DEATHS:
-            doing = f"did scan {suspect[0]} view {suspect[1]}" if suspect else "loaded the teacher"
-            raise PolarDistillError(
-                f"{DEATHS} workers ended while they {doing}: {reason} Is their memory too small? The logs of Ray "
-                "(/tmp/ray/session_latest/logs on each machine) may say more. What is written stays usable."
-            )
-        size = ceil(len(held) / PIECES)
-        self._again.extend(held[start : start + size] for start in range(0, len(held), size or 1))
+        self._settled = time.monotonic() + SETTLE_SECONDS
+        held = member.held
         tqdm.write(f"note: a worker has ended; others do the {len(held)} scan-views that it held. {reason}")
+        if not held:
+            self._failed_starts.add(member.started)
+            refuse_deaths(len(self._failed_starts), "loaded the teacher", reason)
+            return
+        if len(held) == 1:
+            self._deaths[held[0]] += 1
+            refuse_deaths(self._deaths[held[0]], f"did scan {held[0][0]} view {held[0][1]}", reason)
+        size = ceil(len(held) / PIECES)
+        self._again.extend(held[start : start + size] for start in range(0, len(held), size))
+
+
+def refuse_deaths(count: int, doing: str, reason: str) -> None:
+    """Stop where workers end again and again.
+
+    Raises:
+        PolarDistillError: they do.
+    """
+    if count >= DEATHS:
+        raise PolarDistillError(
+            f"{count} times workers ended while they {doing}: {reason} Is their memory too small? The logs of Ray "
+            "(/tmp/ray/session_latest/logs on each machine) may say more. What is written stays usable."
+        )
 
 
 def reason_of(error: Exception) -> str:

@@ -6,11 +6,13 @@ import sys
 import pytest
 
 from common.base import cluster as cluster_module
+from common.base.cluster import Share, connected, share_of
 from common.base.errors import PolarDistillError, SettingsError
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
 from tests.comparison.test_sweep import sweep_words
 from tests.shared.reduced import STREET_GRID, command, dump_words, fail, finish, start
+from tests.shared.small_cluster import kill_node, small
 
 
 @pytest.fixture
@@ -50,9 +52,9 @@ def test_what_is_no_address_is_refused(words, address):
     assert "is no address" in fail(command(stage_one, *words, "--ray", address))
 
 
-def test_no_cluster_of_this_machine_is_an_error(words, monkeypatch, tmp_path):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert "no Ray cluster can be used there" in fail(command(stage_one, *words, "--ray", "auto"))
+def test_auto_is_the_cluster_that_the_environment_names(words, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused_port()}")
+    assert "nothing answers there" in fail(command(stage_one, *words, "--ray", "auto"))
 
 
 def test_the_extra_is_named_where_ray_is_not_installed(words, streets, street_cache, tmp_path, monkeypatch):
@@ -71,6 +73,16 @@ def test_two_ways_to_split_the_scans_are_refused(words):
 )
 def test_a_device_that_the_cluster_cannot_give_is_refused(cluster, words, device, refusal):
     assert refusal in fail(command(stage_one, *words, "--ray", cluster.address, "--device", device))
+
+
+def test_each_worker_takes_a_gpu_and_its_part_of_the_cores_where_there_are_gpus(cluster):
+    node = cluster.add_node(num_cpus=7, num_gpus=2, **small())
+    with connected(cluster.address):
+        with_gpu, without = share_of("auto"), share_of("cpu")
+        assert (with_gpu, with_gpu.device, with_gpu.places()) == (Share(3, 1), "cuda", 2)
+        assert (without, without.device, without.places()) == (Share(4, 0), "cpu", 1)
+        assert share_of("cpu", 1).places() == 7 + 2
+    kill_node(cluster, node)
 
 
 def test_a_folder_that_a_machine_lacks_is_named(tmp_path):

@@ -12,6 +12,7 @@ from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.skipped import read_skipped
+from stage1_dump_teacher import cluster as cluster_module
 from stage1_dump_teacher.__main__ import main as stage_one
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.reduced import STREET_GRID, command, dump, dump_words, fail, finish, start, succeed
@@ -76,7 +77,7 @@ def test_nodes_that_are_killed_cost_nothing_but_time(cluster, scans, alone, tmp_
     add_node(cluster)
     output = finish(process)
     assert "40 scan-views written" in output
-    assert output.count("a worker has ended; others do the ") == 2
+    assert output.count("a worker has ended; others do the ") >= 2
     assert scan_files(tmp_path / "cache") == alone
 
 
@@ -130,8 +131,16 @@ def test_a_scan_that_ends_its_workers_is_named_and_the_others_are_dumped(cluster
         data, tmp_path / "teacher.txt", tmp_path / "cache", STREET_GRID, f"teacher={DEADLY_TEACHER}", *TOY
     )
     message = fail(command(stage_one, *words, "--ray", cluster.address))
-    assert "3 workers ended while they did scan 00/000000 view 0" in message
+    assert "3 times workers ended while they did scan 00/000000 view 0" in message
     assert TargetStore.open(tmp_path / "cache").finished() == {(SECOND, 0), (ScanId("00", "000002"), 0)}
+
+
+def test_workers_that_never_load_the_teacher_end_the_dump(cluster, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_module, "SETTLE_SECONDS", 0.5)
+    deadly = "teacher=tests.shared.small_cluster:DeadlyLoadingTeacher"
+    words = dump_words(data, tmp_path / "teacher.txt", tmp_path / "cache", STREET_GRID, deadly, *TOY)
+    message = fail(command(stage_one, *words, "--ray", cluster.address))
+    assert "3 times workers ended while they loaded the teacher" in message
 
 
 def test_a_store_of_something_else_is_refused(cluster, data, tmp_path, scans, alone):

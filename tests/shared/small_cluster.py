@@ -53,6 +53,14 @@ class DeadlyTeacher(HeightTeacher):
         return super().targets(batch, layers, voxel_features)
 
 
+class DeadlyLoadingTeacher(HeightTeacher):
+    """Ends its process before it is there."""
+
+    @classmethod
+    def load(cls, checkpoint: Path, device: torch.device) -> "DeadlyLoadingTeacher":
+        os._exit(1)
+
+
 @contextmanager
 def small_cluster(nodes: int) -> Iterator["Cluster"]:
     """A cluster with a head that does no work, and nodes of one core each."""
@@ -68,6 +76,7 @@ def small_cluster(nodes: int) -> Iterator["Cluster"]:
 
 
 def small() -> dict[str, Any]:
+    """Options of a node that takes little memory."""
     return {"object_store_memory": OBJECT_STORE}
 
 
