@@ -27,6 +27,7 @@ SCAN =##                          scans to render: SCAN="08/000000 08/000100"
 PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
 SIMULATED = data/simulated##      where simulate writes: a DATA folder
 JOBS = 1##                        processes that simulate or sweep at a time
+RAY =##                           dump-teacher and sweep on a Ray cluster: auto, local or host:port
 CONFIG =##                        settings of the dump, a YAML file [configs/teachers/cylinder3d.yaml]
 LIVE =##                          scan-views on which store-verify runs the TEACHER again
 TO =##                            where store-convert writes
@@ -103,7 +104,8 @@ simulate: need-SIMULATED $(INSTALLED) ## write simulated, labelled scans of made
 
 dump-teacher: need-DATA need-TEACHER $(INSTALLED) ## stage one: run the TEACHER over DATA and write its targets to CACHE
 	$(POLAR_DISTILL) dump $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
-		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) $(settings)
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--device,DEVICE) \
+		$(call option,--ray,RAY) $(settings)
 
 train-teacher: need-DATA $(INSTALLED) ## train a Cylinder3D on labelled DATA, where no published checkpoint fits
 	$(POLAR_DISTILL) train-teacher $(call option,--data,DATA) $(call option,--run,TEACHER_RUN) \
@@ -135,7 +137,8 @@ train-student: need-DATA need-EXPERIMENT $(INSTALLED) ## stage two: train the st
 sweep: need-DATA need-EXPERIMENTS $(INSTALLED) ## train EXPERIMENTS with SEEDS from one CACHE into RUNS; goes on where it stopped
 	$(POLAR_DISTILL) sweep $(call option,--data,DATA) $(call option,--experiments,EXPERIMENTS) \
 		$(call option,--seeds,SEEDS) $(call option,--cache,CACHE) $(call option,--teacher,TEACHER) \
-		$(call option,--out,RUNS) $(call option,--jobs,JOBS) $(call option,--device,DEVICE) $(settings)
+		$(call option,--out,RUNS) $(call option,--jobs,JOBS) $(call option,--ray,RAY) \
+		$(call option,--device,DEVICE) $(settings)
 
 compare: need-RUNS $(INSTALLED) ## one page that compares RUNS; with DATA, pictures of SCAN by each student and the TEACHER
 	$(POLAR_DISTILL) compare $(foreach folder,$(RUNS),$(call quote,$(folder))) \

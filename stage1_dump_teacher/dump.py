@@ -84,22 +84,29 @@ def run(
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
     dataset = open_dataset(data, settings.dataset)
-    grid = settings.grid.grid()
-    check_distillable(grid.shape)
     scans, notes = dataset.select(settings.splits)
-    set_float32_precision(tf32=settings.precision == "tf32")
-    teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
-    check_classes(teacher, dataset.label_map)
-    store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
+    teacher, store = teacher_and_store(settings, dataset, checkpoint, cache, device)
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, grid, device), device)
+    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, settings.grid.grid(), device), device)
     writer.check_all_there(finished.intersection(work))
     return report
+
+
+def teacher_and_store(
+    settings: DumpSettings, dataset: Dataset, checkpoint: Path, cache: str | Path, device: torch.device
+) -> tuple[Teacher, TargetStore]:
+    """The teacher, and the store that gets its targets; for errors see `run`."""
+    grid = settings.grid.grid()
+    check_distillable(grid.shape)
+    set_float32_precision(tf32=settings.precision == "tf32")
+    teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
+    check_classes(teacher, dataset.label_map)
+    return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
 
 
 def dump_missing(
@@ -198,13 +205,13 @@ def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label
 
 
 def announce(
-    teacher: Teacher,
+    teacher: Teacher | str,
     store: TargetStore,
     scans: int,
     notes: list[str],
     missing: int,
-    device: torch.device,
-    shard: Shard,
+    device: torch.device | str,
+    shard: Shard = Shard(),
 ) -> None:
     """Say what is about to happen."""
     click.echo(f"teacher  {teacher} on {device}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from common.base.cluster import ray_option
 from common.base.command_options import (
     cache_option,
     config_option,
@@ -14,6 +15,7 @@ from common.base.command_options import (
 )
 from common.base.config import load_settings
 from common.base.devices import select_device
+from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
 from stage1_dump_teacher.settings import DumpSettings
@@ -26,6 +28,7 @@ from stage1_dump_teacher.store_care.reports import dump_lines
 @cache_option
 @config_option
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
+@ray_option
 @device_option
 @set_option
 @click.pass_context
@@ -36,6 +39,7 @@ def dump(
     cache: str,
     config: Path,
     shard: str | None,
+    address: str | None,
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -46,12 +50,19 @@ def dump(
       polar-distill dump --data dataset --teacher cylinder3d_val_65.4.pt
       polar-distill dump --data dataset --teacher teacher.pt --set profile=train --set views.count=4
       torchrun --nproc-per-node=4 -m polar_distill dump --data dataset --teacher teacher.pt
+      polar-distill dump --data dataset --teacher teacher.pt --ray auto
     """
     # Imported here so that the other commands start where spconv does not.
+    from stage1_dump_teacher.cluster import run_on_cluster
     from stage1_dump_teacher.dump import run
 
-    settings = load_settings(DumpSettings, config, overrides)
-    report = run(settings, data, teacher, cache, select_device(device), Shard.of_process(shard))
+    settings, share = load_settings(DumpSettings, config, overrides), Shard.of_process(shard)
+    if address is None:
+        report = run(settings, data, teacher, cache, select_device(device), share)
+    elif share != Shard():
+        raise SettingsError("--ray hands out scans itself: leave out --shard and torchrun")
+    else:
+        report = run_on_cluster(settings, data, teacher, cache, device, address)
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         context.exit(INTERRUPTED)

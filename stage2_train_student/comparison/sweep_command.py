@@ -5,10 +5,12 @@ from pathlib import Path
 
 import click
 
+from common.base.cluster import ray_option
 from common.base.command_options import cache_option, data_option, device_option, path_type, set_option
 from common.base.errors import SettingsError, TrainingError
 from common.base.signals import INTERRUPTED
 from stage2_train_student.command_options import online_teacher_option
+from stage2_train_student.comparison.cluster import train_on_cluster
 from stage2_train_student.comparison.sweep import LOG_FILE, Outcome, PlannedRun, plan_runs, refuse_other_runs, train_all
 from stage2_train_student.training.finished_run import read_finished
 
@@ -38,6 +40,7 @@ from stage2_train_student.training.finished_run import read_finished
     type=click.IntRange(min=1),
     help="Computing threads of each run.  [default: cores / jobs]",
 )
+@ray_option
 @device_option
 @set_option
 def sweep(
@@ -49,6 +52,7 @@ def sweep(
     out: Path,
     jobs: int,
     threads: int | None,
+    address: str | None,
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -56,21 +60,26 @@ def sweep(
 
     The same command again goes on where it was stopped and trains only what is missing. Every run is what `train` makes
     of the same settings, and writes its output to train.log in its folder. On a CPU an interrupted run ends bit for bit
-    as if it had not been interrupted if --threads is the same (with --jobs unchanged it is).
+    as if it had not been interrupted if --threads is the same (with --jobs unchanged it is). With --ray, as many runs
+    are trained at a time as the cluster has GPUs, or parts of --threads cores (at most 4 by default), free.
 
     \b
     Examples:
       polar-distill sweep --data dataset --experiments "baseline full" --seeds 0-2
       polar-distill sweep --data dataset --experiments full --seeds "0 1" --jobs 2 --set epochs=10
+      polar-distill sweep --data dataset --experiments "baseline full" --seeds 0-9 --ray auto
     """
     names = [name for text in experiments for name in text.split()]
     runs = plan_runs(names, parse_seeds(seeds), out, overrides)
     if not runs:
         raise SettingsError("--experiments names no experiment")
     refuse_other_runs(runs, cache)
-    common = ["--data", str(data), "--cache", cache, "--device", device]
+    common = ["--data", str(data), "--cache", cache]
     common += [] if teacher is None else ["--teacher", str(teacher)]
-    outcomes = train_all(runs, common, jobs, threads or max(1, cores() // jobs))
+    if address is None:
+        outcomes = train_all(runs, [*common, "--device", device], jobs, threads or max(1, cores() // jobs))
+    else:
+        outcomes = train_on_cluster(runs, common, address, device, threads)
     report(runs, outcomes)
 
 

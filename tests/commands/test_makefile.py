@@ -97,7 +97,7 @@ def test_weights_replace_the_run():
 @pytest.mark.parametrize("target", COMMANDS)
 def test_every_option_exists(target):
     variables = ("DATA=x", "TEACHER=x", "SPLIT=val", "SET=a=1", "RESUME=1", "CONFIG=x", "SCAN=00/000000", "ZIP=a.zip")
-    words = command_line(target, *variables)
+    words = command_line(target, *variables, "RAY=auto")
     module, command = words[2:4]
     assert module == "polar_distill"
     known = {option for parameter in command_named(program, command).params for option in parameter.opts}

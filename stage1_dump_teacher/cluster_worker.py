@@ -1,0 +1,83 @@
+"""Stage one in a process of a cluster: see `stage1_dump_teacher.cluster`, which hands it its work."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from common.base.cluster import Share, work_in
+from common.base.devices import select_device
+from common.scans.dataset import open_dataset
+from common.targets.store import ScanView
+from stage1_dump_teacher.dump import dump_missing, preparer, teacher_and_store
+from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.settings import DumpSettings
+
+
+class DumpJob(NamedTuple):
+    """What every worker of a dump is told.
+
+    Attributes:
+        settings: of the dump.
+        data: the dataset.
+        checkpoint: of the teacher.
+        cache: the store.
+        folder: in which the paths above mean what they should.
+    """
+
+    settings: DumpSettings
+    data: Path
+    checkpoint: Path
+    cache: str
+    folder: Path
+
+
+class DumpWorker:
+    """Dumps what it is handed; one lives in each process that Ray starts for it."""
+
+    def load(self, job: DumpJob, share: Share) -> str:
+        """Load the teacher, and make the store where there is none.
+
+        Args:
+            job: the dump.
+            share: of this machine.
+
+        Returns:
+            the teacher in words.
+
+        Raises:
+            PolarDistillError: as `dump.run` does.
+        """
+        work_in(job.folder)
+        if not share.gpus:
+            torch.set_num_threads(share.cpus)
+        self.settings, self.device = job.settings, select_device(share.device)
+        dataset = open_dataset(job.data, self.settings.dataset)
+        self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoint, job.cache, self.device)
+        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid(), self.device)
+        self.writer: ScanWriter | None = None
+        return str(self.teacher)
+
+    def dump(self, items: list[ScanView], present: int, waiting: int) -> tuple[DumpReport, list[ScanView]]:
+        """Dump some scan-views, as `dump.run` does.
+
+        Args:
+            items: to be dumped.
+            present: number of scan-views that are known to be in the store.
+            waiting: number of those that wait beside the items.
+
+        Returns:
+            what this worker did so far, and which of the items it did not do because it was asked to end.
+
+        Raises:
+            PolarDistillError: as `dump.run` does.
+        """
+        if self.writer is None:
+            self.writer = ScanWriter(
+                self.store, DumpReport(), len(items) + waiting, self.settings.on_bad_scan == "skip"
+            )
+        report = self.writer.report
+        report.present, before = present, report.written + len(report.skipped)
+        dump_missing(self.writer, self.teacher, items, self.settings, self.prepare, self.device)
+        done = report.written + len(report.skipped) - before
+        return report, [] if done == len(items) else [item for item in items if item not in self.writer.written]
