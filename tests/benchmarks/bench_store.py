@@ -30,7 +30,8 @@ from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
 from tests.benchmarks.store_losses import loss_agreement
-from tests.benchmarks.store_reading import delivery, open_large_store, read_over_floor
+from tests.benchmarks.store_opening import COUNTS, DELAY, open_many, open_semantic_kitti, open_served
+from tests.benchmarks.store_reading import delivery, read_over_floor
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 VIEWS = 4
@@ -103,8 +104,10 @@ def measure(checkpoint: Path, folder: Path) -> tuple[dict[str, Any], str]:
     table = alternatives_table(store, first, folder / "alternatives")
     click.echo("comparing losses ...", err=True)
     numbers |= loss_agreement(teacher, dump_settings(*exact, *fp32), store, scans_folder(), first[0], folder / "exact")
-    click.echo("opening a store of 23,201 scans ...", err=True)
-    numbers |= open_large_store(store, folder / "large")
+    click.echo("opening large stores ...", err=True)
+    numbers |= open_semantic_kitti(store, folder / "large")
+    for count in COUNTS:
+        numbers |= open_many(folder, count) | open_served(folder / "served", count, DELAY)
     return numbers, table
 
 
@@ -121,6 +124,9 @@ def report(numbers: dict[str, Any], table: str, what: str) -> str:
         ("open 23,201 scans and index them", f"{numbers['open_23201_s']:.2f} s", "< 1 s"),
         ("  memory for that", f"{numbers['open_23201_mb']:.0f} MB", "< 100 MB"),
         ("  info", f"{numbers['info_23201_s']:.2f} s", "< 5 s"),
+        ("open 1,000,000 scans", f"{numbers['open_1e6_s']:.2f} s", "<= 30 s"),
+        ("  memory for that", f"{numbers['open_1e6_mb']:.0f} MB", ""),
+        ("  the same on a server, 0.1 s a page", f"{numbers['open_served_1e6_s']:.2f} s", "<= 30 s"),
         ("dump over teacher alone", f"{numbers['dump_over_teacher']:.2f}", "<= 1.1"),
     ]
     lines = [f"{name:38} {value:>12}   {goal}" for name, value, goal in rows]

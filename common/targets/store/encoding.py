@@ -58,7 +58,9 @@ class UnstorableError(StoreError):
     """Targets hold values that their encoding cannot: the scan they are of, or the teacher, is not as others are."""
 
 
-def encode(values: np.ndarray, encoding: ArrayEncoding, name: str) -> EncodedArrays:
+def encode(
+    values: np.ndarray, encoding: ArrayEncoding, name: str, steps_per_deviation: float = STEPS_PER_DEVIATION
+) -> EncodedArrays:
     """Encode features.
 
     Args:
@@ -66,12 +68,15 @@ def encode(values: np.ndarray, encoding: ArrayEncoding, name: str) -> EncodedArr
         encoding: `float32`; `float16`; `int8_row`, a scale for each row; `int8_channel`, a step for each channel (a
             fixed share of its standard deviation) times a power of two for each row, which keeps outliers.
         name: of the array, for errors.
+        steps_per_deviation: quantisation steps of `int8_channel` in one standard deviation of a channel.
 
     Raises:
         UnstorableError: a value is NaN or infinite, or too large for the encoding.
     """
     if not np.isfinite(values).all():
         raise UnstorableError(f"{name}: the teacher produced NaN or infinity. {ADVICE}")
+    if encoding == "int8_channel":
+        return _int8_channel(values, steps_per_deviation)
     return ENCODERS[encoding](values, name)
 
 
@@ -96,8 +101,8 @@ def _int8_row(values: np.ndarray, name: str) -> EncodedArrays:
     return {"": codes.astype(np.int8), ".row_scale": scale}
 
 
-def _int8_channel(values: np.ndarray, name: str) -> EncodedArrays:
-    step = values.std(axis=0, dtype=np.float64).astype(np.float32) / STEPS_PER_DEVIATION
+def _int8_channel(values: np.ndarray, steps_per_deviation: float) -> EncodedArrays:
+    step = values.std(axis=0, dtype=np.float64).astype(np.float32) / steps_per_deviation
     # A channel that never changes has no deviation; its largest value then decides.
     flat = step <= np.abs(values).max(axis=0, initial=0.0) * 1e-6
     step[flat] = np.abs(values[:, flat]).max(axis=0, initial=0.0) / LARGEST_CODE
@@ -113,7 +118,6 @@ ENCODERS: dict[str, Callable[[np.ndarray, str], EncodedArrays]] = {
     "float32": _float32,
     "float16": _float16,
     "int8_row": _int8_row,
-    "int8_channel": _int8_channel,
 }
 STORED_DTYPES: dict[ArrayEncoding, dict[str, str]] = {
     "float32": {"": "float32"},
