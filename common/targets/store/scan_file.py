@@ -130,7 +130,7 @@ def scan_file_bytes(
     def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
         if features.ndim != 2:
             raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
-        stored = encode(features.detach().float().cpu().numpy(), how, name)
+        stored = encode(features.detach().float().cpu().numpy(), how, name, encoding.steps)
         arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
         layers[name] = {"shape": list(shape), "encoding": how}
 

@@ -71,7 +71,7 @@ class TargetStore:
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
         storage.create(MANIFEST, manifest_bytes(identity, environment() if provenance is None else provenance))
         store = cls.open(storage)
-        lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
+        lines = differences(store.identity.described, identity.described)
         if lines:
             raise StoreError(
                 f"{storage.location}: this store was made with other settings; nothing was written.\n"
