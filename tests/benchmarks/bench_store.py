@@ -1,6 +1,6 @@
 """What the target store costs: bytes, reading, delivery to the training loop, opening, and storage beside the teacher.
 
-    python -m tests.benchmarks.bench_store [--json] [--teacher CHECKPOINT] [--teacher-steps 8] [--steps 16 --steps 3 ...]
+    python -m tests.benchmarks.bench_store [--json] [--teacher CHECKPOINT] [--teacher-steps 8] [--steps 3 ...]
 
 Real scans, full-size teacher. Sizes depend on what features look like, so without --teacher one is trained for a few
 steps first (and kept in cache/benchmarks/). Ratios are taken within one run; times are medians.

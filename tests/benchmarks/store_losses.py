@@ -17,13 +17,13 @@ from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes
 from common.targets.store.scan_file import targets_of as targets_in
 from common.targets.teacher_targets import TeacherTargets
-from common.training.segmentation_loss import segmentation_terms
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
+from stage2_train_student.training.step import losses
 from tests.golden.golden_files import REPOSITORY
 
 
@@ -35,14 +35,14 @@ class Taught(NamedTuple):
 
 
 class LossProbe:
-    """One scan, its float32 targets, and a new student that has seen it: what other targets change for it.
+    """One scan, its float32 targets, and a new student: what other targets change for it.
 
     Attributes:
         exact: the targets in float32.
     """
 
     def __init__(self, teacher: Cylinder3DTeacher, exact: DumpSettings, data: Path, scan: ScanId, folder: Path) -> None:
-        """Dump the float32 targets into a folder, and run the student once."""
+        """Dump the float32 targets into a folder, and train on them once."""
         label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
         store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
         dataset, cpu = Dataset.open(data, label_map), torch.device("cpu")
@@ -56,22 +56,17 @@ class LossProbe:
         torch.manual_seed(0)
         self.state = new_state(settings, label_map, source, cpu)
         self.batch = student_data(settings, dataset, source).load_batch([scan], 0).batch
-        torch.manual_seed(0)
-        self.outputs = self.state.student.train()(self.batch)
-        weights = torch.from_numpy(label_map.class_weights())
-        self.labelled = segmentation_terms(self.outputs.voxel_logits, self.batch.voxel_labels, weights)
+        self.class_weights = torch.from_numpy(label_map.class_weights())
         self.expected = self.taught(self.exact)
 
     def taught(self, targets: TeacherTargets) -> Taught:
         """What the student learns from some targets of the scan."""
-        distilled = self.state.distillation.train()(self.outputs, targets, self.batch)
-        labelled = self.labelled["cross_entropy"] + self.labelled["lovasz"]
-        loss = labelled + self.state.distillation.total(distilled)
-        weights = [weight for weight in self.state.student.parameters() if weight.requires_grad]
-        gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        student, distillation = self.state.student.train(), self.state.distillation.train()
+        torch.manual_seed(0)
+        loss, terms = losses(student, distillation, self.batch, targets, self.class_weights)
+        gradients = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True)
         flat = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
-        terms = {name: float(value.detach()) for name, value in {**self.labelled, **distilled}.items()}
-        return Taught(terms, flat.double())
+        return Taught({name: float(value.detach()) for name, value in terms.items()}, flat.double())
 
     def agreement(self, targets: TeacherTargets) -> dict[str, float]:
         """Relative differences of the terms, the largest of them, cosine of the student's gradients, and the share of
