@@ -89,6 +89,11 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def processors_of_rank() -> int:
+    """Processors for this process's share, where torchrun started several on the machine; at least 1."""
+    return max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from common.base.devices import set_float32_precision
 from common.base.errors import SettingsError
 from common.scans.dataset import Dataset, LabelledScan
 from common.scans.label_map import LabelMap
@@ -204,9 +205,10 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
 
     Raises:
         CheckpointError: it does not load completely.
-        SettingsError: it has other classes than the dataset.
+        SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
-    loaded = load_named_teacher(settings.teacher, checkpoint, device)
+    set_float32_precision(tf32=settings.precision == "tf32")
+    loaded = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
     check_classes(loaded, label_map)
 
     def targets(batch: ScanBatch) -> TeacherTargets:

@@ -80,6 +80,8 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
         + ("" if encoding.codec == "none" else f" level {encoding.level}"),
         f"views      {identity.views.describe()}",
     ]
+    if identity.precision != "float32":
+        lines.append(f"precision  {identity.precision}")
     lines += [f"from       {text}" for text in origins(made)]
     if not total.scan_views:
         return [*map(printable, lines), "", "The store is empty so far."]

@@ -54,14 +54,14 @@ class LossProbe:
         )
         source = TargetSource(store=store, channels=store.identity.layers)
         torch.manual_seed(0)
-        self.state = new_state(settings, label_map, source, cpu)
+        self.networks = new_state(settings, label_map, source, cpu).networks
         self.batch = student_data(settings, dataset, source).load_batch([scan], 0).batch
         self.class_weights = torch.from_numpy(label_map.class_weights())
         self.expected = self.taught(self.exact)
 
     def taught(self, targets: TeacherTargets) -> Taught:
         """What the student learns from some targets of the scan."""
-        student, distillation = self.state.student.train(), self.state.distillation.train()
+        student, distillation = self.networks.student.train(), self.networks.distillation.train()
         torch.manual_seed(0)
         loss, terms = losses(student, distillation, self.batch, targets, self.class_weights)
         gradients = torch.autograd.grad(loss, list(student.parameters()), allow_unused=True)

@@ -20,6 +20,7 @@ from common.scans.polar_grid import MOST_CELLS, PolarGrid
 from common.scans.scan_id import ScanId, is_name
 from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 from common.targets.store.encoding import LARGEST_CODE, STEPS_PER_DEVIATION, ArrayEncoding
+from common.targets.teacher import Precision
 
 FORMAT_VERSION = 2
 LONGEST_HASH = 200
@@ -58,7 +59,7 @@ class TargetEncoding(Settings):
         # Stores keep the identity, and its hash, that they had before the steps were a setting.
         values: dict[str, Any] = serialise(self)
         if self.steps == STEPS_PER_DEVIATION and info.context != COMPLETE:
-            del values["steps"]
+            values.pop("steps", None)
         return values
 
 
@@ -142,6 +143,7 @@ class StoreIdentity(Settings):
         voxel_features: whether the layers' voxel features are kept beside their pillar features.
         encoding: of the arrays.
         views: of every scan.
+        precision: that the teacher computed with.
     """
 
     format_version: int = FORMAT_VERSION
@@ -153,6 +155,17 @@ class StoreIdentity(Settings):
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet
+    precision: Precision = "float32"
+
+    @model_serializer(mode="wrap")
+    def _as_before_in_float32(
+        self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        # Stores in float32 keep the identity, and its hash, that they had before there was a choice.
+        values: dict[str, Any] = serialise(self)
+        if self.precision == "float32" and info.context != COMPLETE:
+            values.pop("precision", None)
+        return values
 
     @field_validator("layers")
     @classmethod
@@ -173,6 +186,7 @@ class StoreIdentity(Settings):
         voxel_features: bool = False,
         encoding: TargetEncoding = TargetEncoding(),
         views: ViewSet = ViewSet(),
+        precision: Precision = "float32",
     ) -> "StoreIdentity":
         """The identity of a store that is about to be written: logits of the scans as they are, unless more is said.
 
@@ -188,6 +202,7 @@ class StoreIdentity(Settings):
             "voxel_features": voxel_features,
             "encoding": encoding,
             "views": views,
+            "precision": precision,
         }
         return parse_settings(cls, values, "the identity of a store")
 
