@@ -2,16 +2,20 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from common.base.config import Settings
 from common.base.config_files import DatasetFile
+from common.base.environment import processors_of_rank
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.scans.view import ViewPolicy
 from common.training.schedule import ScheduleSettings
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.students.student import StudentSettings
+
+MOST_THREADS = 8
 
 
 class AugmentationSettings(Settings):
@@ -76,7 +80,8 @@ class ExperimentSettings(Settings):
         steps: stop after so many steps in all; null for no limit. It does not shorten a schedule.
         early_stopping: stop after so many validations without a better mIoU; null for never.
         batch_size: scans per batch, those of all processes together; a step takes `optimiser.accumulate` batches.
-        loading_threads: threads that read, voxelise and decode ahead of the training loop.
+        loading_threads: threads that read and voxelise ahead of the training loop; null for 2 on a CPU, and for as many
+            as there are cores on a GPU, at most 8.
         validate_every: epochs between validations.
         save_every: steps between saves of the training state, besides the one after every epoch; null for none.
         seed: of the weights, the order of scans, and the choice of views or the draw of fresh ones.
@@ -104,10 +109,14 @@ class ExperimentSettings(Settings):
     steps: int | None = Field(None, ge=1)
     early_stopping: int | None = Field(None, ge=1)
     batch_size: int = Field(2, ge=1)
-    loading_threads: int = Field(2, ge=1)
+    loading_threads: int | None = Field(None, ge=1)
     validate_every: int = Field(1, ge=1)
     save_every: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
+
+    def threads(self, device: torch.device) -> int:
+        """Threads that load batches for a device."""
+        return self.loading_threads or (2 if device.type == "cpu" else min(MOST_THREADS, processors_of_rank()))
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExperimentSettings":

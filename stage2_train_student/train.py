@@ -125,7 +125,7 @@ class StudentTask(Task[StudentBatch]):
         )
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[StudentBatch]:
-        return self.loader.batches(batches, epoch, self.settings.loading_threads, self.processes.shard)
+        return self.loader.batches(batches, epoch, self.settings.threads(self.processes.device), self.processes.shard)
 
     def step(self, batches: Iterable[StudentBatch], scans: int, steps: int) -> dict[str, float]:
         try:

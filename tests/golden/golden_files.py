@@ -21,6 +21,7 @@ from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
+from stage2_train_student.students.polarnet import PolarNet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -143,6 +144,17 @@ def golden_voxels(size: str) -> VoxelisedScan:
 def golden_batch(size: str) -> ScanBatch:
     """`golden_voxels` as a batch of one scan."""
     return batch_scans([golden_voxels(size)], GRIDS[size])
+
+
+def golden_student(size: str) -> PolarNet:
+    """PolarNet with the golden weights, widths read off their shapes."""
+    weights = golden_weights(f"student_{size}", "student.")
+    compressed, point_channels = weights["fea_compression.0.weight"].shape
+    heights = GRIDS[size][2]
+    classes = len(weights["BEV_model.network.outc.conv.bias"]) // heights
+    student = PolarNet(heights, classes, point_channels, compressed)
+    student.load_state_dict(weights, strict=True)
+    return student.eval()
 
 
 def relative_frobenius(actual: torch.Tensor | np.ndarray, expected: torch.Tensor | np.ndarray) -> float:

@@ -5,30 +5,17 @@ import pytest
 import torch
 
 from stage2_train_student.students.pillar_maps import pillars_last
-from stage2_train_student.students.polarnet import PolarNet
 from stage2_train_student.students.student import StudentOutputs
 from tests.golden.golden_files import (
-    GRIDS,
     golden_arrays,
     golden_batch,
     golden_json,
-    golden_weights,
+    golden_student,
     relative_frobenius,
 )
 
 TOLERANCE = 1e-4
 LAYERS = ["bev_in", "x2", "x4", "x_up5", "x_up3", "x_up2"]
-
-
-def golden_student(size: str) -> PolarNet:
-    """PolarNet with the golden weights, widths read off their shapes."""
-    weights = golden_weights(f"student_{size}", "student.")
-    compressed, point_channels = weights["fea_compression.0.weight"].shape
-    heights = GRIDS[size][2]
-    classes = len(weights["BEV_model.network.outc.conv.bias"]) // heights
-    student = PolarNet(heights, classes, point_channels, compressed)
-    student.load_state_dict(weights, strict=True)
-    return student.eval()
 
 
 @pytest.fixture(scope="module", params=["full", "reduced"])
