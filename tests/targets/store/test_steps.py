@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.base.config import load_settings
 from common.base.errors import SettingsError, StoreError
 from common.targets.store import TargetEncoding, TargetStore
 from common.targets.store.conversion import KeptArrays, converted_identity, converted_scan, kept_arrays
@@ -11,6 +12,7 @@ from common.targets.store.encoding import encode
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes
 from common.targets.store.storage import MemoryStorage
+from stage1_dump_teacher.settings import DumpSettings
 from tests.targets.store.made_up_targets import (
     CHANNELS,
     GRID,
@@ -121,3 +123,12 @@ def test_converting_with_the_same_steps_copies_numbers():
 def test_converting_never_gains_steps():
     with pytest.raises(StoreError, match=r"pillar_features: stored in 3 steps; more cannot restore"):
         converted(store_with(3), steps=16)
+
+
+def test_the_profile_for_training_is_coarse_and_the_finer_step_a_setting():
+    def encoding(*overrides):
+        return load_settings(DumpSettings, "cylinder3d", ["profile=train", *overrides]).encoding
+
+    assert encoding().steps == 2
+    before = TargetEncoding(pillar_features="int8_channel", voxel_features="int8_channel", logits="int8_row")
+    assert encoding("encoding.steps=16") == before
