@@ -18,7 +18,12 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "train": {
         "voxel_features": False,
-        "encoding": {"pillar_features": "int8_channel", "voxel_features": "int8_channel", "logits": "int8_row"},
+        "encoding": {
+            "pillar_features": "int8_channel",
+            "voxel_features": "int8_channel",
+            "logits": "int8_row",
+            "steps": 2,
+        },
     },
 }
 """What each profile keeps; `custom` says it itself."""

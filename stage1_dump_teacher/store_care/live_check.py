@@ -92,14 +92,19 @@ def errors(store: TargetStore, cached: TeacherTargets, live: TeacherTargets) -> 
         pairs = ((voxel_layer.voxels, voxel_layer.features), (voxels.voxels, voxels.features))
         found.append((f"{name}{VOXEL_FEATURES}", encoding.voxel_features, *pairs))
     return [
-        LiveError(name, how, relative_error(*pair, *expected), max(explained_error(expected[1], how, name), least))
+        LiveError(
+            name,
+            how,
+            relative_error(*pair, *expected),
+            max(explained_error(expected[1], how, name, encoding.steps), least),
+        )
         for name, how, pair, expected in found
     ]
 
 
-def explained_error(features: torch.Tensor, encoding: ArrayEncoding, name: str) -> float:
+def explained_error(features: torch.Tensor, encoding: ArrayEncoding, name: str, steps: int) -> float:
     """The largest relative error that an encoding explains on these features: outliers cost one byte a lot."""
-    decoded = decodable(encode(features, encoding, name)).decode()
+    decoded = decodable(encode(features, encoding, name, steps)).decode()
     difference = torch.linalg.vector_norm((decoded - features).double())
     loss = float(difference / torch.linalg.vector_norm(features.double()).clamp_min(1e-30))
     return max(TOLERANCES[encoding], ENCODING_SLACK * loss)

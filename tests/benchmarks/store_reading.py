@@ -1,11 +1,7 @@
 """Reading scan files and delivering them to the training loop; used by bench_store."""
 
-import json
 import statistics
-import subprocess
-import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -23,15 +19,9 @@ from common.base.overlap import started_ahead
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.chunks import CHECKSUM_BYTES
-from common.targets.store.manifest import MANIFEST
 from common.targets.store.members import chunk_name, read_members
-from common.targets.store.storage import FolderStorage
-from tests.golden.golden_files import REPOSITORY
 
 ScanView = tuple[ScanId, int]
-SEQUENCE_LENGTHS = (4541, 1101, 4661, 801, 271, 2761, 1101, 1101, 4071, 1591, 1201)
-"""Scans in sequences 00 to 10 of SemanticKITTI: 23,201."""
-
 
 READS = 10
 """Times that each scan is read in the comparison with the codec alone."""
@@ -152,52 +142,3 @@ def per_second(items: Iterable[Any], count: int) -> float:
     for _ in iterator:
         pass
     return (count - 1) / (time.perf_counter() - start)
-
-
-def open_large_store(store: TargetStore, folder: Path) -> dict[str, float]:
-    """Time and memory to open a store of 23,201 scans and index it, and the time of `info` on it."""
-    large = FolderStorage(folder)
-    large.write(MANIFEST, store.storage.read(MANIFEST))
-    for sequence, length in enumerate(SEQUENCE_LENGTHS):
-        sequence_folder = folder / "sequences" / f"{sequence:02d}"
-        sequence_folder.mkdir(parents=True)
-        for frame in range(length):
-            for view in range(store.identity.views.count if frame % 100 == 0 else 1):
-                (sequence_folder / f"{frame:06d}.v{view}.zarr.zip").write_bytes(b"small")
-    # `info` looks into some files, so the first scans are real ones.
-    scan, view = min(store.finished())
-    for name, _ in list(large.sizes("sequences/00/00000")):
-        large.write(name, store.storage.read(store.name(scan, view)))
-    command = [sys.executable, "-m", "tests.benchmarks.store_reading", str(folder)]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    command = [sys.executable, "-m", "polar_distill", "info", "--cache", str(folder)]
-    start = time.perf_counter()
-    subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
-    return {**numbers, "info_23201_s": time.perf_counter() - start}
-
-
-def main(folder: str) -> None:
-    """Open a store and index it in this process; print the time, and the memory of a second, traced, pass."""
-    start = time.perf_counter()
-    views = views_by_scan(folder)
-    seconds = time.perf_counter() - start
-    if len(views) != sum(SEQUENCE_LENGTHS):
-        raise SystemExit(f"found {len(views)} scans")
-    del views
-    tracemalloc.start()
-    views_by_scan(folder)
-    _, peak = tracemalloc.get_traced_memory()
-    print(json.dumps({"open_23201_s": seconds, "open_23201_mb": peak / 1e6}))
-
-
-def views_by_scan(folder: str) -> dict[ScanId, int]:
-    """The training index: every scan with the number of its views."""
-    views: dict[ScanId, int] = {}
-    for scan, _ in TargetStore.open(folder).finished():
-        views[scan] = views.get(scan, 0) + 1
-    return views
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

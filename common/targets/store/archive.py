@@ -83,6 +83,10 @@ class ArchiveStorage:
         """Name and size of every member."""
         return iter([(name, info.file_size) for name, info in self._members.items() if name.startswith(prefix)])
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Name of every member."""
+        return (name for name in self._members if name.startswith(prefix))
+
     def free_bytes(self) -> int | None:
         """None to speak of."""
         return None

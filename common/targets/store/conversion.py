@@ -68,6 +68,8 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
         have, want = getattr(source.encoding, kind), getattr(kept.encoding, kind)
         if have != want and PRECISION[want] >= PRECISION[have]:
             lines.append(f"  {kind}: stored as {have}; {want} cannot restore the precision that rounding lost")
+        elif have == want == "int8_channel" and kept.encoding.steps > source.encoding.steps:
+            lines.append(f"  {kind}: stored in {source.encoding.steps} steps; more cannot restore what rounding lost")
     if lines:
         raise StoreError(
             "this store cannot be converted like that:\n" + "\n".join(lines) + "\nAsk for less, or dump again."
@@ -86,15 +88,22 @@ def converted_scan(source: TargetStore, identity: StoreIdentity, scan: ScanId, v
         StoreError: the scan-view is damaged or of another store, or a value does not fit its new encoding.
     """
     try:
-        converted = converted_bytes(read_members(whole_content(source, scan, view)), identity)
+        members = read_members(whole_content(source, scan, view))
+        converted = converted_bytes(members, identity, source.identity.encoding.steps)
         check_scan_file(converted, identity, scan, view)
     except (StoreError, MemberError, ForeignFileError) as error:
         raise StoreError(f"scan {scan}, view {view}: {error}") from error
     return converted
 
 
-def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
-    """The scan file that a dump with this identity would have written, had the teacher said what `members` hold."""
+def converted_bytes(members: GroupMembers, identity: StoreIdentity, steps: int) -> bytes:
+    """The scan file that a dump with this identity would have written, had the teacher said what `members` hold.
+
+    Args:
+        members: of the file that is converted.
+        identity: of the new store.
+        steps: of `int8_channel` in the store that is converted.
+    """
     arrays: dict[str, np.ndarray] = {}
     features: dict[str, dict[str, Any]] = {}
 
@@ -104,8 +113,9 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
         if place not in arrays:
             arrays[place] = members.array(place)
         encoded = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored["encoding"]]}
-        if encoding != stored["encoding"]:
-            encoded = encode(decodable(encoded).decode(), encoding, name)
+        coarser = encoding == "int8_channel" and identity.encoding.steps != steps
+        if encoding != stored["encoding"] or coarser:
+            encoded = encode(decodable(encoded).decode(), encoding, name, identity.encoding.steps)
         arrays.update({f"{name}{suffix}": values for suffix, values in encoded.items()})
         features[name] = {"shape": stored["shape"], "encoding": encoding}
 

@@ -5,19 +5,29 @@ import json
 import math
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from common.base.config import Settings, parse_settings
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import MOST_CELLS, PolarGrid
 from common.scans.scan_id import ScanId, is_name
 from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
-from common.targets.store.encoding import ArrayEncoding
+from common.targets.store.encoding import LARGEST_CODE, STEPS_PER_DEVIATION, ArrayEncoding
 from common.targets.teacher import Precision
 
 FORMAT_VERSION = 2
 LONGEST_HASH = 200
 """Characters of the teacher's hash: a SHA-256 has 64."""
+
+COMPLETE = "complete"
+"""Context of serialising in which nothing is left out."""
 
 MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS = 1000, 256, 65_536
 """Of each scan, of a teacher, of a layer: bounds of the work that a manifest can cause, beyond what anyone dumps."""
@@ -32,6 +42,7 @@ class TargetEncoding(Settings):
         logits: of every voxel.
         codec: `zstd` for small files, `lz4` for fast reading, `none`.
         level: of the codec.
+        steps: of `int8_channel` in one standard deviation of a channel: fewer for smaller files, more for exact ones.
     """
 
     pillar_features: ArrayEncoding = "float16"
@@ -39,6 +50,17 @@ class TargetEncoding(Settings):
     logits: ArrayEncoding = "float16"
     codec: Literal["zstd", "lz4", "none"] = "zstd"
     level: int = Field(1, ge=1, le=9)
+    steps: int = Field(STEPS_PER_DEVIATION, ge=1, le=LARGEST_CODE)
+
+    @model_serializer(mode="wrap")
+    def _as_before_with_the_usual_steps(
+        self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        # Stores keep the identity, and its hash, that they had before the steps were a setting.
+        values: dict[str, Any] = serialise(self)
+        if self.steps == STEPS_PER_DEVIATION and info.context != COMPLETE:
+            values.pop("steps", None)
+        return values
 
 
 class ViewSet(Settings):
@@ -136,10 +158,12 @@ class StoreIdentity(Settings):
     precision: Precision = "float32"
 
     @model_serializer(mode="wrap")
-    def _as_before_in_float32(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before_in_float32(
+        self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         # Stores in float32 keep the identity, and its hash, that they had before there was a choice.
         values: dict[str, Any] = serialise(self)
-        if self.precision == "float32":
+        if self.precision == "float32" and info.context != COMPLETE:
             values.pop("precision", None)
         return values
 
@@ -190,6 +214,11 @@ class StoreIdentity(Settings):
     def view(self, scan: ScanId, index: int) -> View:
         """View number `index` of a scan, to be applied before the teacher sees it; the same each time."""
         return self.views.view(scan, index, self.grid.shape[1])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field as a plain value, to compare with another store's."""
+        return self.model_dump(mode="json", context=COMPLETE)
 
     @property
     def hash(self) -> str:

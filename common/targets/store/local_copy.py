@@ -115,6 +115,10 @@ class LocalCopy:
         """Files of the other storage."""
         return self.remote.sizes(prefix)
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Names of the other storage."""
+        return self.remote.names(prefix)
+
     def free_bytes(self) -> int | None:
         """Of the other storage."""
         return self.remote.free_bytes()

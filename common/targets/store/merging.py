@@ -23,11 +23,8 @@ def check_mergeable(sources: Sequence[TargetStore]) -> None:
     """
     first = sources[0]
     for other in sources[1:]:
-        lines = differences(
-            first.identity.model_dump(mode="json"),
-            other.identity.model_dump(mode="json"),
-            sides=(first.location, other.location),
-        )
+        sides = (first.location, other.location)
+        lines = differences(first.identity.described, other.identity.described, sides=sides)
         if lines:
             raise StoreError(
                 f"{other.location}: was made with other settings than {first.location}; nothing was merged.\n"

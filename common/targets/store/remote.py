@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.base.errors import StoreError
+from common.base.overlap import started_ahead
 from common.targets.store.storage import MissingFileError
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ METADATA_SERVICES = (
 
 YES = ("1", "true", "yes", "on")
 LONGEST_CAUSE = 300
+PAGE = 1000
+"""Names in one answer of a server that lists a folder: no server gives more."""
+
+LISTERS = 16
+"""Folders that are listed at the same time."""
 
 Answer = TypeVar("Answer")
 
@@ -159,17 +165,35 @@ class RemoteStorage:
         return True
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Name and size of every file, listed in pages."""
+        """Name and size of every file: one request for each thousand, folders side by side where there are more."""
         # Object stores list whole folders; the rest of the prefix is compared here.
-        pages = self._client.list(prefix.rpartition("/")[0] or None)
-        while (page := self._ask(prefix, "listed", lambda _: next(pages, None))) is not None:
+        folder = prefix.rpartition("/")[0] or None
+        first = next(self._pages(folder), [])
+        for page in [first] if len(first) < PAGE else self._side_by_side(folder):
             for file in page:
                 if file["path"].startswith(prefix):
                     yield file["path"], file["size"]
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Name of every file; servers tell no name without the size."""
+        return (name for name, _ in self.sizes(prefix))
+
     def free_bytes(self) -> int | None:
         """Unknown."""
         return None
+
+    def _pages(self, folder: str | None) -> Iterator[list[Any]]:
+        pages = self._client.list(folder, chunk_size=PAGE)
+        while (page := self._ask(folder or "", "listed", lambda _: next(pages, None))) is not None:
+            yield page
+
+    def _side_by_side(self, folder: str | None) -> Iterator[list[Any]]:
+        # A server gives the next page of a folder only after the one before: several folders hide its delay.
+        top = self._ask(folder or "", "listed", lambda store: store.list_with_delimiter(folder))
+        yield top["objects"]
+        below = started_ahead(lambda one: list(self._pages(one)), top["common_prefixes"], LISTERS, LISTERS)
+        for _, pages in below:
+            yield from pages.result()
 
     @property
     def _client(self) -> Any:

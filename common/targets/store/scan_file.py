@@ -138,7 +138,7 @@ def encoded_scan(
     def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
         if features.ndim != 2:
             raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
-        quantised.append(quantise(features, how, name))
+        quantised.append(quantise(features, how, name, encoding.steps))
         layers[name] = {"shape": list(shape), "encoding": how}
 
     placed.append(PlacedBins.of("voxels", targets.voxels, grid_shape))

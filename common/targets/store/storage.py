@@ -55,6 +55,10 @@ class Storage(Protocol):
         """Name and size in bytes of every file whose name starts with `prefix`, in any order."""
         ...
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """As `sizes`, the names alone, which a file system tells much faster."""
+        ...
+
     def free_bytes(self) -> int | None:
         """Room that is left, None where there is no telling."""
         ...
@@ -119,11 +123,22 @@ class FolderStorage:
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Finished files below the folder; half-written ones of crashed processes are passed over."""
+        for name, entry in self._listed(prefix):
+            # Another process may have deleted it since.
+            with suppress(FileNotFoundError):
+                yield name, entry.stat().st_size
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Finished files, without looking at each of them."""
+        # Links may lead nowhere, as those of git-annex do where the content is elsewhere.
+        return (name for name, entry in self._listed(prefix) if not entry.is_symlink() or os.path.exists(entry.path))
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         start = prefix.rpartition("/")[0]
         try:
-            for name, size in _walk(self.folder / start, f"{start}/" if start else ""):
+            for name, entry in _walk(self.folder / start, f"{start}/" if start else ""):
                 if name.startswith(prefix):
-                    yield name, size
+                    yield name, entry
         except OSError as error:
             raise refused(self.folder / start, "listed", error) from error
 
@@ -179,13 +194,17 @@ class MemoryStorage:
         with self._lock:
             return iter([(name, len(data)) for name, data in self._files.items() if name.startswith(prefix)])
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Name of every file."""
+        return (name for name, _ in self.sizes(prefix))
+
     def free_bytes(self) -> int | None:
         """Unknown."""
         return None
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    # os.scandir, not glob: the listing is the store's index, and has to stay fast for tens of thousands of scans.
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    # os.scandir, not glob: the listing is the store's index, and has to stay fast for a million scans.
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -195,9 +214,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
             if entry.is_dir():
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
             elif not entry.name.endswith(TEMPORARY_SUFFIX):
-                # Another process may have deleted it since.
-                with suppress(FileNotFoundError):
-                    yield prefix + entry.name, entry.stat().st_size
+                yield prefix + entry.name, entry
 
 
 def _put_new(temporary: Path, path: Path) -> bool:

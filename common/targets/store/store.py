@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,11 +72,7 @@ class TargetStore:
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
         storage.create(MANIFEST, manifest_bytes(identity, environment() if provenance is None else provenance))
         store = cls.open(storage)
-        # Which the plain values leave out where it is float32.
-        precisions = {"precision": store.identity.precision}, {"precision": identity.precision}
-        lines = differences(
-            store.identity.model_dump(mode="json") | precisions[0], identity.model_dump(mode="json") | precisions[1]
-        )
+        lines = differences(store.identity.described, identity.described)
         if lines:
             raise StoreError(
                 f"{storage.location}: this store was made with other settings; nothing was written.\n"
@@ -132,16 +129,12 @@ class TargetStore:
         Raises:
             StoreError: the store cannot be listed, or holds a scan file whose name is that of no scan and view.
         """
-        found = {}
-        for name, size in self.storage.sizes(SEQUENCES):
-            # Copies from a Mac bring a companion of each file along.
-            if name.endswith(SUFFIX) and not name.rpartition("/")[2].startswith("._"):
-                found[self._scan_view(name)] = size
-        return found
+        listed = self.storage.sizes(SEQUENCES)
+        return {self._scan_view(name): size for name, size in listed if is_scan_file(name)}
 
     def finished(self) -> set[ScanView]:
-        """Every scan and view whose targets are in the store."""
-        return set(self.sizes())
+        """Every scan and view whose targets are in the store. Raises StoreError as `sizes`."""
+        return {self._scan_view(name) for name in self.storage.names(SEQUENCES) if is_scan_file(name)}
 
     def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> int:
         """Write the targets of one scan and view, whole or not at all.
@@ -292,12 +285,18 @@ class TargetStore:
         try:
             if VIEW_NUMBER.fullmatch(view) is None:
                 raise DataError(f"{view!r} is not the number of a view.")
-            return ScanId(sequence, frame), int(view)
+            # Of a million scans, the names of frames would be half of the index; most sequences count alike.
+            return ScanId(sys.intern(sequence), sys.intern(frame)), int(view)
         except DataError as error:
             raise StoreError(
                 f"{self.location}: holds the file {name!r}, which a store never writes: {error.message} Do not trust "
                 "this store if you did not make it; if you did, delete that file."
             ) from error
+
+
+def is_scan_file(name: str) -> bool:
+    """Whether a file's name is that of a scan file, unless it is the companion that copies from a Mac bring along."""
+    return name.endswith(SUFFIX) and not name.rpartition("/")[2].startswith("._")
 
 
 def scan_hash(points: np.ndarray) -> str:

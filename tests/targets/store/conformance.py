@@ -60,6 +60,7 @@ class StorageConformance:
             listed = list(storage.sizes(prefix))
             assert dict(listed) == expected, prefix
             assert len(listed) == len(expected)
+            assert sorted(storage.names(prefix)) == sorted(expected), prefix
 
     def test_an_empty_storage_lists_nothing(self, make_storage):
         storage = make_storage({})
@@ -82,6 +83,7 @@ class StorageConformance:
         files = {f"sequences/{row % 3:02d}/{row:06d}.v0": b"x" * (row % 5) for row in range(1203)}
         storage = make_storage(files)
         assert sorted(storage.sizes("sequences/")) == sorted((name, len(data)) for name, data in files.items())
+        assert sorted(storage.names("sequences/")) == sorted(files)
 
     def test_threads_may_read_together(self, make_storage):
         files = {f"f/{row}": np.random.default_rng(row).bytes(20_000) for row in range(8)}

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 import uuid
 import zipfile
 
@@ -15,7 +16,7 @@ from common.base.errors import StoreError
 from common.scans.dataset import Dataset, voxelise_view
 from common.scans.polar_grid import PolarGrid
 from common.scans.view import IDENTITY
-from common.targets.store import TargetStore
+from common.targets.store import TargetStore, remote
 from common.targets.store.local_copy import CopySettings, LocalCopy, copied_locally
 from common.targets.store.opening import open_storage
 from common.targets.store.remote import Patience, RemoteStorage, open_remote
@@ -124,6 +125,33 @@ def test_one_request_for_each_scan(proxy, through, s3_url):
     proxy.requests.clear()
     through.finished()
     assert [method for method, _ in proxy.requests] == ["GET"]
+
+
+def test_folders_of_a_long_listing_are_asked_for_side_by_side(proxy, s3_url, monkeypatch):
+    monkeypatch.setattr(remote, "PAGE", 5)
+    storage = open_remote(s3_url)
+    files = {f"sequences/{row % 6:02d}/{row // 6}.v0": b"x" * row for row in range(30)} | {"sequences/loose": b""}
+    for name, data in files.items():
+        storage.write(name, data)
+    proxy.requests.clear()
+    proxy.always = slow
+    start = time.perf_counter()
+    listed = list(storage.sizes("sequences/"))
+    seconds = time.perf_counter() - start
+    assert sorted(listed) == sorted((name, len(data)) for name, data in files.items())
+    assert len(proxy.requests) == 2 + 6
+    assert seconds < 8 * 0.3
+
+
+def test_a_long_listing_that_fails_half_way_is_reported(proxy, s3_url, monkeypatch):
+    monkeypatch.setattr(remote, "PAGE", 2)
+    storage = open_remote(s3_url, HASTY)
+    for row in range(6):
+        storage.write(f"sequences/{row % 2:02d}/{row}.v0", b"")
+    proxy.planned.extend([None, None])
+    proxy.always = server_error
+    with pytest.raises(StoreError, match=r"sequences/0\d: cannot be listed"):
+        list(storage.names("sequences/"))
 
 
 def test_two_places_in_one_bucket_are_apart(s3_url):

@@ -214,6 +214,48 @@ def test_files_that_vanish_during_a_listing_are_passed_over(tmp_path):
     assert dict(storage.sizes()) == {first: 1}
 
 
+def test_links_that_lead_nowhere_are_no_targets(tmp_path):
+    store = fill(FolderStorage(tmp_path))
+    path, expected = tmp_path / store.name(SCANS[0], 0), store.finished()
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert store.finished() == expected
+    (tmp_path / "elsewhere").unlink()
+    assert store.finished() == set(store.sizes()) == expected - {(SCANS[0], 0)}
+
+
+class WatchedEntry:
+    """An entry of a folder that counts how often it is looked at."""
+
+    looks = 0
+
+    def __init__(self, entry):
+        self.entry = entry
+
+    def __getattr__(self, name):
+        WatchedEntry.looks += name == "stat"
+        return getattr(self.entry, name)
+
+
+class WatchedFolder(list):
+    """Entries of a folder, as `os.scandir` gives them."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+
+def test_an_index_needs_no_look_at_each_file(tmp_path, monkeypatch):
+    store, entries = fill(FolderStorage(tmp_path)), os.scandir
+
+    monkeypatch.setattr(os, "scandir", lambda folder: WatchedFolder(map(WatchedEntry, entries(folder))))
+    assert len(store.finished()) == 6
+    assert WatchedEntry.looks == 0
+    assert len(store.sizes()) == WatchedEntry.looks == 6
+
+
 def test_file_systems_without_hard_links_still_create_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", failing(OSError(errno.EPERM, "Operation not permitted")))
     storage = FolderStorage(tmp_path)
