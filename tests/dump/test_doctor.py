@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from common.base.command_options import TEACHER_CONFIG
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -50,7 +51,7 @@ def test_healthy_machine_with_scans_and_teacher(sample_data, teacher, tmp_path):
     assert result.exit_code == 0, result.output
     assert "No problems found." in result.output
     assert "4 scans, 3 with labels; 00: 2; 08: 1; 11: 1" in result.output
-    assert "voxel channels 8, base 4, classes 20" in result.output
+    assert "voxel_channels=8, base=4, classes=20" in result.output
     for name in ("python", "packages", "device", "spconv", "segment max", "torch-scatter", "zarr", "disk"):
         assert f" {name} " in result.output
 
@@ -139,7 +140,7 @@ def test_what_is_already_written_needs_no_more_room(sample_data, tmp_path, free_
 
 
 def test_room_of_a_url_is_not_asked_of_this_disk(tmp_path, semantic_kitti_yaml):
-    names = {name for name, _ in doctors.checks(None, None, "s3://bucket/prefix", semantic_kitti_yaml)}
+    names = {name for name, _ in doctors.checks(None, None, TEACHER_CONFIG, "s3://bucket/prefix", semantic_kitti_yaml)}
     assert names | {"disk"} == {name for name, _ in doctors.checks(None, None, str(tmp_path), semantic_kitti_yaml)}
     assert "disk" not in names
 
