@@ -71,7 +71,7 @@ def doctor(
     The kind of the teacher is that of the settings of the dump (--config).
     """
     problems = 0
-    for name, check in checks(data, teacher, config, cache, dataset):
+    for name, check in checks(data, teacher, cache, dataset, config):
         result = run_check(check)
         problems += result.status == "problem"
         click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
@@ -83,7 +83,7 @@ def doctor(
 
 
 def checks(
-    data: Path | None, teacher: Path | None, config: Path, cache: str, dataset: Path
+    data: Path | None, teacher: Path | None, cache: str, dataset: Path, config: Path = TEACHER_CONFIG
 ) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Names and checks, in the order of the table."""
     yield "python", check_python

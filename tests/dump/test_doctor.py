@@ -7,7 +7,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from common.base.command_options import TEACHER_CONFIG
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -140,7 +139,7 @@ def test_what_is_already_written_needs_no_more_room(sample_data, tmp_path, free_
 
 
 def test_room_of_a_url_is_not_asked_of_this_disk(tmp_path, semantic_kitti_yaml):
-    names = {name for name, _ in doctors.checks(None, None, TEACHER_CONFIG, "s3://bucket/prefix", semantic_kitti_yaml)}
+    names = {name for name, _ in doctors.checks(None, None, "s3://bucket/prefix", semantic_kitti_yaml)}
     assert names | {"disk"} == {name for name, _ in doctors.checks(None, None, str(tmp_path), semantic_kitti_yaml)}
     assert "disk" not in names
 

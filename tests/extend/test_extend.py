@@ -4,6 +4,7 @@ No file of the product knows them: settings name their classes.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,25 @@ def test_a_live_teacher_of_ones_own_serves_too(toys):
     options = ("--experiment", toys / "full.yaml", "--run", toys / "online", "--teacher", toys / "teacher.txt")
     output = succeed(command(program, *words(toys, "train", *options, *settings_words(*settings))))
     assert "1 steps" in output
+
+
+def test_their_store_is_looked_after_by_what_the_settings_of_the_dump_name(toys, tmp_path):
+    scans, cache = Path(shutil.copytree(toys / "scans", tmp_path / "scans")), tmp_path / "cache"
+    same = ("--data", scans, "--teacher", toys / "teacher.txt", "--config", toys / "dump.yaml", "--cache", cache)
+    on_cpu = (*same, "--device", "cpu")
+    succeed(command(program, "dump", *on_cpu))
+    verified = succeed(command(program, "verify", *on_cpu, "--live", 2))
+    assert "3 of 3 scan-views checked: nothing wrong" in verified
+    assert "All as the teacher says." in verified
+    checked = command(program, "doctor", *same, "--dataset", toys / "dataset.yaml").output
+    assert "tests.extend.toy_teacher:HeightTeacher" in checked
+    assert "20 classes" in checked
+
+    points = np.load(scans / "00-000001.npy")
+    np.save(scans / "00-000001.npy", points + np.float32(0.1))
+    assert "changed 00/000001 view 0" in " ".join(fail(command(program, "verify", *on_cpu)).split())
+    assert "The store is whole." in succeed(command(program, "repair", *on_cpu))
+    assert "nothing wrong" in succeed(command(program, "verify", *on_cpu, "--live", 3))
 
 
 @pytest.mark.parametrize(
