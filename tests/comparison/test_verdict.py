@@ -118,6 +118,7 @@ def test_equal_views_scans_steps_and_batches_get_a_verdict(tmp_path):
         ((), {"seen": ViewSet(anchors=AnchorSet())}, "anchors: flips none, y in 4 rotations"),
         (("views=anchors",), {"seen": ViewSet(anchors=AnchorSet())}, "flips none, y in every aligned rotation"),
         ((), {"scans": SCANS[:2]}, "training scans: 2 scans"),
+        ((), {"left_out": 1}, ") without 1 that the dump skipped; the baseline's: 3 scans ("),
         (("train=['00']",), {}, "training sequences: 00; the baseline's: 00, 01, 02"),
         (("labels=['00']",), {}, "sequences with labels: 00; the baseline's: 00, 01, 02"),
         ((), {"steps": 120}, "steps: 120; the baseline's: 60"),
