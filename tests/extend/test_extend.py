@@ -112,6 +112,8 @@ def test_their_store_is_looked_after_by_what_the_settings_of_the_dump_name(toys,
         ("student.network=pointnet", "unknown student 'pointnet'; choose from polarnet"),
         (f"student.network={TOYS['loss']}", "has no class AbsoluteDifference that is a"),
         ("student.network=no.such.module:Student", "cannot be imported"),
+        ("student.network=..my.module:Student", "unknown student '..my.module:Student'; choose from polarnet"),
+        ("student.network=':Student'", "unknown student ':Student'; choose from polarnet"),
         ("distillation.others={chamfer: 1.0}", "unknown distillation term 'chamfer'; choose from logit, lwd, vpd"),
     ],
 )
