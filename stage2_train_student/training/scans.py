@@ -41,8 +41,8 @@ def choose_scans(settings: ExperimentSettings, dataset: Dataset, processes: Proc
     seen = set(train).intersection(validation)
     if seen and processes.first:
         click.echo(
-            f"note: {len(seen)} of {len(validation)} validation scans are training scans too; mIoU will not say how well "
-            "the student does on others",
+            f"note: {len(seen)} of {len(validation)} validation scans are training scans too; mIoU will not say how "
+            "well the student does on others",
             err=True,
         )
     return Scans(train, validation)

@@ -10,6 +10,7 @@ from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError, DataError
 from common.base.files import write_atomically
+from common.base.untrusted_json import parse_json
 from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
 from common.scans.view import AnchorSet
@@ -139,8 +140,8 @@ def read_seen(folder: Path) -> SeenData | None:
     if not path.is_file():
         return None
     try:
-        return SeenData.model_validate(without_checksum(json.loads(path.read_bytes())))
-    except (AttributeError, OSError, RecursionError, ValueError, ValidationError) as error:
+        return SeenData.model_validate(without_checksum(parse_json(path.read_bytes())))
+    except (AttributeError, OSError, ValueError, ValidationError) as error:
         raise DataError(
             f"{path}: not what a training run writes there ({error}). Remove it to compare without."
         ) from error

@@ -7,9 +7,9 @@ from typing import Any
 
 from common.base.config import parse_settings
 from common.base.errors import SettingsError, StoreError
+from common.base.untrusted_json import parse_json
 from common.targets.store.identity import FORMAT_VERSION, StoreIdentity
 from common.targets.store.storage import MissingFileError, Storage
-from common.targets.store.untrusted_json import parse_json
 
 MANIFEST = "manifest.json"
 SIGNED = "scan_files_have_identity_hash"
