@@ -61,7 +61,9 @@ def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
     if ours == theirs:
         return []
     said = [UNKNOWN_STORE if views is None else views.describe() for views in (ours, theirs)]
-    return [f"views: {said[0]}; the baseline's: {said[1]}"]
+    setting = ours.as_augmentation() if ours is not None else None
+    hint = "" if setting is None else f" (a baseline that sees the same has {setting})"
+    return [f"views: {said[0]}; the baseline's: {said[1]}{hint}"]
 
 
 UNKNOWN_STORE = "those of a store"

@@ -43,6 +43,13 @@ class SeenViews(Settings):
             return f"a fresh view in every epoch ({policy})"
         return "the scan as it is" if self.views.count == 1 else self.views.describe()
 
+    def as_augmentation(self) -> str | None:
+        """The setting that shows them without a store, as it is typed; None where there is none."""
+        if self.views.anchors is not None:
+            return None
+        count = "null" if self.kind == "fresh" else str(self.views.count)
+        return f"augmentation={{count: {count}, policy: {json.dumps(self.views.policy.model_dump())}}}"
+
 
 class SeenData(Settings):
     """What a run's student sees.

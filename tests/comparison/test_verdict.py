@@ -156,6 +156,20 @@ def test_runs_of_an_older_version_are_compared_with_a_note_unless_the_views_cann
     assert "full" in output
 
 
+@pytest.mark.parametrize("views", [DRAWN, ViewSet(), ViewSet(count=3, policy=ViewPolicy(flip=False, scale=0.1))])
+def test_the_notes_name_the_setting_of_a_baseline_that_sees_the_same(tmp_path, views):
+    settings = experiment("experiments", "full")
+    seen = seen_views(settings, views)
+    assert seen is not None
+    setting = seen.as_augmentation()
+    assert setting is not None
+    same = load_settings(ExperimentSettings, CONFIGS / "experiments/baseline.yaml", [setting])
+    assert seen_views(same, None) == seen
+
+    write_pair(tmp_path, seen=ViewSet(count=5))
+    assert "(a baseline that sees the same has augmentation={count: 5, policy: {" in words(tmp_path)[1]
+
+
 def experiment(folder: str, name: str) -> ExperimentSettings:
     """Settings of an experiment that is shipped."""
     return load_settings(ExperimentSettings, CONFIGS / folder / f"{name}.yaml")
