@@ -198,16 +198,16 @@ class _Loader(yaml.SafeLoader):
     setting that is a number takes the second as 10 and refuses the third.
     """
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Keys and values. YAML asks for different keys; PyYAML takes the last of equal ones."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+            if (key.tag, str(key.value)) in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r:.100} is there twice; remove one", key.start_mark
                 )
-            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
+            seen.add((key.tag, str(key.value)))
         return node
 
     def integer(self, node: yaml.ScalarNode) -> int | str:
