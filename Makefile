@@ -118,6 +118,7 @@ store-info: $(INSTALLED) ## say what is in CACHE, and with DATA what is missing
 
 store-verify: $(INSTALLED) ## check every checksum of CACHE; with DATA for changed scans; LIVE=3 runs the TEACHER again
 	@$(POLAR_DISTILL) verify $(call option,--cache,CACHE) $(call option,--data,DATA) \
+		$(call option,--config,CONFIG) $(settings) \
 		$(if $(strip $(LIVE)),$(call option,--live,LIVE) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE))
 
 store-repair: need-DATA need-TEACHER $(INSTALLED) ## delete what is damaged in CACHE and dump it again, and what is missing
@@ -164,7 +165,7 @@ render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
-		$(call option,--cache,CACHE)
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG)
 
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
 	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))); do \

@@ -16,7 +16,14 @@ import click
 import numpy as np
 from packaging.requirements import Requirement
 
-from common.base.command_options import cache_option, device_option, optional_data_option, path_type
+from common.base.command_options import (
+    TEACHER_CONFIG,
+    cache_option,
+    config_option,
+    device_option,
+    optional_data_option,
+    path_type,
+)
 from common.base.environment import PROJECT, package_version
 from common.base.errors import PolarDistillError
 from stage1_dump_teacher.device_checks import (
@@ -43,17 +50,27 @@ COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 @click.command()
 @optional_data_option
-@click.option("--teacher", type=path_type, help="Published Cylinder3D checkpoint.")
+@click.option("--teacher", type=path_type, help="The teacher's checkpoint.")
+@config_option
 @cache_option
 @click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
 @device_option
 @click.pass_context
 def doctor(
-    context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str
+    context: click.Context,
+    data: Path | None,
+    teacher: Path | None,
+    config: Path,
+    cache: str,
+    dataset: Path,
+    device: str,
 ) -> None:
-    """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem."""
+    """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem.
+
+    The kind of the teacher is that of the settings of the dump (--config).
+    """
     problems = 0
-    for name, check in checks(data, teacher, cache, dataset, device):
+    for name, check in checks(data, teacher, cache, dataset, config, device):
         result = run_check(check)
         problems += result.status == "problem"
         click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
@@ -65,7 +82,12 @@ def doctor(
 
 
 def checks(
-    data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str = "auto"
+    data: Path | None,
+    teacher: Path | None,
+    cache: str,
+    dataset: Path,
+    config: Path = TEACHER_CONFIG,
+    device: str = "auto",
 ) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Names and checks, in the order of the table."""
     yield "python", check_python
@@ -81,7 +103,7 @@ def checks(
     if data is not None:
         yield "scans", lambda: check_data(data, dataset)
     if teacher is not None:
-        yield "teacher", lambda: check_teacher(teacher)
+        yield "teacher", lambda: check_teacher(teacher, config)
 
 
 def run_check(check: Callable[[], Check]) -> Check:
@@ -211,15 +233,18 @@ def check_data(data: Path, dataset: Path) -> Check:
     return Check("ok", f"{finding} of {len(classes)} classes")
 
 
-def check_teacher(teacher: Path) -> Check:
-    """The checkpoint loads strictly into Cylinder3D."""
+def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG) -> Check:
+    """The checkpoint loads completely into the kind of teacher that the settings of the dump name."""
     import torch
 
-    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
+    from common.base.config import load_settings
+    from stage1_dump_teacher.settings import DumpSettings
+    from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    loaded = load_teacher(teacher, torch.device("cpu"))
-    widths = ", ".join(f"{name} {value}" for name, value in vars(loaded.model.widths).items())
-    return Check("ok", f"Cylinder3D with {widths.replace('_', ' ')}; weights {loaded.hash[:12]}")
+    kind = load_settings(DumpSettings, config).teacher
+    loaded = load_named_teacher(kind, teacher, torch.device("cpu"))
+    layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items())
+    return Check("ok", f"{kind} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
 
 
 def _size(size: float) -> str:

@@ -92,7 +92,7 @@ class ExperimentSettings(Settings):
     config_folder: ClassVar[str] = "experiments"
 
     dataset: DatasetFile
-    train: Names = ["train"]
+    train: Names = Field(["train"], min_length=1)
     labels: Names | None = Field(None, min_length=1)
     validate_on: Names = ["val"]
     grid: GridSettings = GridSettings()
@@ -115,7 +115,7 @@ class ExperimentSettings(Settings):
     loading_threads: int | None = Field(None, ge=1)
     validate_every: int = Field(1, ge=1)
     save_every: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)
 
     def threads(self, device: torch.device) -> int:
         """Threads that load batches for a device."""

@@ -20,6 +20,9 @@ from common.base.files import write_atomically
 from common.base.text import printable, printable_lines
 
 LISTED = 20
+MOST_VALUES = 100_000
+"""In one file of settings, what stands there once and is referred to often counted each time."""
+
 NOT_DECIMAL = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 SHORT = reprlib.Repr()
 SHORT.maxlevel = 2
@@ -161,7 +164,9 @@ def parsed(text: str, source: str) -> Any:
         SettingsError: it is not valid; names `source`.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        check_size(value)
+        return value
     except RecursionError as error:
         raise SettingsError(
             f"{source}: nests more deeply than any settings do. Check that it is the right file."
@@ -170,12 +175,40 @@ def parsed(text: str, source: str) -> Any:
         raise SettingsError(f"{source}: not valid YAML: {printable_lines(str(error))}") from error
 
 
+def check_size(value: Any) -> None:
+    """Refuse values that hold themselves, or so often the same that copying them would take all memory.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    waiting, count = [value], 0
+    while waiting:
+        part = waiting.pop()
+        children = list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else []
+        count += len(children)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values, or one that holds itself")
+        waiting += children
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads numbers as people mean them.
+    """Refuses a key that is there twice, and reads numbers as people mean them.
 
     YAML 1.1 reads `1e-3` as text, `010` as 8 and `1:30` as 90. Here the first is a number and the others are text; a
     setting that is a number takes the second as 10 and refuses the third.
     """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Keys and values. YAML asks for different keys; PyYAML takes the last of equal ones."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r:.100} is there twice; remove one", key.start_mark
+                )
+            seen.add((key.tag, str(key.value)))
+        return node
 
     def integer(self, node: yaml.ScalarNode) -> int | str:
         """A number, but for one that YAML 1.1 takes for octal or sexagesimal."""

@@ -29,7 +29,7 @@ def named_class(name: str, room: str, kind: type[Kind], what: str) -> type[Kind]
         SettingsError: nothing is called so, it cannot be imported, or it is not such a class.
     """
     own_module, colon, own_class = name.partition(":")
-    if colon:
+    if colon and all(part.isidentifier() for part in own_module.split(".")):
         found = getattr(import_named(own_module, name, what), own_class, None)
         if not (inspect.isclass(found) and issubclass(found, kind)):
             raise SettingsError(

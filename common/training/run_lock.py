@@ -13,6 +13,7 @@ from typing import IO
 
 from common.base.errors import TrainingError
 from common.base.text import printable
+from common.base.untrusted_json import parse_json
 from common.training.processes import ALONE, Processes
 
 LOCK_FILE = "run.lock"
@@ -83,7 +84,7 @@ def this_process() -> dict[str, str | int]:
 def in_use(folder: Path) -> str:
     """Says which process holds a run's folder, and what to do."""
     try:
-        note = json.loads((folder / LOCK_FILE).read_bytes())
+        note = parse_json((folder / LOCK_FILE).read_bytes())
         process, host, since = int(note["process"]), str(note["host"]), str(note["since"])
     except (OSError, ValueError, TypeError, KeyError):
         return f"{folder}: another process trains here. Wait for it, or choose another folder."

@@ -1,10 +1,12 @@
 """Commands that look after a target store: info, verify; and what they share with repair (`store_repair`)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import click
+import torch
 from tqdm import tqdm
 
 from common.base.command_options import (
@@ -20,14 +22,15 @@ from common.base.devices import select_device, set_float32_precision
 from common.base.environment import processors
 from common.base.errors import SettingsError
 from common.scans.dataset import open_dataset
-from common.scans.formats.semantic_kitti import list_scans, present_sequences
+from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
-from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample
+from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Precision
+from common.targets.teacher import Precision, Teacher
 from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
 from stage1_dump_teacher.store_care.reports import (
     completeness,
     completeness_lines,
@@ -39,6 +42,7 @@ from stage1_dump_teacher.store_care.reports import (
     skipped_lines,
     unsigned_line,
 )
+from stage1_dump_teacher.teachers.loading import load_named_teacher
 
 threads_option = click.option(
     "--threads",
@@ -95,6 +99,8 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
 @optional_data_option
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
 @click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
+@config_option
+@set_option
 @device_option
 @threads_option
 @click.pass_context
@@ -106,29 +112,34 @@ def verify(
     data: Path | None,
     live: int | None,
     teacher: Path | None,
+    config: Path,
+    overrides: tuple[str, ...],
     device: str,
     threads: int,
 ) -> None:
     """Check every checksum and all contents of a store; exit with status 1 if anything is wrong.
 
     With --data, also notice scans that have changed since the teacher saw them. With --live, --data and --teacher, run
-    the teacher again and compare: differences beyond what the encoding explains are errors.
+    the teacher again and compare: differences beyond what the encoding explains are errors. Of the settings of the dump
+    (--config, --set) the dataset, for the format of its scans, and the kind of the teacher are used.
 
     \b
     Examples:
       polar-distill verify --cache cache/train
       polar-distill verify --cache cache/train --sample 200 --data dataset
       polar-distill verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
+      polar-distill verify --cache cache/mine --data dataset --config my_dump.yaml
     """
     if live is not None and (data is None or teacher is None):
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
-    store = TargetStore.open(cache)
+    store, settings = TargetStore.open(cache), load_settings(DumpSettings, config, overrides)
+    files = None if data is None else open_dataset(data, settings.dataset).files
     finished = store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
     skipped = read_skipped(store, finished)
-    missing = absent(store, finished, neighbours(data, finished))
+    missing = absent(store, finished, neighbours(files, finished))
     problems = [problem for problem in missing if problem.scan_view not in skipped]
-    problems += inspected(store, chosen, data, threads)
+    problems += inspected(store, chosen, files, threads)
     for line in problem_lines(problems):
         click.echo(line)
     checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
@@ -138,19 +149,22 @@ def verify(
     if problems:
         click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
     failed = bool(problems)
-    if live is not None and data is not None and teacher is not None:
+    if live is not None and files is not None and teacher is not None:
         bad = {(problem.scan, problem.view) for problem in problems}
-        usable = [item for item in finished if item not in bad]
-        failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
+        usable = sample([item for item in finished if item not in bad], live, seed)
+        chosen_device = select_device(device)
+        load = partial(load_named_teacher, settings.teacher, teacher, chosen_device)
+        failed |= not compare_with_teacher(store, load, files, usable, chosen_device)
     if failed:
         context.exit(1)
 
 
-def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:
+def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None, threads: int) -> list[Problem]:
     """Problems of scan-views that are in a store, with a progress bar; says what could not be found out."""
+    hashes = None if files is None else source_hashes(files, neighbours(files, items))
     # Views beyond those of the store are foreign whatever they hold.
     items = [item for item in items if item[1] < store.identity.views.count]
-    found = tqdm(inspect_all(store, items, data, threads), total=len(items), unit="scan", desc="verify", leave=False)
+    found = tqdm(inspect_all(store, items, hashes, threads), total=len(items), unit="scan", desc="verify", leave=False)
     problems = [problem for problem in found if problem is not None]
     unsigned = sum(problem.is_note for problem in problems)
     if unsigned:
@@ -158,28 +172,30 @@ def inspected(store: TargetStore, items: list[ScanView], data: Path | None, thre
     return [problem for problem in problems if not problem.is_note]
 
 
-def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
-    """All scans in `data` of the sequences that a store holds something of: those that one would miss."""
-    if data is None:
+def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[ScanId]:
+    """All scans on disk of the sequences that a store holds something of: those that one would miss."""
+    if files is None:
         return []
-    held = {scan.sequence for scan, _ in finished} & set(present_sequences(data))
-    return list_scans(data, sorted(held))
+    held = {scan.sequence for scan, _ in finished} & set(files.sequences())
+    return files.scans(sorted(held)) if held else []
 
 
-def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
+def compare_with_teacher(
+    store: TargetStore,
+    load: Callable[[Precision], Teacher],
+    files: ScanFiles,
+    items: list[ScanView],
+    device: torch.device,
+) -> bool:
     """Run the teacher on some scan-views and print how far the store is from it; whether that is explained.
 
     It runs in the store's precision, where the device has it, and in float32.
     """
-    from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
-    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
-
-    chosen, stored = select_device(device), store.identity.precision
-    precisions: list[Precision] = ["float32"] if chosen.type == "cpu" else list(dict.fromkeys((stored, "float32")))
-    explained = True
+    stored, explained = store.identity.precision, True
+    precisions: list[Precision] = ["float32"] if device.type == "cpu" else list(dict.fromkeys((stored, "float32")))
     for precision in precisions:
         set_float32_precision(tf32=precision == "tf32")
-        compared = compare_live(store, load_teacher(teacher, chosen).in_precision(precision), data, items, chosen)
+        compared = compare_live(store, load(precision), files, items, device)
         errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"

@@ -69,7 +69,8 @@ def convert(
     for override in overrides:
         apply_override(values, override)
     identity = converted_identity(source.identity, parse_settings(KeptArrays, values, "convert"))
-    target = TargetStore.create_or_resume(destination, identity, environment() | {"converted_from": origin(source)})
+    provenance = environment() | {"converted_from": origin(source)}
+    target = TargetStore.create_or_resume(destination, identity, provenance, source.signed)
     if target.location == source.location:
         raise SettingsError("--cache and --to are the same store")
     sizes, present = source.sizes(), target.sizes()
@@ -77,7 +78,7 @@ def convert(
 
     def one(item: ScanView) -> int | StoreError:
         try:
-            data = converted_scan(source, identity, *item)
+            data = converted_scan(source, target, *item)
         except StoreError as error:
             return error
         # A full disk ends the command; a damaged scan file of the source does not.
@@ -122,17 +123,18 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
     stores = [TargetStore.open(source) for source in sources]
     check_mergeable(stores)
     provenance = environment() | {"merged_from": [origin(store) for store in stores]}
+    signed = all(store.signed for store in stores)
     found = holders(stores)
     place: str | Path
     if archive is not None:
         if archive.suffix != ".zip":
             raise SettingsError(f"{archive}: the name of an archive has to end in .zip")
-        manifest = TargetStore.create_or_resume(MemoryStorage(), stores[0].identity, provenance)
+        manifest = TargetStore.create_or_resume(MemoryStorage(), stores[0].identity, provenance, signed)
         carry_over(stores, manifest, found.keys())
         copied = archive_all(found, manifest.storage, archive, threads)
         total, present, place = len(found), 0, archive
     else:
-        target = TargetStore.create_or_resume(str(destination), stores[0].identity, provenance)
+        target = TargetStore.create_or_resume(str(destination), stores[0].identity, provenance, signed)
         held = target.finished()
         present = len(held & found.keys())
         carry_over(stores, target, held | found.keys())

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import voxelise
 from common.scans.scan_batch import batch_scans
+from common.scans.scan_files import ScanFiles
 from common.scans.view import apply_view
 from common.targets.store import ScanView, TargetStore
 from common.targets.store.encoding import ArrayEncoding, decodable, encode
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
+from common.targets.teacher import Teacher
 from common.targets.teacher_targets import TeacherTargets
-from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "int8_channel": 5e-2, "int8_row": 5e-2}
 """Relative errors (Frobenius) that an encoding, and another device or number of threads, always explain."""
@@ -53,8 +52,8 @@ class LiveError:
 
 def compare_live(
     store: TargetStore,
-    teacher: Cylinder3DTeacher,
-    data: Path,
+    teacher: Teacher,
+    files: ScanFiles,
     items: Iterable[ScanView],
     device: torch.device,
 ) -> Iterator[list[LiveError]]:
@@ -72,7 +71,7 @@ def compare_live(
         )
     grid = identity.polar_grid
     for scan, index in items:
-        points = read_points(data, scan)
+        points = files.points(scan)
         cached, view = store.read(scan, index, points, voxel_features=identity.voxel_features)
         batch = batch_scans([voxelise(apply_view(points, view), grid)], grid.shape).to(device)
         live = teacher.targets(batch, list(identity.layers), identity.voxel_features).to("cpu")

@@ -13,6 +13,7 @@ from common.base.devices import select_device
 from common.base.errors import StoreError
 from common.base.signals import INTERRUPTED
 from common.scans.dataset import open_dataset
+from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
@@ -46,10 +47,10 @@ class RepairPlan:
     half_written: list[Path]
 
     @classmethod
-    def of(cls, store: TargetStore, scans: Iterable[ScanId], data: Path, threads: int) -> "RepairPlan":
+    def of(cls, store: TargetStore, scans: Iterable[ScanId], files: ScanFiles, threads: int) -> "RepairPlan":
         """Inspect every file of a store that should hold some scans."""
         known, finished = set(scans), store.finished()
-        problems = absent(store, finished, known) + inspected(store, sorted(finished), data, threads)
+        problems = absent(store, finished, known) + inspected(store, sorted(finished), files, threads)
         delete = [problem for problem in problems if problem.file_is_wrong]
         views = store.identity.views.count
         possible = [problem for problem in problems if problem.scan in known and problem.view < views]
@@ -140,7 +141,7 @@ def repair(
     live = load_named_teacher(settings.teacher, teacher, chosen_device, settings.precision)
     identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
-    plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)
+    plan = RepairPlan.of(store, dataset.select(settings.splits).scans, dataset.files, threads)
     for line in problem_lines(plan.problems):
         click.echo(line)
     click.echo(plan.summary("would be" if dry_run else "to be"))

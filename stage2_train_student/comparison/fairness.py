@@ -28,12 +28,12 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     settings, runs = experiment.settings, experiment.runs
     sequences = sorted(label_map.sequences(settings.train))
     labels = sequences if settings.labels is None else sorted(label_map.sequences(settings.labels))
-    hashes = {f"{run.seen.scans:,} scans ({run.seen.scans_sha256[:12]})" for run in runs if run.seen is not None}
+    scans = {run.seen.scans_in_words for run in runs if run.seen is not None}
     steps = {run.steps[-1]["step"] for run in runs if run.steps}
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
-        "training scans": listed(sorted(hashes)),
+        "training scans": listed(sorted(scans)),
         # Where validations end the training, its length is what the method made of it.
         "steps": listed(sorted(steps)) if settings.early_stopping is None else None,
         "early stopping": settings.early_stopping or "none",
@@ -61,7 +61,9 @@ def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
     if ours == theirs:
         return []
     said = [UNKNOWN_STORE if views is None else views.describe() for views in (ours, theirs)]
-    return [f"views: {said[0]}; the baseline's: {said[1]}"]
+    setting = ours.as_augmentation() if ours is not None else None
+    hint = "" if setting is None else f" (a baseline that sees the same has {setting})"
+    return [f"views: {said[0]}; the baseline's: {said[1]}{hint}"]
 
 
 UNKNOWN_STORE = "those of a store"

@@ -10,6 +10,7 @@ from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError
 from common.base.files import write_atomically
+from common.base.untrusted_json import parse_json
 from common.training.resuming import changed_settings, with_later_settings
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.state import StudentState
@@ -70,8 +71,8 @@ def read_finished(folder: Path) -> FinishedRun | None:
     if not path.is_file():
         return None
     try:
-        return FinishedRun.model_validate(without_checksum(json.loads(path.read_bytes())))
-    except (AttributeError, RecursionError, ValueError, ValidationError) as error:
+        return FinishedRun.model_validate(without_checksum(parse_json(path.read_bytes())))
+    except (AttributeError, ValueError, ValidationError) as error:
         raise CheckpointError(
             f"{path}: not a note of a finished run ({error}). Remove it to train the run on."
         ) from error

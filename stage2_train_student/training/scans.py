@@ -38,6 +38,13 @@ def choose_scans(settings: ExperimentSettings, dataset: Dataset, processes: Proc
             click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
         validation = []
     require_labels(dataset, validation)
+    seen = set(train).intersection(validation)
+    if seen and processes.first:
+        click.echo(
+            f"note: {len(seen)} of {len(validation)} validation scans are training scans too; mIoU will not say how "
+            "well the student does on others",
+            err=True,
+        )
     return Scans(train, validation)
 
 

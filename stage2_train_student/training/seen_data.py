@@ -6,14 +6,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
-from common.base.errors import DataError
+from common.base.errors import CheckpointError, DataError
 from common.base.files import write_atomically
+from common.base.untrusted_json import parse_json
+from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
 from common.scans.view import AnchorSet
 from common.targets.store import ViewSet
 from stage2_train_student.evaluation.evaluation_file import scans_hash
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.scans import scans_that_teach
 
 SEEN_FILE = "seen.json"
 
@@ -39,6 +43,13 @@ class SeenViews(Settings):
             return f"a fresh view in every epoch ({policy})"
         return "the scan as it is" if self.views.count == 1 else self.views.describe()
 
+    def as_augmentation(self) -> str | None:
+        """The setting that shows them without a store, as it is typed; None where there is none."""
+        if self.views.anchors is not None:
+            return None
+        count = "null" if self.kind == "fresh" else str(self.views.count)
+        return f"augmentation={{count: {count}, policy: {json.dumps(self.views.policy.model_dump())}}}"
+
 
 class SeenData(Settings):
     """What a run's student sees.
@@ -48,12 +59,20 @@ class SeenData(Settings):
         scans: number of training scans.
         scans_sha256: of their names.
         targets_hash: of what made the targets; null without targets.
+        left_out: how many of the scans have no targets, since the dump skipped them.
     """
 
     views: SeenViews
     scans: int
     scans_sha256: str
     targets_hash: str | None = None
+    left_out: int = 0
+
+    @property
+    def scans_in_words(self) -> str:
+        """The training scans, equal where they are the same."""
+        left_out = f" without {self.left_out:,} that the dump skipped" if self.left_out else ""
+        return f"{self.scans:,} scans ({self.scans_sha256[:12]}){left_out}"
 
 
 def seen_views(settings: ExperimentSettings, stored: ViewSet | None) -> SeenViews | None:
@@ -92,13 +111,30 @@ def write_seen(
     stored: ViewSet | None,
     scans: list[ScanId],
     targets_hash: str | None,
+    left_out: int = 0,
 ) -> None:
-    """Keep what a run sees in its folder; nothing where its views are not known."""
+    """Keep what a run sees in its folder; nothing where its views are not known.
+
+    Args:
+        folder: of the run.
+        settings: of the experiment.
+        stored: the views of its target store.
+        scans: that it trains on, those included that the dump skipped.
+        targets_hash: of what made the targets.
+        left_out: how many the dump skipped.
+    """
     views = seen_views(settings, stored)
     if views is None:
         return
-    seen = SeenData(views=views, scans=len(scans), scans_sha256=scans_hash(scans), targets_hash=targets_hash)
-    write_atomically(folder / SEEN_FILE, (seen.model_dump_json(indent=1) + "\n").encode())
+    seen = SeenData(
+        views=views,
+        scans=len(scans),
+        scans_sha256=scans_hash(scans),
+        targets_hash=targets_hash,
+        left_out=left_out,
+    )
+    content = json.dumps(with_checksum(seen.model_dump(mode="json")), indent=1)
+    write_atomically(folder / SEEN_FILE, (content + "\n").encode())
 
 
 def read_seen(folder: Path) -> SeenData | None:
@@ -111,8 +147,38 @@ def read_seen(folder: Path) -> SeenData | None:
     if not path.is_file():
         return None
     try:
-        return SeenData.model_validate(json.loads(path.read_bytes()))
-    except (ValueError, ValidationError) as error:
+        return SeenData.model_validate(without_checksum(parse_json(path.read_bytes())))
+    except (AttributeError, OSError, ValueError, ValidationError) as error:
         raise DataError(
             f"{path}: not what a training run writes there ({error}). Remove it to compare without."
         ) from error
+
+
+class ScansOfNow:
+    """The training scans that a dataset has now, to hold finished runs against them; listed once for each choice."""
+
+    def __init__(self, data: Path) -> None:
+        """Take the folder of the scans."""
+        self._data = data
+        self._hashes: dict[str, str] = {}
+
+    def check(self, folder: Path, settings: ExperimentSettings) -> None:
+        """Refuse a run that trained on other scans. What a run of an older version saw is not known.
+
+        Raises:
+            CheckpointError: it did.
+            DataError: the scans cannot be listed, or the run's note of them is damaged.
+        """
+        seen = read_seen(folder)
+        if seen is None:
+            return
+        chosen = f"{settings.dataset} {settings.train} {settings.targets == 'none'}"
+        if chosen not in self._hashes:
+            dataset = open_dataset(self._data, settings.dataset)
+            scans, _ = scans_that_teach(settings, dataset, dataset.select(settings.train).scans)
+            self._hashes[chosen] = scans_hash(scans)
+        if seen.scans_sha256 != self._hashes[chosen]:
+            raise CheckpointError(
+                f"{folder}: trained on {seen.scans_in_words}, {self._data} has others now. Use the DATA that it was "
+                "trained on with all its scans and labels, or another folder."
+            )

@@ -231,6 +231,31 @@ def test_numbers_are_decimal(write):
         load_settings(Selection, write("a.yaml", "steps: 1:30"))
 
 
+@pytest.mark.parametrize("text", ["epochs: 3\nepochs: 4", "nested: {low: 1, low: 2}", "numbers: {1: a, 1: b}"])
+def test_a_key_that_is_there_twice_is_refused(write, text):
+    with pytest.raises(SettingsError, match=r"is there twice; remove one"):
+        read_yaml(write("twice.yaml", text))
+
+
+def test_what_is_merged_may_be_overridden(write):
+    path = write("merged.yaml", "base: &base {low: 1, high: 2}\nover: {<<: *base, low: 3}")
+    assert read_yaml(path)["over"] == {"low": 3, "high": 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, *a]",
+        "a: &a {b: *a}",
+        "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{row}: &a{row} [{', '.join([f'*a{row - 1}'] * 10)}]\n" for row in range(1, 9)),
+    ],
+)
+def test_values_that_would_take_all_memory_are_refused(write, text):
+    with pytest.raises(SettingsError, match="more than 100000 values, or one that holds itself"):
+        read_yaml(write("bomb.yaml", text))
+
+
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     for content in ("name: Straße\n".encode("latin-1"), "name: a\n".encode("utf-16"), bytes(range(256))):
         (tmp_path / "a.yaml").write_bytes(content)

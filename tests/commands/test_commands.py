@@ -76,7 +76,7 @@ def test_the_stub_does_keep_spconv_away(streets, reduced_teacher, runs):
     """The online teacher needs spconv: without it, the same command must fail on the import."""
     words = train_words(streets, None, runs / "online", "targets=online", "steps=1")
     process = start("-c", WITHOUT_SPCONV, *words, "--teacher", reduced_teacher)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "No module named 'stage1_dump_teacher'" in output
 
@@ -84,7 +84,7 @@ def test_the_stub_does_keep_spconv_away(streets, reduced_teacher, runs):
 def test_an_error_of_the_user_is_a_message_and_not_a_traceback(tmp_path):
     options = ["--data", tmp_path / "nowhere", "--teacher", tmp_path / "none.pt", "--device", "cpu"]
     process = start("-m", "stage1_dump_teacher", "dump", *options)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert output.startswith("Error: ")
     assert str(tmp_path / "nowhere") in output

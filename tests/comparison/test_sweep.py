@@ -119,7 +119,7 @@ def test_ctrl_c_stops_a_run_with_its_state_and_the_command_goes_on_bit_for_bit(s
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130, output
     assert "the same command goes on" in output
     assert re.search(r"vpd/seed1 +not started", output)

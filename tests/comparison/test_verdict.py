@@ -118,6 +118,7 @@ def test_equal_views_scans_steps_and_batches_get_a_verdict(tmp_path):
         ((), {"seen": ViewSet(anchors=AnchorSet())}, "anchors: flips none, y in 4 rotations"),
         (("views=anchors",), {"seen": ViewSet(anchors=AnchorSet())}, "flips none, y in every aligned rotation"),
         ((), {"scans": SCANS[:2]}, "training scans: 2 scans"),
+        ((), {"left_out": 1}, ") without 1 that the dump skipped; the baseline's: 3 scans ("),
         (("train=['00']",), {}, "training sequences: 00; the baseline's: 00, 01, 02"),
         (("labels=['00']",), {}, "sequences with labels: 00; the baseline's: 00, 01, 02"),
         ((), {"steps": 120}, "steps: 120; the baseline's: 60"),
@@ -153,6 +154,20 @@ def test_runs_of_an_older_version_are_compared_with_a_note_unless_the_views_cann
     output = succeed(command(main, "compare", tmp_path / "runs", "--baseline", "old", "--out", out))
     assert "No verdict on full" in out.with_suffix(".md").read_text()
     assert "full" in output
+
+
+@pytest.mark.parametrize("views", [DRAWN, ViewSet(), ViewSet(count=3, policy=ViewPolicy(flip=False, scale=0.1))])
+def test_the_notes_name_the_setting_of_a_baseline_that_sees_the_same(tmp_path, views):
+    settings = experiment("experiments", "full")
+    seen = seen_views(settings, views)
+    assert seen is not None
+    setting = seen.as_augmentation()
+    assert setting is not None
+    same = load_settings(ExperimentSettings, CONFIGS / "experiments/baseline.yaml", [setting])
+    assert seen_views(same, None) == seen
+
+    write_pair(tmp_path, seen=ViewSet(count=5))
+    assert "(a baseline that sees the same has augmentation={count: 5, policy: {" in words(tmp_path)[1]
 
 
 def experiment(folder: str, name: str) -> ExperimentSettings:

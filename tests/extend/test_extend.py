@@ -4,6 +4,7 @@ No file of the product knows them: settings name their classes.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +87,33 @@ def test_a_live_teacher_of_ones_own_serves_too(toys):
     assert "1 steps" in output
 
 
+def test_their_store_is_looked_after_by_what_the_settings_of_the_dump_name(toys, tmp_path):
+    scans, cache = Path(shutil.copytree(toys / "scans", tmp_path / "scans")), tmp_path / "cache"
+    same = ("--data", scans, "--teacher", toys / "teacher.txt", "--config", toys / "dump.yaml", "--cache", cache)
+    on_cpu = (*same, "--device", "cpu")
+    succeed(command(program, "dump", *on_cpu))
+    verified = succeed(command(program, "verify", *on_cpu, "--live", 2))
+    assert "3 of 3 scan-views checked: nothing wrong" in verified
+    assert "All as the teacher says." in verified
+    checked = command(program, "doctor", *same, "--dataset", toys / "dataset.yaml").output
+    assert "tests.extend.toy_teacher:HeightTeacher" in checked
+    assert "20 classes" in checked
+
+    points = np.load(scans / "00-000001.npy")
+    np.save(scans / "00-000001.npy", points + np.float32(0.1))
+    assert "changed 00/000001 view 0" in " ".join(fail(command(program, "verify", *on_cpu)).split())
+    assert "The store is whole." in succeed(command(program, "repair", *on_cpu))
+    assert "nothing wrong" in succeed(command(program, "verify", *on_cpu, "--live", 3))
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("student.network=pointnet", "unknown student 'pointnet'; choose from polarnet"),
         (f"student.network={TOYS['loss']}", "has no class AbsoluteDifference that is a"),
         ("student.network=no.such.module:Student", "cannot be imported"),
+        ("student.network=..my.module:Student", "unknown student '..my.module:Student'; choose from polarnet"),
+        ("student.network=':Student'", "unknown student ':Student'; choose from polarnet"),
         ("distillation.others={chamfer: 1.0}", "unknown distillation term 'chamfer'; choose from logit, lwd, vpd"),
     ],
 )

@@ -34,18 +34,20 @@ def write_run(
     targets_hash: str | None = None,
     seen: ViewSet | None = None,
     scans: Sequence[ScanId] = (ScanId("00", "000000"),),
+    left_out: int = 0,
     environment: dict[str, Any] = MACHINE,
 ) -> Path:
     """Write a run of `steps` steps and as many epochs as validations.
 
     Every class has the IoU of `miou` plus an offset of its own; the mean of the offsets is 0, and all validations but
-    the last are lower. With `seen`, the views of a made-up store, the run notes what it saw of `scans`.
+    the last are lower. With `seen`, the views of a made-up store, the run notes what it saw of `scans`, of which its
+    dump has skipped some.
     """
     folder.mkdir(parents=True)
     settings = reduced_experiment(STREET_GRID, f"epochs={validations}", f"seed={seed}", *overrides, name=name)
     write_yaml(settings, folder / SETTINGS_FILE)
     if seen is not None:
-        write_seen(folder, settings, seen, list(scans), targets_hash)
+        write_seen(folder, settings, seen, list(scans), targets_hash, left_out)
     (folder / "environment.json").write_text(json.dumps(environment))
     noise = np.random.default_rng([seed, len(name)])
     records: list[dict[str, Any]] = []

@@ -172,7 +172,7 @@ def read_until(process: "subprocess.Popen[str]", word: str) -> None:
 
 def finish(process: "subprocess.Popen[str]") -> str:
     """Output of a process that must end well."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 

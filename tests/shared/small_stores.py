@@ -59,7 +59,7 @@ def signal_after(process: "subprocess.Popen[str]", folder: Path, files: int, num
         assert time.monotonic() < deadline, "the dump wrote nothing for two minutes"
         time.sleep(0.02)
     os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return output
 
 

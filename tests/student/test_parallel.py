@@ -168,7 +168,7 @@ def test_sigterm_stops_all_at_one_step_and_the_run_goes_on_bit_for_bit(streets, 
         assert time.monotonic() < deadline, "no step in two minutes"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert "SIGTERM: stopping after this step" in output
     assert 1 <= saved(run)["progress"]["step"] < 4, output
     words = train_words(streets, street_cache, run, *EVERYTHING, options=("--resume",))

@@ -41,9 +41,19 @@ def test_with_a_teacher_scans_without_labels_are_said(streets, street_cache, run
     assert f"{count} training scans have no label file; the student learns from their targets alone" in output
 
 
+@pytest.mark.parametrize(("setting", "message"), [("train=[]", "train: "), (f"seed={2**64}", "seed: ")])
+def test_settings_that_no_training_can_use_are_refused(streets, street_cache, runs, setting, message):
+    assert message in fail(train(streets, street_cache, runs / "run", setting))
+
+
 def test_labels_that_are_not_there_are_refused(streets, street_cache, runs):
     message = fail(train(streets, street_cache, runs / "run", "train=['00', '11']", "labels=['11']"))
     assert "labels: none of the 2 scans of 11 has a label file" in message
+
+
+def test_validating_on_training_scans_is_said(streets, runs):
+    output = succeed(train(streets, None, runs / "run", *BASELINE, "validate_on=['00', '08']", name="baseline"))
+    assert "note: 5 of 6 validation scans are training scans too" in output
 
 
 # Label files in which nothing is labelled

@@ -50,7 +50,17 @@ def test_a_lock_is_free_after_an_error(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"process": "\\u001b[2J", "host": "", "since": ""}'])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"process": "\\u001b[2J", "host": "", "since": ""}',
+        '{"process": Infinity, "host": "", "since": ""}',
+    ],
+)
 def test_a_note_that_cannot_be_read_is_left_out(holder, tmp_path, note):
     (tmp_path / "run" / LOCK_FILE).write_text(note)
     with pytest.raises(TrainingError, match="another process trains here"), locked(tmp_path / "run"):

@@ -47,8 +47,17 @@ def expected_features(identity: StoreIdentity) -> dict[str, tuple[ArrayEncoding,
     return features
 
 
-def check_belongs(members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
+def check_belongs(
+    members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
+) -> FileOrigin:
     """Refuse a file of another store, scan or view, by its attributes.
+
+    Args:
+        members: of the file.
+        identity: of the store.
+        scan: that the file should be of.
+        view: number of the view that it should be of.
+        signed: whether it must have the hash of the identity; what else it says has to do for files from before.
 
     Raises:
         ForeignFileError: it is one.
@@ -71,8 +80,7 @@ def check_belongs(members: ArraySource, identity: StoreIdentity, scan: ScanId, v
     for name, stored in layout.features.items():
         expected[f"encoding of {name}"] = features[name][0] if name in features else None
         found[f"encoding of {name}"] = stored.encoding
-    # Files were written without it once; what else they say has to do for those.
-    if origin.identity_hash is not None:
+    if signed or origin.identity_hash is not None:
         expected["identity_hash"], found["identity_hash"] = identity.hash, origin.identity_hash
     if found != expected:
         raise ForeignFileError(found, expected)
@@ -96,8 +104,12 @@ def read_checked(
     return targets
 
 
-def check_scan_file(content: bytes, identity: StoreIdentity, scan: ScanId, view: int) -> CheckedFile:
+def check_scan_file(
+    content: bytes, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
+) -> CheckedFile:
     """Check everything about a scan file that its store lets one know. What is written has to pass, and is verified so.
+
+    `signed` as in `check_belongs`.
 
     Raises:
         ForeignFileError: it belongs to another store, scan or view.
@@ -106,14 +118,16 @@ def check_scan_file(content: bytes, identity: StoreIdentity, scan: ScanId, view:
             grid; finite numbers. Names the array.
     """
     members = read_members(content)
-    origin = check_arrays(members, identity, scan, view)
+    origin = check_arrays(members, identity, scan, view, signed)
     members.check_zip()
     return CheckedFile(origin, members)
 
 
-def check_arrays(members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
+def check_arrays(
+    members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
+) -> FileOrigin:
     """As `check_scan_file`, of arrays that may not have been written yet."""
-    origin = check_belongs(members, identity, scan, view)
+    origin = check_belongs(members, identity, scan, view, signed)
     targets = read_checked(members, identity, list(identity.layers), identity.voxel_features)
     check_contents(targets)
     arrays = {

@@ -145,7 +145,7 @@ def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[
     for scan, view in items:
         try:
             members = read_members(store.storage.read(store.name(scan, view)))
-            check_belongs(members, store.identity, scan, view)
+            check_belongs(members, store.identity, scan, view, store.signed)
             features = attributes_of(members, FileLayout).features
         except (MemberError, ForeignFileError, MissingFileError, StoreError, OSError):
             yield None

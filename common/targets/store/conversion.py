@@ -79,8 +79,8 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
     return source.model_copy(update=changes)
 
 
-def converted_scan(source: TargetStore, identity: StoreIdentity, scan: ScanId, view: int) -> bytes:
-    """The file of one scan-view of `source` for a store with a `converted_identity`.
+def converted_scan(source: TargetStore, target: TargetStore, scan: ScanId, view: int) -> bytes:
+    """The file of one scan-view of `source` for a store whose identity is a `converted_identity`.
 
     Arrays whose encoding stays are copied number for number, so that nothing is rounded twice.
 
@@ -88,9 +88,9 @@ def converted_scan(source: TargetStore, identity: StoreIdentity, scan: ScanId, v
         StoreError: the scan-view is damaged or of another store, or a value does not fit its new encoding.
     """
     try:
-        members = read_members(whole_content(source, scan, view))
-        converted = converted_bytes(members, identity, source.identity.encoding.steps)
-        check_scan_file(converted, identity, scan, view)
+        members = read_members(whole_content(source, scan, view, target.signed))
+        converted = converted_bytes(members, target.identity, source.identity.encoding.steps)
+        check_scan_file(converted, target.identity, scan, view, target.signed)
     except (StoreError, MemberError, ForeignFileError) as error:
         raise StoreError(f"scan {scan}, view {view}: {error}") from error
     return converted

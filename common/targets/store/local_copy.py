@@ -217,7 +217,7 @@ def copied_locally(store: TargetStore, settings: CopySettings) -> TargetStore:
     if not isinstance(store.storage, RemoteStorage) or settings.gigabytes <= 0:
         return store
     copy = LocalCopy(store.storage, settings.folder, int(settings.gigabytes * 1e9), store.identity.hash[:16])
-    return TargetStore(copy, store.identity)
+    return TargetStore(copy, store.identity, store.signed)
 
 
 def copied_files(folder: str) -> Iterator[CopiedFile]:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,10 @@ from typing import Literal
 from common.base.errors import DataError, StoreError
 from common.base.files import TEMPORARY_SUFFIX
 from common.base.overlap import started_ahead
-from common.scans.formats.semantic_kitti import read_points, scan_path
+from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store.checks import ForeignFileError, check_scan_file
 from common.targets.store.chunks import MemberError
-from common.targets.store.identity import StoreIdentity
 from common.targets.store.storage import FolderStorage, MissingFileError
 from common.targets.store.store import ScanView, TargetStore, scan_hash
 
@@ -23,6 +22,9 @@ LEFTOVER_SECONDS = 3600
 
 READINGS = 4
 """A file counts as wrong when so many readings in a row give the same bytes: networks and disks may garble some."""
+
+SourceHash = Callable[[ScanId], str | None]
+"""Hash of the points of a scan as they are now, None for one that is not there; raises DataError where unreadable."""
 
 ProblemKind = Literal["missing", "damaged", "foreign", "changed", "unreadable", "unsteady", "unsigned"]
 
@@ -86,40 +88,49 @@ def absent(store: TargetStore, finished: Collection[ScanView], expected: Iterabl
 
 
 def inspect_all(
-    store: TargetStore, items: Iterable[ScanView], data: Path | None = None, threads: int = 1
+    store: TargetStore, items: Iterable[ScanView], source_hash: SourceHash | None = None, threads: int = 1
 ) -> Iterator[Problem | None]:
     """`inspect` many scan-views with threads, in order.
 
     Args:
         store: the store.
         items: scan-views that are in it.
-        data: folder that holds `sequences/`, to compare the scans with those that the teacher saw; scans that are not
-            there are not compared.
+        source_hash: to compare the scans with those that the teacher saw; None not to.
         threads: files that are read and decoded at once.
     """
 
     def one(item: ScanView) -> Problem | None:
-        return inspect(store, *item, data)
+        return inspect(store, *item, source_hash)
 
     for _, future in started_ahead(one, items, 2 * threads, threads):
         yield future.result()
 
 
-def inspect(store: TargetStore, scan: ScanId, view: int, data: Path | None = None) -> Problem | None:
+def source_hashes(files: ScanFiles, present: Iterable[ScanId]) -> SourceHash:
+    """The hashes of those scans of a dataset that are there."""
+    known = frozenset(present)
+
+    def hash_now(scan: ScanId) -> str | None:
+        return scan_hash(files.points(scan)) if scan in known else None
+
+    return hash_now
+
+
+def inspect(store: TargetStore, scan: ScanId, view: int, source_hash: SourceHash | None = None) -> Problem | None:
     """What is wrong with one scan-view, None if nothing is. See `inspect_all`."""
-    problem, content = _inspect_once(store, scan, view, data)
+    problem, content = _inspect_once(store, scan, view, source_hash)
     if problem is None or not problem.file_is_wrong:
         return problem
     for _ in range(1, READINGS):
         store.storage.drop_local_copy(store.name(scan, view))
-        if _inspect_once(store, scan, view, data) != (problem, content):
+        if _inspect_once(store, scan, view, source_hash) != (problem, content):
             text = f"read as {problem.kind} ({problem.text}) at first, and differently when read again"
             return Problem(scan, view, "unsteady", problem.array, text)
     return problem
 
 
 def _inspect_once(
-    store: TargetStore, scan: ScanId, view: int, data: Path | None
+    store: TargetStore, scan: ScanId, view: int, source_hash: SourceHash | None
 ) -> tuple[Problem | None, bytes | None]:
     """The problem, and the content of the file where there is one to read."""
     try:
@@ -128,17 +139,21 @@ def _inspect_once(
         return Problem(scan, view, "missing", "", "is not in the store"), None
     except (StoreError, OSError) as error:
         return Problem(scan, view, "unreadable", "", str(error)), None
-    source_hash = None
-    if data is not None and scan_path(data, scan).exists():
-        try:
-            source_hash = scan_hash(read_points(data, scan))
-        except DataError as error:
-            return Problem(scan, view, "unreadable", "", error.message), content
-    return inspect_bytes(store.identity, scan, view, content, source_hash), content
+    try:
+        hash_now = None if source_hash is None else source_hash(scan)
+    except DataError as error:
+        return Problem(scan, view, "unreadable", "", error.message), content
+    return inspect_bytes(store, scan, view, content, hash_now), content
 
 
-def whole_content(store: TargetStore, scan: ScanId, view: int) -> bytes:
+def whole_content(store: TargetStore, scan: ScanId, view: int, signed: bool = False) -> bytes:
     """The scan file of one scan-view, in which nothing is wrong.
+
+    Args:
+        store: that holds it.
+        scan: which scan.
+        view: number of the view.
+        signed: whether it must have the hash of the store's identity, as where it is copied to a store that asks it.
 
     Raises:
         StoreError: it is missing, cannot be read, or something is wrong with it.
@@ -147,28 +162,33 @@ def whole_content(store: TargetStore, scan: ScanId, view: int) -> bytes:
     if content is None or not (problem is None or problem.is_note):
         what = f"{problem.array} {problem.text}".strip() if problem else "cannot be read"
         raise StoreError(f"{what}. Run the command repair on {store.location}.")
+    if signed and problem is not None:
+        raise StoreError(
+            f"{store.location}: is of an earlier version, its file {problem.text}, which the other store asks of its "
+            "files. Copy into a new store, or dump again."
+        )
     return content
 
 
 def inspect_bytes(
-    identity: StoreIdentity, scan: ScanId, view: int, content: bytes, source_hash: str | None = None
+    store: TargetStore, scan: ScanId, view: int, content: bytes, hash_now: str | None = None
 ) -> Problem | None:
     """What is wrong with the bytes of a scan file, see `checks.check_scan_file`.
 
     Args:
-        identity: of the store that the file should belong to.
+        store: that the file should belong to.
         scan: that the file should be of.
         view: number of the view that it should be of.
         content: of the file.
-        source_hash: of the scan as it is now; None not to compare.
+        hash_now: of the scan as it is now; None not to compare.
     """
     try:
-        origin = check_scan_file(content, identity, scan, view).origin
+        origin = check_scan_file(content, store.identity, scan, view, store.signed).origin
     except MemberError as error:
         return Problem(scan, view, "damaged", error.array, error.problem)
     except ForeignFileError as error:
         return Problem(scan, view, "foreign", "", error.summary)
-    if source_hash is not None and origin.scan_sha256 != source_hash:
+    if hash_now is not None and origin.scan_sha256 != hash_now:
         return Problem(scan, view, "changed", "", "the scan on disk is not the one that the teacher saw")
     if origin.identity_hash is None:
         return Problem(scan, view, "unsigned", "", "does not say which store it was written for")

@@ -7,11 +7,12 @@ from typing import Any
 
 from common.base.config import parse_settings
 from common.base.errors import SettingsError, StoreError
+from common.base.untrusted_json import parse_json
 from common.targets.store.identity import FORMAT_VERSION, StoreIdentity
 from common.targets.store.storage import MissingFileError, Storage
-from common.targets.store.untrusted_json import parse_json
 
 MANIFEST = "manifest.json"
+SIGNED = "scan_files_have_identity_hash"
 LONGEST_QUOTE = 2000
 """Characters of what is wrong with a manifest; it may quote as much of it as it likes."""
 
@@ -22,20 +23,27 @@ class Manifest:
 
     Attributes:
         identity: of the store.
-        values: everything in it, as written: `identity`, `identity_hash`, `made`, `provenance`.
+        values: everything in it, as written: `identity`, `identity_hash`, `made`, `provenance`, and in stores that are
+            signed `scan_files_have_identity_hash`.
     """
 
     identity: StoreIdentity
     values: dict[str, Any]
 
+    @property
+    def signed(self) -> bool:
+        """Whether every scan file has the hash of the identity; stores of earlier versions hold some without."""
+        return bool(self.values.get(SIGNED))
 
-def manifest_bytes(identity: StoreIdentity, provenance: dict[str, Any]) -> bytes:
+
+def manifest_bytes(identity: StoreIdentity, provenance: dict[str, Any], signed: bool = True) -> bytes:
     """The manifest of a store that is made now; `provenance` is recorded and never compared."""
     manifest = {
         "identity": identity.model_dump(mode="json"),
         "identity_hash": identity.hash,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "provenance": provenance,
+        SIGNED: signed,
     }
     return (json.dumps(manifest, indent=1) + "\n").encode()
 
@@ -54,6 +62,8 @@ def read_manifest(storage: Storage) -> Manifest:
         intact = values["identity_hash"] == identity.hash
         if not isinstance(values["made"], str) or not isinstance(values["provenance"], dict):
             raise ValueError("made or provenance has not the expected form")
+        if not isinstance(values.get(SIGNED, False), bool):
+            raise ValueError(f"{SIGNED} is neither true nor false")
     except MissingFileError as error:
         raise StoreError(
             f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or check "

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common.base.untrusted_json import parse_json
 from common.targets.store.archive import UNREADABLE_ZIP
 from common.targets.store.chunks import MemberError, check_metadata, decode_chunk
-from common.targets.store.untrusted_json import parse_json
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 LOCAL_SIGNATURE = b"PK\x03\x04"

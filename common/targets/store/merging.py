@@ -63,8 +63,8 @@ def conflict(item: ScanView, stores: Sequence[TargetStore], count: int = 1) -> S
     )
 
 
-def whole_copy(item: ScanView, stores: Sequence[TargetStore]) -> bytes:
-    """The scan file that several stores hold, from one whose copy is whole.
+def whole_copy(item: ScanView, stores: Sequence[TargetStore], signed: bool = False) -> bytes:
+    """The scan file that several stores hold, from one whose copy is whole; `signed` as in `whole_content`.
 
     Raises:
         StoreError: no copy is whole, or whole copies differ.
@@ -74,7 +74,7 @@ def whole_copy(item: ScanView, stores: Sequence[TargetStore]) -> bytes:
     problems = []
     for store in stores:
         try:
-            whole[whole_content(store, scan, view)] = store
+            whole[whole_content(store, scan, view, signed)] = store
         except StoreError as error:
             problems.append(str(error))
     if len(whole) > 1:
@@ -92,7 +92,7 @@ def copy_all(found: Holders, target: TargetStore, threads: int = 1) -> Iterator[
     """
 
     def copy(item: ScanView) -> int:
-        content = whole_copy(item, found[item])
+        content = whole_copy(item, found[item], target.signed)
         target.storage.write(target.name(*item), content)
         return len(content)
 

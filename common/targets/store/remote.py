@@ -7,12 +7,15 @@ and endpoint come from the environment variables that obstore reads, for S3 `AWS
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from common.base.errors import StoreError
 from common.base.overlap import started_ahead
@@ -62,7 +65,8 @@ class Patience:
         connect: seconds to reach the server.
         stall: seconds without a byte of an answer after which a request counts as failed.
         request: seconds for one request with its data.
-        outage: seconds after which a request that failed is not tried again.
+        outage: seconds after which a request that failed is not tried again: a server that falls silent is waited for
+            so long, and for one more stall.
         first_answer: the same for the first request of all: a server that never answers is not waited for.
         retries: of a request that failed: on server errors, lost connections and stalls.
         first_pause: seconds before the first retry; each later pause is twice as long, with some chance in it.
@@ -72,7 +76,7 @@ class Patience:
     connect: float = 10.0
     stall: float = 30.0
     request: float = 300.0
-    outage: float = 240.0
+    outage: float = 60.0
     first_answer: float = 30.0
     retries: int = 6
     first_pause: float = 0.2
@@ -114,17 +118,20 @@ class Patience:
 class RemoteStorage:
     """Files below a URL. Make one with `open_remote`. Any number of threads may share it."""
 
-    def __init__(self, url: str, store: Any, at_first: Any = None) -> None:
+    def __init__(self, url: str, store: Any, at_first: Any = None, patience: Patience = Patience()) -> None:
         """Take the clients.
 
         Args:
             url: of the storage.
             store: obstore's client.
             at_first: the client to use until the server has answered once; None for the same.
+            patience: that `store` has.
         """
         self.url = url
         self._store = store
         self._at_first = at_first
+        self._patience = patience
+        self._noted = -patience.stall
 
     @property
     def location(self) -> str:
@@ -203,7 +210,8 @@ class RemoteStorage:
         """What the server answers. Raises FileNotFoundError, or StoreError where it fails for good."""
         start = time.monotonic()
         try:
-            answer = request(self._client)
+            with self._waiting(name, what):
+                answer = request(self._client)
         except Exception as error:
             # A missing bucket answers 404 as a missing object does.
             if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
@@ -212,6 +220,31 @@ class RemoteStorage:
             raise self._refused(name, what, error, time.monotonic() - start) from error
         self._at_first = None
         return answer
+
+    @contextmanager
+    def _waiting(self, name: str, what: str) -> Iterator[None]:
+        """Says that an answer is waited for, once in a while however many threads wait."""
+        stall, outage = self._patience.stall, self._patience.outage
+
+        def note() -> None:
+            if time.monotonic() - self._noted >= stall:
+                self._noted = time.monotonic()
+                click.echo(
+                    f"note: {self.url}/{name} is not {what} after {stall:.0f} s; if the server stays silent this ends "
+                    f"after {stall + outage:.0f} s",
+                    err=True,
+                )
+
+        # One that has not answered yet is given up by then.
+        timer = threading.Timer(stall, note) if self._at_first is None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _refused(self, name: str, what: str, error: Exception, seconds: float) -> StoreError:
         cause, text = first_line(error), str(error)
@@ -269,7 +302,7 @@ def open_remote(url: str, patience: Patience = Patience()) -> RemoteStorage:
             f"{url}: cannot be opened ({first_line(error)}). Check the URL and the variables of the environment: "
             f"{CREDENTIALS[VARIABLES[scheme]]}."
         ) from error
-    return RemoteStorage(url, store, at_first)
+    return RemoteStorage(url, store, at_first, patience)
 
 
 def first_line(error: Exception) -> str:

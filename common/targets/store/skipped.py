@@ -11,10 +11,10 @@ from collections.abc import Iterable, Set
 
 from common.base.errors import StoreError
 from common.base.text import printable
+from common.base.untrusted_json import parse_json
 from common.scans.scan_id import ScanId, is_name
 from common.targets.store.storage import MissingFileError
 from common.targets.store.store import ScanView, TargetStore
-from common.targets.store.untrusted_json import parse_json
 
 SKIPPED = "skipped/"
 LONGEST_REASON = 1000

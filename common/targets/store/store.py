@@ -48,15 +48,21 @@ class TargetStore:
     Attributes:
         storage: where the files are.
         identity: what made them.
+        signed: whether every scan file must have the identity's hash; files of earlier versions do not.
     """
 
-    def __init__(self, storage: Storage, identity: StoreIdentity) -> None:
+    def __init__(self, storage: Storage, identity: StoreIdentity, signed: bool = True) -> None:
         self.storage = storage
         self.identity = identity
+        self.signed = signed
 
     @classmethod
     def create_or_resume(
-        cls, location: str | Path | Storage, identity: StoreIdentity, provenance: dict[str, Any] | None = None
+        cls,
+        location: str | Path | Storage,
+        identity: StoreIdentity,
+        provenance: dict[str, Any] | None = None,
+        signed: bool = True,
     ) -> "TargetStore":
         """Open a store for writing; make it where there is none.
 
@@ -64,13 +70,15 @@ class TargetStore:
             location: folder, URL or storage.
             identity: of what is about to be written.
             provenance: what to record when the store is made, never compared; `environment()` by default.
+            signed: False where it is to hold scan files of an earlier version, too; recorded when the store is made.
 
         Raises:
             StoreError: the store was made by something else; lists each difference.
         """
         storage = open_storage(location)
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
-        storage.create(MANIFEST, manifest_bytes(identity, environment() if provenance is None else provenance))
+        made = environment() if provenance is None else provenance
+        storage.create(MANIFEST, manifest_bytes(identity, made, signed))
         store = cls.open(storage)
         lines = differences(store.identity.described, identity.described)
         if lines:
@@ -89,7 +97,8 @@ class TargetStore:
             StoreError: there is none, or its manifest is damaged or of another format version.
         """
         storage = open_storage(location)
-        return cls(storage, read_manifest(storage).identity)
+        manifest = read_manifest(storage)
+        return cls(storage, manifest.identity, manifest.signed)
 
     @property
     def location(self) -> str:
@@ -205,7 +214,7 @@ class TargetStore:
 
         def parse(data: bytes) -> tuple[EncodedTargets, View]:
             members = read_members(data)
-            origin = check_belongs(members, self.identity, scan, index)
+            origin = check_belongs(members, self.identity, scan, index, self.signed)
             self._check_scan(scan, index, origin, points)
             return read_checked(members, self.identity, names, voxel_features), origin.view
 
@@ -234,7 +243,7 @@ class TargetStore:
         """
 
         def parse(data: bytes) -> dict[str, int]:
-            return check_scan_file(data, self.identity, scan, index).members.stored_bytes()
+            return check_scan_file(data, self.identity, scan, index, self.signed).members.stored_bytes()
 
         return self._parsed(scan, index, parse)
 

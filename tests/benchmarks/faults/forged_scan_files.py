@@ -84,6 +84,7 @@ METADATA: dict[str, Callable[[Any], None]] = {
     "a view number that is true": attribute("view_index", False),
     "no teacher": attribute("teacher_hash", ...),
     "another teacher": attribute("teacher_hash", "b" * 64),
+    "no hash of the identity": attribute("identity_hash", ...),
     "a teacher of terminal codes": attribute("teacher_hash", TERMINAL),
     "a grid of texts": attribute("grid_shape", ["16", "12", "8"]),
     "a grid of zeros": attribute("grid_shape", [0, 0, 0]),

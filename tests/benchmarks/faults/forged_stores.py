@@ -49,6 +49,7 @@ MANIFESTS: dict[str, Callable[[bytes], bytes]] = {
     "made by terminal codes": in_manifest(made=TERMINAL, provenance={"torch": TERMINAL, TERMINAL: TERMINAL}),
     "a provenance that is a list": in_manifest(provenance=[1, 2]),
     "made at a number": in_manifest(made=7),
+    "hashes that files may have": in_manifest(scan_files_have_identity_hash="perhaps"),
     "JSON 100,000 deep": lambda manifest: b"[" * 100_000 + b"]" * 100_000,
     "provenance 100,000 deep": lambda manifest: manifest[:-3] + b', "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "500 MB of blanks": lambda manifest: manifest + b" " * 500_000_000,

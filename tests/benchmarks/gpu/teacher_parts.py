@@ -94,6 +94,6 @@ def dumps(bench: Bench) -> dict[str, Any]:
     found["train_over_teacher"] = found["train_ms"] / found["teacher_ms"]
     store = TargetStore.open(bench.folder / f"full{bench.views}")
     items = [(scan, view) for scan in bench.scans for view in range(min(bench.views, 4))]
-    errors = worst(compare_live(store, live, scans_folder(), items, bench.device))
+    errors = worst(compare_live(store, live, bench.dataset.files, items, bench.device))
     found["worst_error_over_limit"] = max(error.error / error.limit for error in errors)
     return found

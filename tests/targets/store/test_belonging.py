@@ -1,5 +1,6 @@
 """What is written into a store, and what is found in one, is held against the store's identity."""
 
+import json
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from common.scans.polar_grid import PolarGrid
 from common.scans.view import IDENTITY, View, ViewPolicy
 from common.targets.store import StoreIdentity, TargetStore, ViewSet
 from common.targets.store.maintenance import inspect
+from common.targets.store.manifest import MANIFEST, SIGNED
 from common.targets.store.storage import FolderStorage, MemoryStorage
 from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.__main__ import main
@@ -54,6 +56,13 @@ def without_identity(data: bytes) -> bytes:
     return with_metadata(data, lambda group: group["attributes"].pop("identity_hash"))
 
 
+def of_an_earlier_version(store: TargetStore) -> TargetStore:
+    """The store as it was made before its manifest said that scan files have the hash."""
+    manifest = json.loads(store.storage.read(MANIFEST))
+    store.storage.write(MANIFEST, json.dumps({name: manifest[name] for name in manifest if name != SIGNED}).encode())
+    return TargetStore.open(store.storage)
+
+
 # Files of other stores
 
 
@@ -79,7 +88,7 @@ def test_a_file_of_another_store_is_foreign_however_alike_the_stores_are(changes
 
 
 def test_files_from_before_they_had_the_hash_are_read_and_verified_with_a_note(tmp_path):
-    store = fill(FolderStorage(tmp_path / "store"))
+    store = of_an_earlier_version(fill(FolderStorage(tmp_path / "store")))
     before = numbers(store.read(SCAN, 0, points_of(SCAN), voxel_features=True)[0])
     store.storage.write(NAME, without_identity(store.storage.read(NAME)))
     assert numbers(store.read(SCAN, 0, points_of(SCAN), voxel_features=True)[0]) == before
@@ -92,6 +101,38 @@ def test_files_from_before_they_had_the_hash_are_read_and_verified_with_a_note(t
         copied = (tmp_path / words[0] / NAME).read_bytes()
         assert b"identity_hash" not in members_of(copied)["zarr.json"]
         assert "nothing wrong" in succeed(stage_one("verify", "--cache", tmp_path / words[0]))
+
+
+def test_a_file_without_the_hash_is_foreign_to_a_store_whose_files_have_it(tmp_path):
+    store = fill(FolderStorage(tmp_path / "store"))
+    store.storage.write(NAME, without_identity(store.storage.read(NAME)))
+    problem = inspect(store, SCAN, 0)
+    assert problem is not None
+    assert (problem.kind, problem.text) == ("foreign", "is of another store: it has identity_hash None")
+    for use in (lambda: store.read(SCAN, 0, None), lambda: store.verify(SCAN, 0)):
+        with pytest.raises(StoreError, match=r"holds other targets\.\n  identity_hash: the file has None"):
+            use()
+    assert "1 problem" in fail(stage_one("verify", "--cache", tmp_path / "store"))
+
+
+def test_files_without_the_hash_are_not_copied_into_a_store_whose_files_have_it(tmp_path):
+    older = of_an_earlier_version(fill(FolderStorage(tmp_path / "older")))
+    older.storage.write(NAME, without_identity(older.storage.read(NAME)))
+    for words in (("merge", "--from"), ("convert", "--cache")):
+        target = TargetStore.create_or_resume(tmp_path / words[0], identity(), {})
+        message = fail(stage_one(*words, tmp_path / "older", "--to", tmp_path / words[0]))
+        assert f"{tmp_path / 'older'}: is of an earlier version" in message
+        assert "Copy into a new store, or dump again." in message
+        assert (SCAN, 0) not in target.finished()
+
+
+def test_a_manifest_that_does_not_say_whether_files_have_the_hash_is_refused():
+    store = fill(MemoryStorage())
+    for value in ("no", None, 0, []):
+        manifest = json.loads(store.storage.read(MANIFEST)) | {SIGNED: value}
+        store.storage.write(MANIFEST, json.dumps(manifest).encode())
+        with pytest.raises(StoreError, match=f"{SIGNED} is neither true nor false"):
+            TargetStore.open(store.storage)
 
 
 def test_converted_files_belong_to_the_new_store(tmp_path):

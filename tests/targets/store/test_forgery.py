@@ -56,7 +56,7 @@ def store_with(files: dict[str, bytes]) -> TargetStore:
 def refused(data: bytes, files: dict[str, bytes] = PLAIN) -> str:
     """What `verify` says about a scan file that nobody may read."""
     store = store_with(files | {NAME: data})
-    problem = inspect_bytes(store.identity, SCAN, 0, data)
+    problem = inspect_bytes(store, SCAN, 0, data)
     assert problem is not None
     assert problem.file_is_wrong
     with pytest.raises(StoreError, match=NAME):
@@ -195,7 +195,7 @@ def test_no_value_in_the_metadata_of_a_scan_file_makes_a_traceback():
             put(changed, path, value)
             forged = with_metadata(data, lambda group, new=changed: (group.clear(), group.update(new)))
             store = store_with(PLAIN | {NAME: forged})
-            inspect_bytes(store.identity, SCAN, 0, forged)
+            inspect_bytes(store, SCAN, 0, forged)
             with suppress(StoreError):
                 targets, _ = store.read(SCAN, 0, points_of(SCAN), voxel_features=True)
                 assert numbers(targets) == expected, (path, value)
@@ -215,7 +215,7 @@ def test_every_bit_of_the_flags_of_a_member_is_noticed_or_harmless():
         for bit in range(16):
             spoilt = bytearray(data)
             spoilt[start + bit // 8] ^= 1 << bit % 8
-            problem = inspect_bytes(store.identity, SCAN, 0, bytes(spoilt))
+            problem = inspect_bytes(store, SCAN, 0, bytes(spoilt))
             assert problem is not None, (start, bit)
             assert problem.kind == "damaged"
             store.storage.write(NAME, bytes(spoilt))

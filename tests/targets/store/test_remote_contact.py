@@ -1,6 +1,8 @@
 """The first request to a server: it may never answer, and there may be no credentials for it."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,6 +40,24 @@ def test_a_server_that_has_answered_before_is_waited_for(proxy, s3_url):
     proxy.planned.extend([silent, silent, silent])
     assert storage.read("a") == b"1"
     assert len(proxy.requests) == 4
+
+
+def test_a_server_that_falls_silent_is_waited_for_a_while_and_that_is_said(proxy, s3_url, capfd):
+    assert Patience().outage + Patience().stall <= 90.0
+    storage = open_remote(s3_url, dataclasses.replace(PATIENCE, outage=1.0, retries=100))
+    storage.write("a", b"1")
+    assert capfd.readouterr().err == ""
+    proxy.always = silent
+    with ThreadPoolExecutor(4) as threads:
+        readings = [threads.submit(storage.read, "a") for _ in range(4)]
+        start = time.monotonic()
+        for reading in readings:
+            with pytest.raises(StoreError, match=r"cannot be read \(the server did not answer for [12] s\)"):
+                reading.result()
+        assert time.monotonic() - start < 10 * (1.0 + PATIENCE.stall)
+    said = capfd.readouterr().err.splitlines()
+    assert 1 <= len(said) <= 4
+    assert said[0] == f"note: {s3_url}/a is not read after 0 s; if the server stays silent this ends after 2 s"
 
 
 @pytest.mark.parametrize(

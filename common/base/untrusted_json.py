@@ -1,4 +1,4 @@
-"""JSON of a store, which may come from somebody else: bounded before anything is made of it."""
+"""JSON that may come from somebody else: bounded before anything is made of it."""
 
 import json
 from typing import Any, NoReturn
