@@ -121,7 +121,9 @@ class StudentTask(Task[StudentBatch]):
         if self.processes.first:
             remove_finished(self.folder)
             stored = self.source.store.identity.views if self.source.store else None
-            write_seen(self.folder, self.settings, stored, self.train, self.source.hash)
+            skipped = self.source.skipped
+            seen = (stored, [*self.train, *skipped], self.source.hash, len(skipped))
+            write_seen(self.folder, self.settings, *seen)
         networks, settings = self.state.networks, self.settings
         if replays(settings, self.processes):
             capture(networks, settings)

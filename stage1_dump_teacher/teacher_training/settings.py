@@ -67,4 +67,4 @@ class TeacherTrainingSettings(Settings):
     validate_every: int = Field(1, ge=1)
     save_every: int | None = Field(None, ge=1)
     checkpoint_dtype: Literal["float32", "float16"] = "float32"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)

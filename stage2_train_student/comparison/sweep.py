@@ -28,6 +28,7 @@ from stage2_train_student.command_options import experiment_file
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.finished_run import FinishedRun, read_finished
 from stage2_train_student.training.runs import run_settings
+from stage2_train_student.training.seen_data import ScansOfNow
 from stage2_train_student.training.state import may_change
 
 LOG_FILE = "train.log"
@@ -110,14 +111,14 @@ def plan_runs(
     return runs
 
 
-def refuse_other_runs(runs: Sequence[PlannedRun], cache: str) -> None:
+def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> None:
     """Make sure that what is in the folders of the runs are these runs, begun or finished.
 
     Raises:
-        TrainingError: lists those that are others: of other settings, of another cache, or trained longer.
+        TrainingError: lists those that are others: of other settings, cache or scans, or trained longer.
     """
     hashes: dict[str, str] = {}
-    problems = []
+    scans, problems = ScansOfNow(data), []
     for run in runs:
         if not (run.folder / SETTINGS_FILE).is_file():
             continue
@@ -131,6 +132,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str) -> None:
                     hashes[cache] = TargetStore.open(cache).identity.hash
                 check_same_targets(run.folder, finished.targets_hash, hashes[cache])
             refuse_longer(run, finished)
+            scans.check(run.folder, run.settings)
         except PolarDistillError as error:
             problems.append(error.message)
     if problems:

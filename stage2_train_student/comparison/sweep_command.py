@@ -73,7 +73,7 @@ def sweep(
     runs = plan_runs(names, parse_seeds(seeds), out, overrides)
     if not runs:
         raise SettingsError("--experiments names no experiment")
-    refuse_other_runs(runs, cache)
+    refuse_other_runs(runs, cache, data)
     common = ["--data", str(data), "--cache", cache]
     common += [] if teacher is None else ["--teacher", str(teacher)]
     if address is None:

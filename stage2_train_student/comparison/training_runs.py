@@ -1,6 +1,5 @@
 """What a run folder tells about a training run, without loading a network."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.base.errors import DataError
+from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap
 from common.training.recorder import ENVIRONMENT_FILE, METRICS_FILE, SETTINGS_FILE, read_metrics
 from stage2_train_student.evaluation.evaluation_file import read_evaluation, sequences_that_chose
@@ -187,7 +187,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path}: not what a training run writes there ({error}). Remove it to compare without."

@@ -1,12 +1,12 @@
 """`evaluation.json`: what `evaluate` found about the student of a run, kept in the run's folder for comparisons."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.base.errors import DataError
+from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 from stage2_train_student.evaluation.evaluate import write_report
@@ -87,7 +87,7 @@ def read_report(path: Path) -> dict[str, Any]:
         DataError: it cannot be read, or lacks something that a comparison needs.
     """
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from common.scans.formats.semantic_kitti import scan_path
+from common.scans.scan_id import ScanId
 from common.targets.store import StoreIdentity
 from common.training.recorder import read_metrics
 from common.training.run_lock import LOCK_FILE, locked
@@ -106,6 +108,14 @@ def test_finished_runs_of_another_cache_are_refused(swept, streets, street_cache
     assert "1 of 2 run folders hold other runs" in message  # the baseline reads no cache
     assert str(swept[0] / "vpd/seed0") in message
     assert "targets of another store or teacher" in message
+
+
+def test_finished_runs_on_other_scans_are_refused(swept, streets, street_cache, tmp_path, nothing_may_start):
+    fewer = Path(shutil.copytree(streets, tmp_path / "fewer"))
+    scan_path(fewer, ScanId("00", "000004")).unlink()
+    message = fail(command(stage_two, *sweep_words(fewer, street_cache, swept[0], "steps=2")))
+    assert "2 of 2 run folders hold other runs" in message
+    assert "trained on 5 scans" in message
 
 
 def test_ctrl_c_stops_a_run_with_its_state_and_the_command_goes_on_bit_for_bit(streets, street_cache, runs):
