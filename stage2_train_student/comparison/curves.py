@@ -35,30 +35,22 @@ class Curve(NamedTuple):
 
 def recorded_terms(experiments: Iterable[Experiment]) -> list[str]:
     """Every number that some run recorded at its steps, in the order in which they are shown."""
-    names = dict.fromkeys(
-        name
-        for experiment in experiments
-        for run in experiment.runs
-        for record in run.steps[:1]
-        for name in record
-        if name not in NO_TERMS
-    )
-    middle = sorted(set(names) - set(FIRST_TERMS) - set(LAST_TERMS))
+    records = (record for experiment in experiments for run in experiment.runs for record in run.steps[:1])
+    names = {name for record in records for name in record} - NO_TERMS
+    middle = sorted(names - {*FIRST_TERMS, *LAST_TERMS})
     return [name for name in (*FIRST_TERMS, *middle, *LAST_TERMS) if name in names]
 
 
 def term_curve(experiment: Experiment, term: str, width: int) -> Curve | None:
     """One term over the steps, each point the mean of `width` steps; None where the experiment has no such term."""
     series = [pairs for run in experiment.runs if len(pairs := values_of(run.steps, term))]
-    if not series:
-        return None
     return mean_curve(experiment.name, [block_means(pairs, width) for pairs in series])
 
 
 def validation_curve(experiment: Experiment) -> Curve | None:
     """mIoU of the validations in percent, over the steps; None without a validation."""
     series = [pairs * (1, 100) for run in experiment.runs if len(pairs := values_of(run.validations, "miou"))]
-    return mean_curve(experiment.name, series) if series else None
+    return mean_curve(experiment.name, series)
 
 
 def values_of(records: list[dict[str, Any]], name: str) -> np.ndarray:
@@ -81,10 +73,10 @@ def block_means(pairs: np.ndarray, width: int) -> np.ndarray:
     return np.stack((present * width + (width + 1) / 2, sums / np.bincount(place)), axis=1)
 
 
-def mean_curve(name: str, series: list[np.ndarray]) -> Curve:
-    """Mean, lowest and highest over seeds at the steps that all of them have."""
-    common = series[0][:, 0]
-    for pairs in series[1:]:
-        common = np.intersect1d(common, pairs[:, 0])
-    values = np.stack([pairs[np.isin(pairs[:, 0], common), 1] for pairs in series])
-    return Curve(name, common, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+def mean_curve(name: str, series: list[np.ndarray]) -> Curve | None:
+    """Mean, lowest and highest over seeds at the steps that all of them have; None where there are none."""
+    common = set.intersection(*(set(pairs[:, 0]) for pairs in series)) if series else set()
+    if not common:
+        return None
+    values = np.stack([pairs[np.isin(pairs[:, 0], list(common)), 1] for pairs in series])
+    return Curve(name, np.array(sorted(common)), values.mean(axis=0), values.min(axis=0), values.max(axis=0))

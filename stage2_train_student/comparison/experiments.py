@@ -51,16 +51,12 @@ def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
     Raises:
         SettingsError: two runs have the same settings and the same seed.
     """
-    hashes: dict[str, set[str]] = {}
-    for run in runs:
-        known = hashes.setdefault(settings_key(run), set())
-        if run.targets_hash is not None:
-            known.add(run.targets_hash)
+    keys = [json.dumps(comparable_settings(run.settings), sort_keys=True) for run in runs]
     groups: dict[tuple[str, str | None], list[TrainingRun]] = {}
-    for run in runs:
-        known = hashes[settings_key(run)]
-        targets = next(iter(known)) if run.targets_hash is None and len(known) == 1 else run.targets_hash
-        groups.setdefault((settings_key(run), targets), []).append(run)
+    for run, key in zip(runs, keys, strict=True):
+        alike = {one.targets_hash for one, other in zip(runs, keys, strict=True) if other == key} - {None}
+        targets = alike.pop() if run.targets_hash is None and len(alike) == 1 else run.targets_hash
+        groups.setdefault((key, targets), []).append(run)
     members = [sorted(group, key=lambda run: run.settings.seed) for group in groups.values()]
     for group in members:
         for one, other in pairwise(group):
@@ -71,11 +67,6 @@ def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
                 )
     names = distinct_names([group[0].folder for group in members])
     return [Experiment(name, tuple(group)) for name, group in zip(names, members, strict=True)]
-
-
-def settings_key(run: TrainingRun) -> str:
-    """The settings that make an experiment, as text."""
-    return json.dumps(comparable_settings(run.settings), sort_keys=True)
 
 
 def comparable_settings(settings: ExperimentSettings) -> dict[str, Any]:

@@ -23,53 +23,38 @@ def training_differences(experiment: Experiment, baseline: Experiment, label_map
     return [*view_differences(experiment, baseline), *unequal]
 
 
+def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
+    """How the views of two experiments differ, as far as that is known."""
+    both = [views_of(experiment), views_of(baseline)]
+    # Where one is not known: whichever views a store holds, they are a few of each scan, so never fresh ones.
+    if both[0] == both[1] or (None in both and all(views is None or views.kind != "fresh" for views in both)):
+        return []
+    ours, theirs = ("those of a store" if views is None else views.describe() for views in both)
+    return [f"views: {ours}; the baseline's: {theirs}"]
+
+
 def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     """What must be the same besides the views; None where it is not known, or need not be the same."""
     settings, runs = experiment.settings, experiment.runs
     sequences = sorted(label_map.sequences(settings.train))
     labels = sequences if settings.labels is None else sorted(label_map.sequences(settings.labels))
     hashes = {f"{run.seen.scans:,} scans ({run.seen.scans_sha256[:12]})" for run in runs if run.seen is not None}
-    steps = {run.steps[-1]["step"] for run in runs if run.steps}
+    steps = sorted({run.steps[-1]["step"] for run in runs if run.steps})
     return {
-        "training sequences": listed(sequences),
-        "sequences with labels": listed(labels),
-        "training scans": listed(sorted(hashes)),
+        "training sequences": ", ".join(sequences) or None,
+        "sequences with labels": ", ".join(labels) or None,
+        "training scans": ", ".join(sorted(hashes)) or None,
         # Where validations end the training, its length is what the method made of it.
-        "steps": listed(sorted(steps)) if settings.early_stopping is None else None,
+        "steps": ", ".join(map("{:,}".format, steps)) or None if settings.early_stopping is None else None,
         "early stopping": settings.early_stopping or "none",
         "scans in a batch": settings.batch_size,
         "batches in a step": settings.optimiser.accumulate,
     }
 
 
-def listed(values: Iterable[Any]) -> str | None:
-    """Values in words, None for none."""
-    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values) or None
-
-
-def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
-    """How the views of two experiments differ, as far as that is known."""
-    ours, theirs = views_of(experiment.runs), views_of(baseline.runs)
-    if ours is None and theirs is None:
-        return []
-    if ours is None or theirs is None:
-        known = ours or theirs
-        assert known is not None
-        # Whichever views a store holds, they are a few of each scan.
-        if known.kind != "fresh":
-            return []
-    if ours == theirs:
-        return []
-    said = [UNKNOWN_STORE if views is None else views.describe() for views in (ours, theirs)]
-    return [f"views: {said[0]}; the baseline's: {said[1]}"]
-
-
-UNKNOWN_STORE = "those of a store"
-
-
-def views_of(runs: Iterable[TrainingRun]) -> SeenViews | None:
-    """The views that the runs of an experiment saw; None where they read a store and an older version kept no note."""
-    return next((views for run in runs if (views := views_of_run(run)) is not None), None)
+def views_of(experiment: Experiment) -> SeenViews | None:
+    """The views that its runs saw; None where they read a store and an older version kept no note."""
+    return next((views for run in experiment.runs if (views := views_of_run(run)) is not None), None)
 
 
 def views_of_run(run: TrainingRun) -> SeenViews | None:

@@ -8,7 +8,7 @@ from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.fairness import training_differences
 from stage2_train_student.comparison.statistics import Difference, Sample, difference
-from stage2_train_student.comparison.training_runs import Score, TrainingRun
+from stage2_train_student.comparison.training_runs import TrainingRun
 
 Source = Literal["evaluation", "validation"]
 
@@ -70,15 +70,10 @@ def choose_source(experiments: list[Experiment], wanted: Source | None, label_ma
             f"Run evaluate --run {lacking[0].folder}, or compare their validations (--scores validation)."
         )
     source: Source = wanted or ("validation" if lacking else "evaluation")
-    protocols = [
-        evaluation_protocol(run) if source == "evaluation" else validation_protocol(run, label_map) for run in runs
-    ]
-    first = protocols[0]
-    for run, other in zip(runs[1:], protocols[1:], strict=True):
-        if other != first:
-            unequal = ", ".join(
-                f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]
-            )
+    first = protocol(runs[0], source, label_map)
+    for run in runs[1:]:
+        unequal = differences(first, protocol(run, source, label_map))
+        if unequal:
             raise DataError(
                 f"{runs[0].folder} and {run.folder} were not scored on the same points: {unequal}. Evaluate all "
                 "runs with the same --data, --split and --views, or leave one of them out."
@@ -91,8 +86,10 @@ def not_evaluated(experiments: list[Experiment]) -> list[TrainingRun]:
     return [run for experiment in experiments for run in experiment.runs if run.evaluated() is None]
 
 
-def evaluation_protocol(run: TrainingRun) -> dict[str, Any]:
-    """What must agree for evaluations to be comparable; `run` has one."""
+def protocol(run: TrainingRun, source: Source, label_map: LabelMap) -> dict[str, Any]:
+    """What must agree for scores to be comparable."""
+    if source == "validation":
+        return {"validate_on": sorted(label_map.sequences(run.settings.validate_on))}
     return report_protocol(run.evaluation or {})
 
 
@@ -103,48 +100,41 @@ def report_protocol(numbers: dict[str, Any]) -> dict[str, Any]:
     return {name: numbers.get(name) for name in names} | {"scans' hash": str(numbers.get("scans_sha256"))[:12]}
 
 
-def validation_protocol(run: TrainingRun, label_map: LabelMap) -> dict[str, Any]:
-    """What must agree for validations to be comparable."""
-    return {"validate_on": sorted(label_map.sequences(run.settings.validate_on))}
-
-
-def score_of(run: TrainingRun, source: Source) -> Score | None:
-    """A run's score from the chosen source."""
-    return run.evaluated() if source == "evaluation" else run.best_validation()
+def differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """What two protocols do not share, in words; empty where they agree."""
+    return ", ".join(f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name])
 
 
 def results(
     experiments: list[Experiment], baseline: Experiment | None, source: Source, label_map: LabelMap
 ) -> list[Result]:
-    """Everything in numbers, the baseline first."""
+    """Everything in numbers, the baseline first; the gains are tested as so many comparisons with it."""
     if baseline is None:
         return [one_result(experiment, None, source, label_map) for experiment in experiments]
     reference = one_result(baseline, None, source, label_map)
-    others = [
-        one_result(experiment, reference, source, label_map) for experiment in experiments if experiment is not baseline
-    ]
-    return [replace(reference, is_baseline=True), *tested_together(others)]
-
-
-def tested_together(found: list[Result]) -> list[Result]:
-    """The same results, their gains tested as so many comparisons with one baseline."""
-
-    def testable(result: Result) -> bool:
-        return result.gain is not None and result.gain.error is not None and not result.unlike_baseline
-
-    count = sum(map(testable, found))
+    others = [one_result(one, reference, source, label_map) for one in experiments if one is not baseline]
+    count = sum(map(testable, others))
     return [
-        replace(result, gain=result.gain._replace(comparisons=count)) if result.gain and testable(result) else result
-        for result in found
+        replace(reference, is_baseline=True),
+        *(
+            replace(one, gain=one.gain._replace(comparisons=count)) if one.gain and testable(one) else one
+            for one in others
+        ),
     ]
+
+
+def testable(result: Result) -> bool:
+    """Whether chance can be told from effect."""
+    return result.gain is not None and result.gain.error is not None and not result.unlike_baseline
 
 
 def one_result(experiment: Experiment, baseline: Result | None, source: Source, label_map: LabelMap) -> Result:
     """The numbers of one experiment; `baseline` is None for the baseline itself, or where there is none."""
     runs = experiment.runs
-    scores = {run.settings.seed: score for run in runs if (score := score_of(run, source)) is not None}
     # Agreement has one source only, whatever the scores come from.
-    evaluated = [score for score in (run.evaluated() for run in runs) if score is not None]
+    evaluated = [run.evaluated() for run in runs]
+    chosen = evaluated if source == "evaluation" else [run.best_validation() for run in runs]
+    scores = {seed: score for seed, score in zip(experiment.seeds, chosen, strict=True) if score is not None}
     miou = Sample.by_seed({seed: score.miou for seed, score in scores.items()})
     iou = {
         name: Sample.by_seed({seed: score.iou.get(name) for seed, score in scores.items()})
@@ -158,14 +148,12 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
         gain=None if baseline is None else difference(miou, baseline.miou),
         unlike_baseline=[] if baseline is None else training_differences(experiment, baseline.experiment, label_map),
         iou=iou,
-        iou_gain={
-            name: None if baseline is None else difference(sample, baseline.iou[name]) for name, sample in iou.items()
-        },
+        iou_gain={name: difference(one, baseline.iou[name]) if baseline else None for name, one in iou.items()},
         miou_by_distance={
             start: Sample.of(score.miou_by_distance.get(start) for score in scores.values()) for start in starts
         },
-        agreement=Sample.of(score.agreement for score in evaluated),
+        agreement=Sample.of(score.agreement for score in evaluated if score is not None),
         seconds_per_step=Sample.of(run.seconds_per_step() for run in runs),
-        training_seconds=Sample.of(run.step_seconds() for run in runs),
+        training_seconds=Sample.of(float(sum(run.seconds())) for run in runs),
         peak_memory=Sample.of(run.peak_memory() for run in runs),
     )

@@ -19,7 +19,7 @@ class Sample(NamedTuple):
         seeds: of the values; empty where they are not known.
     """
 
-    values: tuple[float, ...]
+    values: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
 
     @classmethod
@@ -86,6 +86,16 @@ class Difference(NamedTuple):
         """Whether chance alone makes so large a difference in fewer than 5 % of cases."""
         return self.p_value is not None and self.p_value < LEVEL
 
+    @property
+    def interval_text(self) -> str:
+        """The interval in points of 100, empty where the difference is not tested."""
+        return "" if self.interval is None else "{:+.1f} to {:+.1f}".format(*(100 * end for end in self.interval))
+
+    @property
+    def p_value_text(self) -> str:
+        """The p-value in two digits, empty where the difference is not tested."""
+        return "" if self.p_value is None else "< 0.001" if self.p_value < 0.001 else f"{self.p_value:.2g}"
+
 
 def difference(sample: Sample, baseline: Sample) -> Difference | None:
     """Difference of the means; None where one has no value.
@@ -100,8 +110,8 @@ def difference(sample: Sample, baseline: Sample) -> Difference | None:
     if not freedom:
         return Difference(value)
     if sample.seeds and sample.seeds == baseline.seeds:
-        by_seed = np.subtract(sample.values, baseline.values)
-        return Difference(value, float(np.std(by_seed, ddof=1)) / math.sqrt(len(by_seed)), freedom, paired=True)
+        by_seed = Sample(tuple(np.subtract(sample.values, baseline.values)))
+        return Difference(value, (by_seed.spread or 0.0) / math.sqrt(len(by_seed.values)), freedom, paired=True)
     return Difference(value, welch_error(sample, baseline), freedom)
 
 

@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from common.base.text import markdown_table
 from stage2_train_student.comparison.results import Result
 from stage2_train_student.comparison.statistics import Difference, Sample
 
 NOTHING = "\N{EN DASH}"
-PLUS_MINUS = "±"
 
 
 class Cell(NamedTuple):
@@ -24,7 +24,7 @@ class Cell(NamedTuple):
         swatch: number of the experiment whose colour is shown before the text, None for none.
     """
 
-    text: str
+    text: str = NOTHING
     value: float | str | None = None
     tone: str = ""
     strength: float = 0.0
@@ -45,70 +45,67 @@ class Table(NamedTuple):
     columns: list[Column]
     rows: list[list[Cell]]
 
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        cells = [[column.name for column in self.columns], *([cell.text for cell in row] for row in self.rows)]
+        return "\n".join(markdown_table(cells)) + "\n"
+
 
 def summary_table(results: list[Result]) -> Table:
     """One row for each experiment; columns that nobody has a value for are left out."""
-    largest = max((abs(result.gain.value) for result in results if result.gain), default=0.0) or 1.0
-    columns: list[tuple[Column, Callable[[int, Result], Cell]]] = [
-        (
-            Column("experiment"),
-            lambda index, result: Cell(result.experiment.name, result.experiment.name, swatch=index),
-        ),
-        (Column("seeds", "training runs that differ in their seed only"), lambda _, result: seeds_cell(result)),
-        (
-            Column("mIoU, %", "mean ± standard deviation over seeds"),
-            lambda _, result: percent_cell(result.miou),
-        ),
+    largest = largest_of(result.gain for result in results)
+    columns: list[tuple[Column, Callable[[Result], Cell]]] = [
+        (Column("seeds", "training runs that differ in their seed only"), seeds_cell),
+        (Column("mIoU, %", "mean ± standard deviation over seeds"), lambda one: percent_cell(one.miou)),
         (
             Column("to the baseline", "difference of the means in points ± its standard error"),
-            lambda _, result: gain_cell(result.gain, result.is_baseline, largest),
+            lambda one: gain_cell(one, largest),
         ),
         (
             Column("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons"),
-            lambda _, result: interval_cell(result.gain),
+            lambda one: (
+                Cell(one.gain.interval_text, one.gain.interval[0]) if one.gain and one.gain.interval else Cell()
+            ),
         ),
         (
             Column("p", "chance of such a difference if nothing had an effect, times the number of comparisons"),
-            lambda _, result: p_value_cell(result.gain),
+            lambda one: Cell(one.gain.p_value_text or NOTHING, one.gain.p_value) if one.gain else Cell(),
         ),
         (
             Column("agreement, %", "points that student and teacher give the same class"),
-            lambda _, result: percent_cell(result.agreement),
+            lambda one: percent_cell(one.agreement),
         ),
-        (Column("per step", "median time of a training step"), lambda _, result: time_cell(result.seconds_per_step)),
+        (Column("per step", "median time of a training step"), lambda one: time_cell(one.seconds_per_step.mean)),
         (
             Column("training", "sum of all steps, validation and saving left out; mean over seeds"),
-            lambda _, result: time_cell(result.training_seconds),
+            lambda one: time_cell(one.training_seconds.mean),
         ),
-        (Column("peak memory", "highest of all seeds: on the GPU, or in RAM"), lambda _, result: memory_cell(result)),
+        (Column("peak memory", "highest of all seeds: on the GPU, or in RAM"), memory_cell),
     ]
-    filled = [(column, [make(index, result) for index, result in enumerate(results)]) for column, make in columns]
-    kept = [(column, cells) for column, cells in filled if any(cell.value is not None for cell in cells)]
-    return Table([column for column, _ in kept], [list(row) for row in zip(*(cells for _, cells in kept), strict=True)])
+    made = [(column, [make(result) for result in results]) for column, make in columns]
+    made = [(column, cells) for column, cells in made if any(cell.value is not None for cell in cells)]
+    rows = zip(name_cells(results), *(cells for _, cells in made), strict=True)
+    return Table([Column("experiment"), *(column for column, _ in made)], list(map(list, rows)))
 
 
 def class_table(results: list[Result]) -> Table:
     """One row for each class with a value, one column for each experiment; coloured by the gain on the baseline."""
     names = [name for name in results[0].iou if any(result.iou[name].values for result in results)]
-    gains = [gain.value for result in results for gain in result.iou_gain.values() if gain is not None]
-    rows = [class_row(name, [(result.iou[name], result.iou_gain[name]) for result in results], gains) for name in names]
+    largest = largest_of(gain for result in results for gain in result.iou_gain.values())
+    rows = [class_row(name, [(one.iou[name], one.iou_gain[name]) for one in results], largest) for name in names]
     if rows:
-        mean_gains = [result.gain.value for result in results if result.gain]
-        rows.append(class_row("mean", [(result.miou, result.gain) for result in results], mean_gains))
+        means = [(result.miou, result.gain) for result in results]
+        rows.append(class_row("mean", means, largest_of(result.gain for result in results)))
     return Table([Column("class"), *(Column(result.experiment.name) for result in results)], rows)
 
 
-def class_row(name: str, cells: list[tuple[Sample, Difference | None]], gains: list[float]) -> list[Cell]:
-    """Cells of a class; `gains` sets the scale of the colours."""
-    largest = max((abs(gain) for gain in gains), default=0.0) or 1.0
+def class_row(name: str, cells: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
+    """Cells of a class; `largest` is the gain of the strongest colour."""
     means = [sample.mean for sample, _ in cells if sample.mean is not None]
-    highest = max(means, default=None)
     row = [Cell(name, name)]
     for sample, gain in cells:
-        tone = "" if gain is None or gain.value == 0 else "better" if gain.value > 0 else "worse"
-        strength = abs(gain.value) / largest if gain is not None else 0.0
-        best = len(cells) > 1 and sample.mean == highest and means.count(sample.mean or 0.0) == 1
-        row.append(percent_cell(sample)._replace(tone=tone, strength=round(strength, 2), best=best))
+        best = len(cells) > 1 and sample.mean == max(means, default=None) and means.count(sample.mean or 0.0) == 1
+        row.append(toned(percent_cell(sample), gain, largest)._replace(best=best))
     return row
 
 
@@ -117,74 +114,98 @@ def distance_table(results: list[Result]) -> Table | None:
     starts = sorted({start for result in results for start in result.miou_by_distance})
     if not starts:
         return None
-    ends = [*starts[1:], None]
-    names = [
-        f"{start:.0f}+ m" if end is None else f"{start:.0f}-{end:.0f} m"
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    ends = [f"-{end:.0f} m" for end in starts[1:]] + ["+ m"]
+    names = [f"{start:.0f}{end}" for start, end in zip(starts, ends, strict=True)]
     rows = [
-        [
-            Cell(result.experiment.name, result.experiment.name, swatch=index),
-            *(percent_cell(result.miou_by_distance.get(start, Sample(()))) for start in starts),
-        ]
-        for index, result in enumerate(results)
+        [name, *(percent_cell(result.miou_by_distance.get(start, Sample())) for start in starts)]
+        for name, result in zip(name_cells(results), results, strict=True)
     ]
     return Table([Column("mIoU, %"), *map(Column, names)], rows)
 
 
 def settings_table(names: list[str], differing: dict[str, list[str]]) -> Table:
     """One row for each setting that differs, one column for each experiment."""
-    rows = [[Cell(name, name), *(Cell(value, value) for value in values)] for name, values in differing.items()]
+    rows = [[Cell(text, text) for text in (name, *values)] for name, values in differing.items()]
     return Table([Column("setting"), *map(Column, names)], rows)
+
+
+def runs_table(results: list[Result]) -> Table:
+    """Every run folder: how far it came, what it took, and the code and device that made it."""
+    columns = ["folder", "experiment", "seed", "steps", "state", "time in all", "device", "commit"]
+    rows = []
+    for index, result in enumerate(results):
+        for run in result.experiment.runs:
+            folder, made = str(run.folder), run.environment
+            state = "finished" if run.finished else "not finished"
+            commit = str(made.get("git_commit") or NOTHING)[:10]
+            devices = ", ".join(made.get("devices") or []) or f"CPU, {made.get('threads', '?')} threads"
+            device = devices if made else NOTHING
+            rows.append(
+                [
+                    Cell(folder, folder, swatch=index),
+                    Cell(result.experiment.name, result.experiment.name),
+                    Cell(str(run.settings.seed), run.settings.seed),
+                    Cell(f"{run.last_step:,}", run.last_step),
+                    Cell(state, state),
+                    time_cell(sum(record["seconds"] for record in run.costs) if run.costs else None),
+                    Cell(device, device),
+                    Cell(commit + ("*" if made.get("git_modified") else ""), commit),
+                ]
+            )
+    return Table(list(map(Column, columns)), rows)
+
+
+def largest_of(gains: Iterable[Difference | None]) -> float:
+    """Size of the largest difference, which gets the strongest colour; 1 without any."""
+    return max((abs(gain.value) for gain in gains if gain is not None), default=0.0) or 1.0
+
+
+def toned(cell: Cell, gain: Difference | None, largest: float) -> Cell:
+    """A cell in the colour of a gain."""
+    if gain is None or gain.value == 0:
+        return cell
+    tone = "better" if gain.value > 0 else "worse"
+    return cell._replace(tone=tone, strength=round(abs(gain.value) / largest, 2))
+
+
+def name_cells(results: list[Result]) -> list[Cell]:
+    """Names of experiments with their colours."""
+    names = [result.experiment.name for result in results]
+    return [Cell(name, name, swatch=index) for index, name in enumerate(names)]
 
 
 def seeds_cell(result: Result) -> Cell:
     """How many, and which."""
-    seeds = ", ".join(map(str, result.experiment.seeds))
-    return Cell(f"{len(result.experiment.runs)} ({seeds})", len(result.experiment.runs))
+    seeds = result.experiment.seeds
+    return Cell(f"{len(seeds)} ({', '.join(map(str, seeds))})", len(seeds))
 
 
 def percent_cell(sample: Sample) -> Cell:
     """Mean and spread of shares, in percent."""
     if sample.mean is None:
-        return Cell(NOTHING)
-    spread = "" if sample.spread is None else f" {PLUS_MINUS} {100 * sample.spread:.1f}"
+        return Cell()
+    spread = "" if sample.spread is None else f" ± {100 * sample.spread:.1f}"
     return Cell(f"{100 * sample.mean:.1f}{spread}", sample.mean)
 
 
-def gain_cell(gain: Difference | None, is_baseline: bool, largest: float) -> Cell:
+def gain_cell(result: Result, largest: float) -> Cell:
     """Difference and standard error in points; coloured where the difference is clear, `largest` the strongest."""
+    gain = result.gain
     if gain is None:
-        return Cell("baseline" if is_baseline else NOTHING)
-    error = "" if gain.error is None else f" {PLUS_MINUS} {100 * gain.error:.1f}"
-    tone = ("better" if gain.value > 0 else "worse") if gain.clear else ""
-    return Cell(f"{100 * gain.value:+.1f}{error}", gain.value, tone, round(abs(gain.value) / largest, 2))
+        return Cell("baseline" if result.is_baseline else NOTHING)
+    error = "" if gain.error is None else f" ± {100 * gain.error:.1f}"
+    return toned(Cell(f"{100 * gain.value:+.1f}{error}", gain.value), gain if gain.clear else None, largest)
 
 
-def interval_cell(gain: Difference | None) -> Cell:
-    """Differences that fit the runs, in points; nothing where the difference was not tested."""
-    if gain is None or gain.interval is None:
-        return Cell(NOTHING)
-    low, high = gain.interval
-    return Cell(f"{100 * low:+.1f} to {100 * high:+.1f}", low)
-
-
-def p_value_cell(gain: Difference | None) -> Cell:
-    """The corrected p-value; nothing where the difference was not tested."""
-    if gain is None or gain.p_value is None:
-        return Cell(NOTHING)
-    return Cell("< 0.001" if gain.p_value < 0.001 else f"{gain.p_value:.2g}", gain.p_value)
-
-
-def time_cell(sample: Sample) -> Cell:
-    """Mean of seconds."""
-    return Cell(NOTHING if sample.mean is None else duration(sample.mean), sample.mean)
+def time_cell(seconds: float | None) -> Cell:
+    """Seconds, where they are known."""
+    return Cell() if seconds is None else Cell(duration(seconds), seconds)
 
 
 def memory_cell(result: Result) -> Cell:
     """Highest of all seeds."""
     highest = max(result.peak_memory.values, default=None)
-    return Cell(NOTHING if highest is None else gigabytes(highest), highest)
+    return Cell() if highest is None else Cell(gigabytes(highest), highest)
 
 
 def gigabytes(count: float) -> str:
@@ -202,16 +223,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def markdown(table: Table) -> str:
-    """A table in Markdown; cells that hold its own signs are escaped."""
-
-    def line(words: list[str]) -> str:
-        return "| " + " | ".join(word.replace("|", "\\|").replace("\n", " ") for word in words) + " |"
-
-    head = [line([column.name for column in table.columns]), line(["---"] * len(table.columns))]
-    return "\n".join([*head, *(line([cell.text for cell in row]) for row in table.rows)]) + "\n"
-
-
 def csv_text(results: list[Result]) -> str:
     """One line for each experiment with everything in full precision: shares in 0..1, seconds, bytes."""
     records = [csv_record(result) for result in results]
@@ -224,17 +235,19 @@ def csv_text(results: list[Result]) -> str:
 
 def csv_record(result: Result) -> dict[str, Any]:
     """Names and values of one experiment; None where nothing is known."""
+    gain = result.gain
+    low, high = (gain and gain.interval) or (None, None)
     record: dict[str, Any] = {
         "experiment": result.experiment.name,
         "baseline": int(result.is_baseline),
         "seeds": " ".join(map(str, result.experiment.seeds)),
         "miou_mean": result.miou.mean,
         "miou_standard_deviation": result.miou.spread,
-        "miou_gain": result.gain.value if result.gain else None,
-        "miou_gain_standard_error": result.gain.error if result.gain else None,
-        "miou_gain_interval_low": result.gain.interval[0] if result.gain and result.gain.interval else None,
-        "miou_gain_interval_high": result.gain.interval[1] if result.gain and result.gain.interval else None,
-        "miou_gain_p_value": result.gain.p_value if result.gain else None,
+        "miou_gain": gain and gain.value,
+        "miou_gain_standard_error": gain and gain.error,
+        "miou_gain_interval_low": low,
+        "miou_gain_interval_high": high,
+        "miou_gain_p_value": gain and gain.p_value,
         "unlike_baseline": "; ".join(result.unlike_baseline),
         "agreement_mean": result.agreement.mean,
         "seconds_per_step": result.seconds_per_step.mean,
@@ -242,6 +255,5 @@ def csv_record(result: Result) -> dict[str, Any]:
         "peak_memory_bytes": max(result.peak_memory.values, default=None),
     }
     for name, sample in result.iou.items():
-        record[f"iou_mean {name}"] = sample.mean
-        record[f"iou_standard_deviation {name}"] = sample.spread
+        record |= {f"iou_mean {name}": sample.mean, f"iou_standard_deviation {name}": sample.spread}
     return record

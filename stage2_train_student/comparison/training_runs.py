@@ -66,30 +66,29 @@ class TrainingRun:
         return self.seen.targets_hash if self.seen else None
 
     @property
+    def last_step(self) -> int:
+        """0 before the first."""
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @property
     def finished(self) -> bool:
         """Whether the run reached the steps or epochs of its settings, or its early stop."""
-        settings = self.settings
-        last = self.steps[-1]["step"] if self.steps else 0
-        if settings.steps is not None and last >= settings.steps:
+        settings, mious = self.settings, [record["miou"] for record in self.validations]
+        since_best = len(mious) - 1 - mious.index(max(mious)) if mious else 0
+        if settings.steps is not None and self.last_step >= settings.steps:
             return True
-        if settings.early_stopping is not None and self.validations_since_best() >= settings.early_stopping:
+        if settings.early_stopping is not None and since_best >= settings.early_stopping:
             return True
         # Both count the epochs finished; a run of an older version has no costs, and not every run validates.
-        counted = (record["epoch"] for record in [*self.costs, *self.validations])
-        return max(counted, default=0) >= settings.epochs
+        return max((record["epoch"] for record in [*self.costs, *self.validations]), default=0) >= settings.epochs
 
-    def validations_since_best(self) -> int:
-        """Validations after the one of the highest mIoU."""
-        found = [record["miou"] for record in self.validations]
-        return len(found) - 1 - found.index(max(found)) if found else 0
+    def seconds(self) -> list[float]:
+        """Of each step, validation and saving left out."""
+        return [record["seconds"] for record in self.steps]
 
     def seconds_per_step(self) -> float | None:
-        """Median over the steps, validation and saving left out; None without a step."""
-        return float(np.median([record["seconds"] for record in self.steps])) if self.steps else None
-
-    def step_seconds(self) -> float:
-        """Sum over all steps, validation and saving left out."""
-        return float(sum(record["seconds"] for record in self.steps))
+        """Median over the steps; None without a step."""
+        return float(np.median(self.seconds())) if self.steps else None
 
     def peak_memory(self) -> float | None:
         """Bytes; None where it was not recorded."""
@@ -97,29 +96,23 @@ class TrainingRun:
 
     def best_validation(self) -> Score | None:
         """The validation of the highest mIoU, the one that chose the best student; None without any."""
-        if not self.validations:
-            return None
-        best = max(self.validations, key=lambda record: float(record["miou"]))
-        return Score(best["miou"], best["iou"])
+        best = max(self.validations, key=lambda record: float(record["miou"]), default=None)
+        return None if best is None else Score(best["miou"], best["iou"])
 
     def evaluated(self) -> Score | None:
         """The numbers of `evaluate`; None where the run was not evaluated, or no point had a label."""
         numbers = self.evaluation
-        return None if numbers is None or numbers["miou"] is None else score_of_report(numbers)
+        if numbers is None or numbers["miou"] is None:
+            return None
+        by_distance = {part["from"]: part["miou"] for part in numbers.get("ranges", [])}
+        return Score(numbers["miou"], numbers["iou"], numbers.get("agreement", {}).get("share"), by_distance)
 
     def chosen_on(self, label_map: LabelMap) -> list[str]:
         """Sequences that chose the student and that it was evaluated on as well."""
-        if self.evaluation is None:
+        numbers = self.evaluation
+        if numbers is None:
             return []
-        return sequences_that_chose(
-            Path(self.evaluation["weights"]), self.settings, self.evaluation["splits"], label_map
-        )
-
-
-def score_of_report(numbers: dict[str, Any]) -> Score:
-    """The score in a report of `evaluate`."""
-    by_distance = {part["from"]: part["miou"] for part in numbers.get("ranges", [])}
-    return Score(numbers["miou"], numbers["iou"], numbers.get("agreement", {}).get("share"), by_distance)
+        return sequences_that_chose(Path(numbers["weights"]), self.settings, numbers["splits"], label_map)
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
