@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -152,20 +151,14 @@ def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> It
             _write_scan(settings, root, scan)
             yield scan
         return
-    with _pool(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
         pending = {pool.submit(_write_scan, settings, root, scan): scan for scan in missing}
         for done in as_completed(pending):
             done.result()
             yield pending[done]
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that stop at the next scan when the caller stops."""
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-    try:
-        yield pool
     finally:
+        # Where the caller stops, the processes stop at the next scan.
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,26 +1,19 @@
 """A made-up street as data, and what covers its ground."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from common.simulate.assemblies import (
-    LANE_MARKING,
-    OTHER_GROUND,
-    PARKING,
-    ROAD,
-    SIDEWALK,
-    TERRAIN,
-    VEGETATION,
-)
+from common.simulate import assemblies as a
+from common.simulate.assemblies import ROAD
 from common.simulate.shapes import Shapes
 
 KERB = 0.12
 """Height of pavements and plots above the road, metres."""
 
-GROUND_REMISSION = {ROAD: 0.29, PARKING: 0.34, SIDEWALK: 0.36, OTHER_GROUND: 0.38, LANE_MARKING: 0.6, TERRAIN: 0.4,
-                    VEGETATION: 0.36}  # fmt: skip
+GROUND_REMISSION = {ROAD: 0.29, a.PARKING: 0.34, a.SIDEWALK: 0.36, a.OTHER_GROUND: 0.38}
+GROUND_REMISSION |= {a.LANE_MARKING: 0.6, a.TERRAIN: 0.4, a.VEGETATION: 0.36}
 
 
 class Patch(NamedTuple):
@@ -57,13 +50,10 @@ def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
         patches: see `Street`.
         points: float64 [K, 2], x and y in the world, metres.
     """
-    labels = np.full(len(points), ROAD, np.uint32)
-    if not len(points):
-        return labels
     # Sorted by x, a patch concerns one run of points.
     order = np.argsort(points[:, 0], kind="stable")
     x, y = points[order, 0], points[order, 1]
-    south, north = y.min(), y.max()
+    south, north = y.min(initial=np.inf), y.max(initial=-np.inf)
     painted = np.full(len(points), ROAD, np.uint32)
     begins = np.searchsorted(x, [patch.west for patch in patches])
     ends = np.searchsorted(x, [patch.east for patch in patches])
@@ -71,6 +61,7 @@ def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
         if begin < end and patch.south < north and patch.north > south:
             run = y[begin:end]
             painted[begin:end][(run >= patch.south) & (run < patch.north)] = patch.raw
+    labels = np.empty_like(painted)
     labels[order] = painted
     return labels
 
@@ -97,6 +88,4 @@ def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float 
     moving = (shapes.velocity != 0).any(axis=1)
     near = moving & (np.linalg.norm(centre[:, :2] - place, axis=1) - shapes.half[:, :2].max(axis=1) < clearance)
     touching = np.unique(shapes.raw[near])
-    moved = Shapes(shapes.kind, centre, shapes.half, shapes.raw, shapes.remission, shapes.depth, shapes.yaw,
-                   shapes.velocity)  # fmt: skip
-    return moved.take(~(moving & np.isin(shapes.raw, touching)))
+    return replace(shapes, centre=centre).take(~(moving & np.isin(shapes.raw, touching)))
