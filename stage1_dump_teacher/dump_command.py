@@ -4,18 +4,11 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import (
-    cache_option,
-    config_option,
-    data_option,
-    device_option,
-    set_option,
-    teacher_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import cache_option, data_option, device_option, teacher_option
 from common.base.devices import select_device
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
+from stage1_dump_teacher.command_options import settings_options
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
 
@@ -24,20 +17,18 @@ from stage1_dump_teacher.store_care.reports import dump_lines
 @data_option
 @teacher_option
 @cache_option
-@config_option
+@settings_options
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
 @device_option
-@set_option
 @click.pass_context
 def dump(
     context: click.Context,
     data: Path,
     teacher: Path,
     cache: str,
-    config: Path,
+    settings: DumpSettings,
     shard: str | None,
     device: str,
-    overrides: tuple[str, ...],
 ) -> None:
     """Cache the teacher's targets for every scan of a dataset. A second run dumps exactly what is missing.
 
@@ -50,7 +41,6 @@ def dump(
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.dump import run
 
-    settings = load_settings(DumpSettings, config, overrides)
     report = run(settings, data, teacher, cache, select_device(device), Shard.of_process(shard))
     click.echo("\n".join(dump_lines(report)))
     if report.left:

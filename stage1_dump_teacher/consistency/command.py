@@ -4,20 +4,13 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import (
-    config_option,
-    data_option,
-    device_option,
-    path_type,
-    set_option,
-    teacher_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import data_option, device_option, path_type, teacher_option
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.scans.dataset import open_dataset
 from common.scans.polar_grid import check_distillable
 from common.scans.view import AnchorSet
+from stage1_dump_teacher.command_options import settings_options
 from stage1_dump_teacher.settings import DumpSettings
 
 
@@ -47,9 +40,8 @@ from stage1_dump_teacher.settings import DumpSettings
     help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
 )
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the comparison.")
-@config_option
+@settings_options
 @device_option
-@set_option
 def consistency(
     data: Path,
     teacher: Path,
@@ -58,9 +50,8 @@ def consistency(
     augmentations: tuple[str, ...],
     draws: int | None,
     picture: Path | None,
-    config: Path,
+    settings: DumpSettings,
     device: str,
-    overrides: tuple[str, ...],
 ) -> None:
     """Measure how well cached targets fit augmented clouds, against the live teacher.
 
@@ -72,7 +63,6 @@ def consistency(
     """
     if augmentations and policy != "transport":
         raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
-    settings = load_settings(DumpSettings, config, overrides)
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.consistency import measure as measures
     from stage1_dump_teacher.consistency.report import draw, markdown_tables

@@ -2,32 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from common.base.errors import SettingsError
+from common.scans import view as views
 from common.scans.dataset import Dataset, LabelledScan
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
-from common.scans.view import (
-    IDENTITY,
-    AnchoredView,
-    AnchorSet,
-    View,
-    ViewPolicy,
-    aligned_rotations,
-    anchor_view,
-    apply_view,
-    draw_anchored_view,
-    draw_view,
-    from_anchors,
-    rotated_by_bins,
-)
+from common.scans.view import IDENTITY, AnchoredView, AnchorSet, View, ViewPolicy, apply_view
 from common.targets.composition import Anchor, anchored_targets
 from common.targets.store import TargetEncoding
 from common.targets.store.members import read_members
@@ -43,19 +31,18 @@ DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
     *("flip:y", "flip:x"),
 )
-AUGMENTATION = re.compile(r"(rotate|bins|flip|scale):(-?\d+(?:\.\d+)?|x|y)")
+NUMBER = r"-?\d+(?:\.\d+)?"
+AUGMENTATION = re.compile(
+    rf"rotate:(?P<degrees>{NUMBER})|bins:(?P<bins>{NUMBER})|flip:(?P<axis>[xy])|scale:(?P<factor>{NUMBER})"
+)
 
 LiveTargets = Callable[[ScanBatch], TeacherTargets]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """A view to measure.
+class Augmentation(NamedTuple):
+    """A view to measure, under the name that was given.
 
-    Attributes:
-        name: as given.
-        view: the augmentation.
-        bins: azimuth bins where it is a rotation that keeps every layer's cells whole, else None.
+    `bins` are azimuth bins where it is a rotation that keeps every layer's cells whole, else None.
     """
 
     name: str
@@ -63,13 +50,12 @@ class Augmentation:
     bins: int | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Agreement of one way to get targets for one augmentation, by scan."""
 
     augmentation: str
     way: str
-    scans: list[Agreement] = field(default_factory=list)
+    scans: list[Agreement]
 
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
@@ -79,20 +65,19 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
         SettingsError: it is none of these.
     """
     match = AUGMENTATION.fullmatch(name)
-    kind, value = match.groups() if match else ("", "")
-    if not match or (kind == "flip") != (value in ("x", "y")) or (kind == "scale" and float(value) <= 0):
+    if match is None or (match["factor"] and float(match["factor"]) <= 0):
         raise SettingsError(
             f"'{name}' is not an augmentation; write rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR"
         )
-    if kind == "flip":
-        return Augmentation(name, View(flip_x=value == "x", flip_y=value == "y"))
-    number = float(value)
-    if kind == "scale":
-        return Augmentation(name, View(scale=number))
-    if kind == "rotate":
-        return Augmentation(name, View(rotation=number))
-    view = View(rotation=number * 360.0 / (azimuth_bins - 1))
-    return Augmentation(name, view, None if number % COARSEST_STRIDE else int(number))
+    if match["axis"]:
+        return Augmentation(name, View(flip_x=match["axis"] == "x", flip_y=match["axis"] == "y"))
+    if match["factor"]:
+        return Augmentation(name, View(scale=float(match["factor"])))
+    if match["degrees"]:
+        return Augmentation(name, View(rotation=float(match["degrees"])))
+    bins = float(match["bins"])
+    view = View(rotation=bins * 360.0 / (azimuth_bins - 1))
+    return Augmentation(name, view, None if bins % COARSEST_STRIDE else int(bins))
 
 
 def measure_transport(
@@ -134,20 +119,22 @@ def measure_anchors(
     """
     azimuth = grid.shape[1]
     for scan, source_scan in scans:
-        views = views_to_measure(anchors, azimuth, draws, scan, seed)
-        needed = {index for seen in views for index in (seen.anchor, seen.other) if index is not None}
-        dumped_clouds = {index: cloud_in(source_scan, anchor_view(anchors, index, azimuth), grid) for index in needed}
+        chosen = views_to_measure(anchors, azimuth, draws, scan, seed)
+        needed = {index for seen in chosen for index in (seen.anchor, seen.other) if index is not None}
+        dumped_clouds = {
+            index: cloud_in(source_scan, views.anchor_view(anchors, index, azimuth), grid) for index in needed
+        }
         dumped = {index: teacher(cloud) for index, cloud in dumped_clouds.items()}
-        for seen in tqdm(views, unit="view", desc=f"scan {scan}", leave=False):
+        for seen in tqdm(chosen, unit="view", desc=f"scan {scan}", leave=False):
             nearest = Anchor(dumped[seen.anchor], dumped_clouds[seen.anchor], seen.bins)
             other = None
             if seen.other is not None:
                 other = Anchor(dumped[seen.other], dumped_clouds[seen.other], seen.other_bins)
-            view = rotated_by_bins(anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
+            view = views.rotated_by_bins(views.anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
             target = cloud_in(source_scan, view, grid)
             live = teacher(target) if seen.bins else nearest.targets
-            found = agreement(anchored_targets(nearest, other, target), live, target)
             flip = anchors.flips[seen.anchor // anchors.rotations]
+            found = agreement(anchored_targets(nearest, other, target), live, target)
             yield f"{abs(seen.bins):3d} bins from an anchor", f"flip {flip}", found
 
 
@@ -156,10 +143,10 @@ def views_to_measure(
 ) -> list[AnchoredView]:
     """Different views among those of so many epochs of training, or all that there are."""
     if draws is not None:
-        drawn = [draw_anchored_view(anchors, azimuth_bins, seed, scan, epoch) for epoch in range(draws)]
+        drawn = [views.draw_anchored_view(anchors, azimuth_bins, seed, scan, epoch) for epoch in range(draws)]
         return list(dict.fromkeys(drawn))
-    flips, positions = range(len(anchors.flips)), range(aligned_rotations(azimuth_bins))
-    return [from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
+    flips, positions = range(len(anchors.flips)), range(views.aligned_rotations(azimuth_bins))
+    return [views.from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
 
 
 def measure_replay(
@@ -177,7 +164,7 @@ def measure_replay(
     """
     for scan, source_scan in scans:
         for index in range(draws):
-            target = cloud_in(source_scan, draw_view(policy, scan, index), grid)
+            target = cloud_in(source_scan, views.draw_view(policy, scan, index), grid)
             live = teacher(target)
             stored = scan_file_bytes(live, grid.shape, encoding, {})
             replayed = targets_of(read_members(stored), live.layers, voxel_features=False).decode()
@@ -195,7 +182,7 @@ def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
     """Agreements gathered by augmentation and way, in the order of their first appearance."""
     rows: dict[tuple[str, str], Row] = {}
     for augmentation, way, one in found:
-        rows.setdefault((augmentation, way), Row(augmentation, way)).scans.append(one)
+        rows.setdefault((augmentation, way), Row(augmentation, way, [])).scans.append(one)
     return list(rows.values())
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.base.files import replacing
+from common.base.text import markdown_table
 from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement, mean
 from stage1_dump_teacher.consistency.measure import Row
 
@@ -28,54 +29,38 @@ def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str
     """
     if all_together:
         rows = [*rows, Row("all", "", [one for row in rows for one in row.scans])]
-    layers = list(rows[0].scans[0].layers)
-    places = list(rows[0].scans[0].places)
-    border = table_head(["augmentation", "targets", *places])
-    first = table_head(["augmentation", "targets", "arg-max", "KL", *layers])
-    second = table_head(["augmentation", "targets", *(f"{name} L2 (reached)" for name in layers)])
+    first = rows[0].scans[0]
+    logits = [["augmentation", "targets", "arg-max", "KL", *first.layers]]
+    border = [["augmentation", "targets", *first.places]]
+    features = [["augmentation", "targets", *(f"{name} L2 (reached)" for name in first.layers)]]
     for row in rows:
-        found = mean(row.scans)
-        cosines = [f"{found.layers[name].cosine:.3f}" for name in layers]
-        start = [row.augmentation, row.way]
-        first.append(table_row([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines]))
-        border.append(table_row([*start, *places_of(found)]))
-        errors = [f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values()]
-        second.append(table_row([*start, *errors]))
+        found, start = mean(row.scans), [row.augmentation, row.way]
+        cosines = [f"{layer.cosine:.3f}" for layer in found.layers.values()]
+        logits.append([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines])
+        border.append([*start, *map(place_cell, found.places.values())])
+        features.append([*start, *(f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values())])
     return [
         "Agreement with the live teacher: arg-max over points, KL at T = 10, cosine of channel-centred pillar features",
         "",
-        *first,
+        *markdown_table(logits),
         "",
         "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there; then "
         "the accuracy of the targets / of the live teacher against the labels, if there are any",
         "",
-        *border,
+        *markdown_table(border),
         "",
         "Relative L2 of pillar features with absent pillars as zeros, and the share of the teacher's pillars reached",
         "",
-        *second,
+        *markdown_table(features),
     ]
 
 
-def places_of(found: Agreement) -> list[str]:
-    """Cells of the table by place; a dash where a grid has no such place."""
-    return [place_cell(part) if part.argmax == part.argmax else "-" for part in found.places.values()]
-
-
 def place_cell(part: PointAgreement) -> str:
-    """One of them; without labels it does not say who is right."""
+    """A dash where the grid has no such place; without labels it does not say who is right."""
+    if np.isnan(part.argmax):
+        return "-"
     cell = f"{part.argmax:.3f}, {part.divergence:.1e} ({part.divergence_share:.0%})"
-    return cell if part.right != part.right else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
-
-
-def table_head(cells: Sequence[str]) -> list[str]:
-    """Head of a Markdown table."""
-    return [table_row(cells), table_row(["---"] * len(cells))]
-
-
-def table_row(cells: Sequence[str]) -> str:
-    """Row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    return cell if np.isnan(part.right) else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands that look after a target store: info, verify; and what they share with repair (`store_repair`)."""
+"""Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
 from collections.abc import Iterable
@@ -7,18 +7,10 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from common.base.command_options import (
-    cache_option,
-    config_option,
-    device_option,
-    optional_data_option,
-    path_type,
-    set_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import cache_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device
-from common.base.environment import processors
 from common.base.errors import SettingsError
+from common.base.text import count_text
 from common.scans.dataset import open_dataset
 from common.scans.formats.semantic_kitti import list_scans, present_sequences
 from common.scans.scan_id import ScanId
@@ -26,35 +18,17 @@ from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample
 from common.targets.store.skipped import read_skipped
+from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_care.reports import (
-    completeness,
-    completeness_lines,
-    contents_json,
-    contents_lines,
-    count_text,
-    live_lines,
-    problem_lines,
-    skipped_lines,
-    unsigned_line,
-)
-
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=processors,
-    show_default="processors",
-    help="Files worked on at once.",
-)
+from stage1_dump_teacher.store_care import reports
 
 
 @click.command()
 @cache_option
 @optional_data_option
-@config_option
-@set_option
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -> None:
     """Say what is in a store: what made it, which scans, what its arrays weigh; with --data, what is missing.
 
     \b
@@ -64,27 +38,22 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
       polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
-    found, finished = contents(store), store.finished()
-    missing, expected = None, 0
+    found, finished, missing = contents(store), store.finished(), None
     if data is not None:
-        settings = load_settings(DumpSettings, config, overrides)
         scans = open_dataset(data, settings.dataset).select(settings.splits).scans
-        missing = completeness(store, finished, scans)
-        expected = len(scans) * store.identity.views.count
+        missing = reports.Missing.of(store, finished, scans)
     skipped = read_skipped(store, finished)
     if as_json:
-        click.echo(json.dumps(contents_json(store, found, missing, skipped), indent=1))
+        click.echo(json.dumps(reports.contents_json(store, found, missing, skipped), indent=1))
         return
-    lines = contents_lines(store, found)
-    if skipped:
-        lines += ["", *skipped_lines(skipped)]
-    if missing is not None:
-        total = found.total
-        lines += ["", *completeness_lines(missing, expected, total.size / max(total.scan_views, 1))]
-    unfinished = leftovers(store)
-    if unfinished:
-        lines += ["", f"{count_text(len(unfinished), 'half-written file')} of crashed dumps: repair removes them."]
-    click.echo("\n".join(lines))
+    unfinished = len(leftovers(store))
+    parts = [
+        reports.contents_lines(store, found),
+        reports.skipped_lines(skipped) if skipped else [],
+        missing.lines(found.total.size / max(found.total.scan_views, 1)) if missing else [],
+        [f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."] if unfinished else [],
+    ]
+    click.echo("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 
 @click.command()
@@ -128,17 +97,17 @@ def verify(
     missing = absent(store, finished, neighbours(data, finished))
     problems = [problem for problem in missing if problem.scan_view not in skipped]
     problems += inspected(store, chosen, data, threads)
-    for line in problem_lines(problems):
+    for line in reports.problem_lines(problems):
         click.echo(line)
     checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
     click.echo(f"{checked}: {count_text(len(problems), 'problem') if problems else 'nothing wrong'}")
     if skipped:
-        click.echo("\n".join(skipped_lines(skipped)))
+        click.echo("\n".join(reports.skipped_lines(skipped)))
     if problems:
         click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
     failed = bool(problems)
     if live is not None and data is not None and teacher is not None:
-        bad = {(problem.scan, problem.view) for problem in problems}
+        bad = {problem.scan_view for problem in problems}
         usable = [item for item in finished if item not in bad]
         failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
     if failed:
@@ -153,7 +122,11 @@ def inspected(store: TargetStore, items: list[ScanView], data: Path | None, thre
     problems = [problem for problem in found if problem is not None]
     unsigned = sum(problem.is_note for problem in problems)
     if unsigned:
-        click.echo(unsigned_line(unsigned))
+        files = count_text(unsigned, "scan file")
+        click.echo(
+            f"note       {files} of an earlier version without the hash of the store's identity: volume and policy of "
+            "views could not be compared"
+        )
     return [problem for problem in problems if not problem.is_note]
 
 
@@ -161,8 +134,7 @@ def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
     """All scans in `data` of the sequences that a store holds something of: those that one would miss."""
     if data is None:
         return []
-    held = {scan.sequence for scan, _ in finished} & set(present_sequences(data))
-    return list_scans(data, sorted(held))
+    return list_scans(data, sorted({scan.sequence for scan, _ in finished} & set(present_sequences(data))))
 
 
 def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
@@ -173,6 +145,5 @@ def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: l
     chosen = select_device(device)
     compared = compare_live(store, load_teacher(teacher, chosen), data, items, chosen)
     errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
-    for line in live_lines(errors, items):
-        click.echo(line)
+    click.echo("\n".join(reports.live_lines(errors, items)))
     return all(error.explained for error in errors)

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import cache_option, config_option, data_option, device_option, path_type, set_option
-from common.base.config import load_settings
+from common.base.command_options import cache_option, data_option, device_option, path_type
 from common.base.devices import select_device
 from common.base.errors import StoreError
 from common.base.signals import INTERRUPTED
+from common.base.text import count_text
 from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
 from common.targets.store.maintenance import Problem, absent, leftovers
+from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_care.commands import inspected, threads_option
-from stage1_dump_teacher.store_care.reports import count_text, dump_lines, problem_lines
+from stage1_dump_teacher.store_care.commands import inspected
+from stage1_dump_teacher.store_care.reports import dump_lines, problem_lines
 
 FEW_FILES, SHARE = 5, 0.05
 """Files, and share of the store, up to which repair deletes without asking; the larger of the two counts."""
@@ -100,8 +101,7 @@ class RepairPlan:
 @cache_option
 @data_option
 @click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
-@config_option
-@set_option
+@settings_options
 @device_option
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
@@ -112,8 +112,7 @@ def repair(
     cache: str,
     data: Path,
     teacher: Path,
-    config: Path,
-    overrides: tuple[str, ...],
+    settings: DumpSettings,
     device: str,
     threads: int,
     dry_run: bool,
@@ -132,7 +131,7 @@ def repair(
     from stage1_dump_teacher.dump import identity_of, run
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
+    chosen_device = select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
@@ -141,16 +140,17 @@ def repair(
     identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
     plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)
-    for line in problem_lines(plan.problems):
-        click.echo(line)
-    click.echo(plan.summary("would be" if dry_run else "to be"))
+    click.echo("\n".join([*problem_lines(plan.problems), plan.summary("would be" if dry_run else "to be")]))
     plan.check_readings()
     if dry_run:
         click.echo(plan.too_many or "Nothing was changed.")
         return
     if plan.too_many and not delete_many:
         raise StoreError(plan.too_many)
-    delete(store, plan)
+    for problem in plan.delete:
+        store.storage.delete(store.name(*problem.scan_view))
+    for path in plan.half_written:
+        path.unlink(missing_ok=True)
     if plan.dump:
         report = run(settings, data, teacher, cache, chosen_device)
         click.echo("\n".join(dump_lines(report)))
@@ -160,18 +160,8 @@ def repair(
             context.exit(1)
     left = plan.remaining(identity.views.count)
     if left:
-        click.echo(
-            f"{count_text(len(left), 'scan-view')} could not be dumped: no scan of --data and --config, or not readable"
-        )
-        for line in problem_lines(left):
-            click.echo(line)
+        scan_views = count_text(len(left), "scan-view")
+        click.echo(f"{scan_views} could not be dumped: no scan of --data and --config, or not readable")
+        click.echo("\n".join(problem_lines(left)))
         context.exit(1)
     click.echo("The store is whole.")
-
-
-def delete(store: TargetStore, plan: RepairPlan) -> None:
-    """Delete the files that a plan names."""
-    for problem in plan.delete:
-        store.storage.delete(store.name(problem.scan, problem.view))
-    for path in plan.half_written:
-        path.unlink(missing_ok=True)
