@@ -29,48 +29,41 @@ def named_class(name: str, room: str, kind: type[Kind], what: str) -> type[Kind]
         SettingsError: nothing is called so, it cannot be imported, or it is not such a class.
     """
     own_module, colon, own_class = name.partition(":")
-    if colon:
-        found = getattr(import_named(own_module, name, what), own_class, None)
-        if not (inspect.isclass(found) and issubclass(found, kind)):
-            raise SettingsError(
-                f"{what} '{name}': {own_module} has no class {own_class} that is a {kind.__module__}.{kind.__name__}"
-            )
-        return found
-    if name.isidentifier() and importlib.util.find_spec(f"{room}.{name}") is not None:
-        inside = class_called(import_named(f"{room}.{name}", name, what), name, kind)
-        if inside is not None:
-            return inside
-    raise SettingsError(
-        f"unknown {what} '{name}'; choose from {', '.join(names_in(room, kind))}, or name your own class, "
-        "package.module:Class"
-    )
+    module = own_module if colon else f"{room}.{name}"
+    if not colon and not (name.isidentifier() and importlib.util.find_spec(module)):
+        raise unknown(name, room, kind, what)
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise SettingsError(
+            f"{what} '{name}': {module} cannot be imported ({error}). Run from the folder that holds it, or install it."
+        ) from error
+    if not colon:
+        inside = class_called(imported, name, kind)
+        if inside is None:
+            raise unknown(name, room, kind, what)
+        return inside
+    found = getattr(imported, own_class, None)
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        raise SettingsError(
+            f"{what} '{name}': {own_module} has no class {own_class} that is a {kind.__module__}.{kind.__name__}"
+        )
+    return found
 
 
-def names_in(room: str, kind: type) -> list[str]:
-    """Names of the classes in a room; a file that cannot be imported here is left out."""
-    found = []
+def unknown(name: str, room: str, kind: type, what: str) -> SettingsError:
+    """The error for a name that no file of a room has; a file that cannot be imported here is left out of the list."""
+    names = []
     for entry in pkgutil.iter_modules(importlib.import_module(room).__path__):
         with suppress(ImportError):
             if class_called(importlib.import_module(f"{room}.{entry.name}"), entry.name, kind) is not None:
-                found.append(entry.name)
-    return found
+                names.append(entry.name)
+    return SettingsError(
+        f"unknown {what} '{name}'; choose from {', '.join(names)}, or name your own class, package.module:Class"
+    )
 
 
 def class_called(module: ModuleType, name: str, kind: type[Kind]) -> type[Kind] | None:
     """The subclass of `kind` in a module whose own attribute `name` is `name`."""
     own = (value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, kind))
     return next((value for value in own if vars(value).get("name") == name), None)
-
-
-def import_named(module: str, name: str, what: str) -> ModuleType:
-    """Import a module that a setting names.
-
-    Raises:
-        SettingsError: it cannot be imported.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise SettingsError(
-            f"{what} '{name}': {module} cannot be imported ({error}). Run from the folder that holds it, or install it."
-        ) from error

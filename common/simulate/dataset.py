@@ -100,8 +100,7 @@ def sensor_pose(settings: SimulationSettings, street: Street, scan: ScanId) -> n
 
 def simulate_scan(settings: SimulationSettings, scan: ScanId) -> Scan:
     """One scan of a simulated dataset; the same settings always give the same bytes on one version of NumPy."""
-    street = street_of(settings, scan.sequence)
-    frame = int(scan.frame)
+    street, frame = street_of(settings, scan.sequence), int(scan.frame)
     pose = sensor_pose(settings, street, scan)
     shapes = at_time(street, frame * settings.spacing / DRIVING_SPEED, pose[:2, 3])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 1))
@@ -128,7 +127,12 @@ def missing_scans(settings: SimulationSettings, root: Path) -> list[ScanId]:
             )
     elif (root / "sequences").exists():
         raise DataError(f"{root}: holds sequences that were not simulated here. Choose another folder with --out.")
-    return [scan for scan in all_scans(settings) if not _whole(settings, root, scan)]
+
+    def is_whole(scan: ScanId) -> bool:
+        labelled = scan.sequence in settings.unlabelled or label_path(root, scan).is_file()
+        return labelled and scan_path(root, scan).is_file()
+
+    return [scan for scan in all_scans(settings) if not is_whole(scan)]
 
 
 def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> Iterator[ScanId]:
@@ -182,11 +186,6 @@ def _write_drive(settings: SimulationSettings, root: Path, sequence: str) -> Non
     folder = root / "sequences" / sequence
     for name, text in (("poses.txt", lines), ("calib.txt", calibration)):
         write_atomically(folder / name, ("\n".join(text) + "\n").encode())
-
-
-def _whole(settings: SimulationSettings, root: Path, scan: ScanId) -> bool:
-    labelled = scan.sequence in settings.unlabelled or label_path(root, scan).is_file()
-    return labelled and scan_path(root, scan).is_file()
 
 
 def _numbers(matrix: np.ndarray) -> str:

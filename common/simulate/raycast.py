@@ -60,13 +60,13 @@ def cast(
     maximum_range: float,
     generator: np.random.Generator,
 ) -> Hits:
-    """Find the first hit of every ray.
+    """Find the first hit of every ray, on a solid or on the plane z = 0, which is always there.
 
     Args:
         beams: directions in the sensor's frame.
         origin: position of the sensor in the world, float64 [3], metres.
         rotation: from the sensor's frame to the world's, float64 [3, 3].
-        shapes: the solids; the plane z = 0 is always there.
+        shapes: the solids.
         maximum_range: metres.
         generator: draws how deep a ray gets into leaves and meshes.
     """

@@ -67,31 +67,23 @@ def shapes_of(parts: Iterable[Part]) -> Shapes:
 
 
 def placed(
-    parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int = 0, speed: float = 0.0
+    parts: Iterable[Part], place: tuple[float, float, float], yaw: float, instance: int = 0, speed: float = 0.0
 ) -> list[Part]:
     """An assembly, made around the origin with its front along x, put into the world.
 
     Args:
         parts: the assembly.
-        x: where its origin goes, metres, as `y`.
-        y: likewise.
-        z: height of the ground below it, metres.
+        place: where its origin goes, x, y, z in metres.
         yaw: where its front points, radians.
         instance: instance id of all parts, 0 for none.
         speed: along its front, metres per second.
     """
-    cosine, sine = np.cos(yaw), np.sin(yaw)
+    (x, y, z), cosine, sine = place, np.cos(yaw), np.sin(yaw)
     velocity = (speed * cosine, speed * sine)
-    return [
-        part._replace(
-            centre=(
-                x + cosine * part.centre[0] - sine * part.centre[1],
-                y + sine * part.centre[0] + cosine * part.centre[1],
-                z + part.centre[2],
-            ),
-            yaw=part.yaw + yaw,
-            raw=part.raw | instance << 16,
-            velocity=velocity,
-        )
-        for part in parts
-    ]
+
+    def moved(part: Part) -> Part:
+        ahead, aside, up = part.centre
+        centre = (x + cosine * ahead - sine * aside, y + sine * ahead + cosine * aside, z + up)
+        return part._replace(centre=centre, yaw=part.yaw + yaw, raw=part.raw | instance << 16, velocity=velocity)
+
+    return list(map(moved, parts))

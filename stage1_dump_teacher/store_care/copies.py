@@ -6,7 +6,7 @@ import click
 from tqdm import tqdm
 
 from common.base.command_options import cache_option, path_type, set_option
-from common.base.config import apply_override, parse_settings
+from common.base.config import overridden, parse_settings
 from common.base.environment import environment
 from common.base.errors import SettingsError, StoreError
 from common.base.overlap import started_ahead
@@ -66,9 +66,8 @@ def convert(
         values |= {**chosen, "encoding": values["encoding"] | chosen["encoding"]}
     if layers is not None:
         values["layers"] = [name.strip() for name in layers.split(",") if name.strip()]
-    for override in overrides:
-        apply_override(values, override)
-    identity = converted_identity(source.identity, parse_settings(KeptArrays, values, "convert"))
+    kept = parse_settings(KeptArrays, overridden(values, overrides), "convert")
+    identity = converted_identity(source.identity, kept)
     target = TargetStore.create_or_resume(destination, identity, environment() | {"converted_from": origin(source)})
     if target.location == source.location:
         raise SettingsError("--cache and --to are the same store")

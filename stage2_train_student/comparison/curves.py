@@ -16,15 +16,7 @@ MOST_POINTS = 100
 
 
 class Curve(NamedTuple):
-    """A quantity over the steps of an experiment.
-
-    Attributes:
-        name: of the experiment.
-        steps: float [N], rising.
-        mean: float [N], over seeds.
-        low: float [N], of the lowest seed.
-        high: float [N], of the highest seed.
-    """
+    """A quantity over the rising steps of an experiment: mean, lowest and highest of the seeds, each float [N]."""
 
     name: str
     steps: np.ndarray

@@ -8,19 +8,12 @@ import jinja2
 from markupsafe import Markup
 
 from common.scans.label_map import LabelMap
-from stage2_train_student.comparison import charts
+from stage2_train_student.comparison import charts, tables
 from stage2_train_student.comparison.curves import block_width, recorded_terms, term_curve, validation_curve
 from stage2_train_student.comparison.results import Result
 from stage2_train_student.comparison.scan_pictures import ScanPictures
-from stage2_train_student.comparison.tables import (
-    class_table,
-    distance_table,
-    duration,
-    gigabytes,
-    runs_table,
-    settings_table,
-    summary_table,
-)
+from stage2_train_student.comparison.statistics import points_text
+from stage2_train_student.comparison.tables import duration, gigabytes
 from stage2_train_student.comparison.verdict import Verdict, step_ratio, verdict
 from stage2_train_student.evaluation.render import RIGHT, WRONG
 
@@ -33,16 +26,9 @@ COLOURS = 8
 class Comparison:
     """Everything that a page shows.
 
-    Attributes:
-        title: heading.
-        results: of each experiment, the baseline first.
-        label_map: classes and their colours.
-        scored_on: in words, the scans that mIoU is about.
-        notes: what a reader must know to judge the numbers.
-        settings: dotted names of the settings that differ, with one value for each result.
-        teacher_miou: in 0..1, None where it is not known.
-        pictures: of some scans.
-        radius: metres that pictures show each way.
+    Results come with the baseline first; `scored_on` says in words which scans mIoU is about, `notes` what a reader
+    must know to judge the numbers, `settings` which settings differ, by dotted name with a value for each result.
+    `teacher_miou` is in 0..1, `radius` the metres that pictures show each way.
     """
 
     title: str
@@ -81,10 +67,10 @@ def page(comparison: Comparison) -> str:
         tone=answer.tone if answer else "unclear",
         tiles=tiles(found, answer, comparison.teacher_miou),
         dots=charts.dot_chart(found, comparison.teacher_miou),
-        summary=summary_table(found),
-        classes=class_table(found),
+        summary=tables.summary_table(found),
+        classes=tables.class_table(found),
         has_baseline=has_baseline,
-        distances=distance_table(found),
+        distances=tables.distance_table(found),
         # The official colour of each class but the ignored one.
         class_colours={info.name: hexadecimal(info.colour) for info in comparison.label_map.classes[1:]},
         right_colour=hexadecimal(RIGHT),
@@ -92,8 +78,8 @@ def page(comparison: Comparison) -> str:
         names=names,
         line_charts=line_charts(found, last),
         block=block_width(last),
-        differing=settings_table(names, comparison.settings),
-        runs=runs_table(found),
+        differing=tables.settings_table(names, comparison.settings),
+        runs=tables.runs_table(found),
         size=charts,
     )
 
@@ -140,7 +126,7 @@ def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | Non
     name, ours, theirs = best.experiment.name, best.miou.mean, baseline.miou.mean
     assert ours is not None
     assert theirs is not None
-    sure = f"95 % interval {gain.interval_text}" if gain.interval else "one seed only"
+    sure = f"95 % interval {points_text(gain.interval)}" if gain.interval else "one seed only"
     sure = "trained otherwise, see below" if best.unlike_baseline else sure
     made = [
         Tile(f"{100 * gain.value:+.1f}", "points of mIoU", f"{sure}; {name} against the baseline"),
@@ -149,9 +135,9 @@ def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | Non
     if ratio is not None:
         times = [duration(one.seconds_per_step.mean or 0.0) for one in (best, baseline)]
         made.append(Tile(f"{ratio:.2f} {TIMES}", "time of a step", f"{times[0]}, baseline {times[1]}"))
-    if best.peak_memory.values and baseline.peak_memory.values:
-        memory = [gigabytes(max(one.peak_memory.values)) for one in (best, baseline)]
-        made.append(Tile(memory[0], "peak memory", f"baseline {memory[1]}"))
+    memory = best.peak_memory.most, baseline.peak_memory.most
+    if memory[0] and memory[1]:
+        made.append(Tile(gigabytes(memory[0]), "peak memory", f"baseline {gigabytes(memory[1])}"))
     if best.agreement.mean is not None:
         known = "" if baseline.agreement.mean is None else f"baseline {percent(baseline.agreement.mean)}"
         made.append(Tile(percent(best.agreement.mean), "agreement with the teacher", known))

@@ -17,20 +17,13 @@ Source = Literal["evaluation", "validation"]
 class Result:
     """What is known about an experiment.
 
+    Shares (mIoU, IoU, agreement) are in 0..1, memory in bytes; of a run, `seconds_per_step` is the median and
+    `training_seconds` the sum over its steps. Gains are differences to the baseline, None for the baseline itself or
+    where one has no value. Distances are by the start of each range in metres.
+
     Attributes:
-        experiment: which one.
-        is_baseline: whether the others are measured against it.
-        miou: in 0..1.
-        gain: mIoU minus the baseline's; None for the baseline itself, or where there is none.
         unlike_baseline: in what the student's training differs from the baseline's beside the teacher, in words; where
             there is anything, the gain is not tested.
-        iou: by class name, in 0..1.
-        iou_gain: the same as differences to the baseline; None where one has no value.
-        miou_by_distance: by the start of each distance range in metres.
-        agreement: share of points where student and teacher say the same.
-        seconds_per_step: median over the steps of each run.
-        training_seconds: sum of the steps' seconds.
-        peak_memory: bytes.
     """
 
     experiment: Experiment

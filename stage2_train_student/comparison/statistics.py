@@ -12,11 +12,9 @@ LEVEL = 0.05
 
 
 class Sample(NamedTuple):
-    """Values of one quantity over the seeds of an experiment; a seed without a value is left out.
+    """Values of one quantity over the seeds of an experiment, and these seeds where they are known.
 
-    Attributes:
-        values: one for each seed.
-        seeds: of the values; empty where they are not known.
+    A seed without a value is left out.
     """
 
     values: tuple[float, ...] = ()
@@ -37,6 +35,11 @@ class Sample(NamedTuple):
     def mean(self) -> float | None:
         """None without a value."""
         return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def most(self) -> float | None:
+        """None without a value."""
+        return max(self.values, default=None)
 
     @property
     def spread(self) -> float | None:
@@ -86,15 +89,15 @@ class Difference(NamedTuple):
         """Whether chance alone makes so large a difference in fewer than 5 % of cases."""
         return self.p_value is not None and self.p_value < LEVEL
 
-    @property
-    def interval_text(self) -> str:
-        """The interval in points of 100, empty where the difference is not tested."""
-        return "" if self.interval is None else "{:+.1f} to {:+.1f}".format(*(100 * end for end in self.interval))
 
-    @property
-    def p_value_text(self) -> str:
-        """The p-value in two digits, empty where the difference is not tested."""
-        return "" if self.p_value is None else "< 0.001" if self.p_value < 0.001 else f"{self.p_value:.2g}"
+def points_text(interval: tuple[float, float]) -> str:
+    """An interval of shares in points of 100."""
+    return "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval))
+
+
+def p_value_text(value: float) -> str:
+    """A p-value in two digits."""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def difference(sample: Sample, baseline: Sample) -> Difference | None:

@@ -3,23 +3,21 @@
 import csv
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from common.base.text import markdown_table
 from stage2_train_student.comparison.results import Result
-from stage2_train_student.comparison.statistics import Difference, Sample
+from stage2_train_student.comparison.statistics import Difference, Sample, p_value_text, points_text
 
 NOTHING = "\N{EN DASH}"
 
 
 class Cell(NamedTuple):
-    """One cell.
+    """One cell: the text shown, and the value that the page sorts by; None sorts last.
 
     Attributes:
-        text: shown.
-        value: that the page sorts by; None sorts last.
-        tone: `better` or `worse` than the baseline, or empty.
-        strength: of the tone, in 0..1.
+        tone: `better` or `worse` than the baseline, or empty; with a strength in 0..1.
         best: whether it is the highest of its row.
         swatch: number of the experiment whose colour is shown before the text, None for none.
     """
@@ -54,36 +52,31 @@ class Table(NamedTuple):
 def summary_table(results: list[Result]) -> Table:
     """One row for each experiment; columns that nobody has a value for are left out."""
     largest = largest_of(result.gain for result in results)
-    columns: list[tuple[Column, Callable[[Result], Cell]]] = [
-        (Column("seeds", "training runs that differ in their seed only"), seeds_cell),
-        (Column("mIoU, %", "mean ± standard deviation over seeds"), lambda one: percent_cell(one.miou)),
+    columns: list[tuple[str, str, Callable[[Result], Cell]]] = [
+        ("seeds", "training runs that differ in their seed only", seeds_cell),
+        ("mIoU, %", "mean ± standard deviation over seeds", lambda one: percent_cell(one.miou)),
+        ("to the baseline", "difference of the means in points ± its standard error", partial(gain_cell, largest)),
+        ("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons", interval_cell),
+        ("p", "chance of such a difference if nothing had an effect, times the number of comparisons", p_value_cell),
         (
-            Column("to the baseline", "difference of the means in points ± its standard error"),
-            lambda one: gain_cell(one, largest),
-        ),
-        (
-            Column("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons"),
-            lambda one: (
-                Cell(one.gain.interval_text, one.gain.interval[0]) if one.gain and one.gain.interval else Cell()
-            ),
-        ),
-        (
-            Column("p", "chance of such a difference if nothing had an effect, times the number of comparisons"),
-            lambda one: Cell(one.gain.p_value_text or NOTHING, one.gain.p_value) if one.gain else Cell(),
-        ),
-        (
-            Column("agreement, %", "points that student and teacher give the same class"),
+            "agreement, %",
+            "points that student and teacher give the same class",
             lambda one: percent_cell(one.agreement),
         ),
-        (Column("per step", "median time of a training step"), lambda one: time_cell(one.seconds_per_step.mean)),
+        ("per step", "median time of a training step", lambda one: cell(one.seconds_per_step.mean, duration)),
         (
-            Column("training", "sum of all steps, validation and saving left out; mean over seeds"),
-            lambda one: time_cell(one.training_seconds.mean),
+            "training",
+            "sum of all steps, validation and saving left out; mean over seeds",
+            lambda one: cell(one.training_seconds.mean, duration),
         ),
-        (Column("peak memory", "highest of all seeds: on the GPU, or in RAM"), memory_cell),
+        (
+            "peak memory",
+            "highest of all seeds: on the GPU, or in RAM",
+            lambda one: cell(one.peak_memory.most, gigabytes),
+        ),
     ]
-    made = [(column, [make(result) for result in results]) for column, make in columns]
-    made = [(column, cells) for column, cells in made if any(cell.value is not None for cell in cells)]
+    made = [(Column(name, meaning), list(map(make, results))) for name, meaning, make in columns]
+    made = [(column, cells) for column, cells in made if any(one.value is not None for one in cells)]
     rows = zip(name_cells(results), *(cells for _, cells in made), strict=True)
     return Table([Column("experiment"), *(column for column, _ in made)], list(map(list, rows)))
 
@@ -99,14 +92,14 @@ def class_table(results: list[Result]) -> Table:
     return Table([Column("class"), *(Column(result.experiment.name) for result in results)], rows)
 
 
-def class_row(name: str, cells: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
+def class_row(name: str, samples: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
     """Cells of a class; `largest` is the gain of the strongest colour."""
-    means = [sample.mean for sample, _ in cells if sample.mean is not None]
-    row = [Cell(name, name)]
-    for sample, gain in cells:
-        best = len(cells) > 1 and sample.mean == max(means, default=None) and means.count(sample.mean or 0.0) == 1
-        row.append(toned(percent_cell(sample), gain, largest)._replace(best=best))
-    return row
+    means = [sample.mean for sample, _ in samples if sample.mean is not None]
+    highest = max(means, default=None)
+    alone = len(samples) > 1 and means.count(highest or 0.0) == 1
+    cells = [toned(percent_cell(sample), gain, largest) for sample, gain in samples]
+    best = [alone and sample.mean == highest for sample, _ in samples]
+    return [cell(name), *(one._replace(best=is_best) for one, is_best in zip(cells, best, strict=True))]
 
 
 def distance_table(results: list[Result]) -> Table | None:
@@ -125,7 +118,7 @@ def distance_table(results: list[Result]) -> Table | None:
 
 def settings_table(names: list[str], differing: dict[str, list[str]]) -> Table:
     """One row for each setting that differs, one column for each experiment."""
-    rows = [[Cell(text, text) for text in (name, *values)] for name, values in differing.items()]
+    rows = [[cell(text) for text in (name, *values)] for name, values in differing.items()]
     return Table([Column("setting"), *map(Column, names)], rows)
 
 
@@ -135,23 +128,14 @@ def runs_table(results: list[Result]) -> Table:
     rows = []
     for index, result in enumerate(results):
         for run in result.experiment.runs:
-            folder, made = str(run.folder), run.environment
-            state = "finished" if run.finished else "not finished"
-            commit = str(made.get("git_commit") or NOTHING)[:10]
+            made = run.environment
             devices = ", ".join(made.get("devices") or []) or f"CPU, {made.get('threads', '?')} threads"
-            device = devices if made else NOTHING
-            rows.append(
-                [
-                    Cell(folder, folder, swatch=index),
-                    Cell(result.experiment.name, result.experiment.name),
-                    Cell(str(run.settings.seed), run.settings.seed),
-                    Cell(f"{run.last_step:,}", run.last_step),
-                    Cell(state, state),
-                    time_cell(sum(record["seconds"] for record in run.costs) if run.costs else None),
-                    Cell(device, device),
-                    Cell(commit + ("*" if made.get("git_modified") else ""), commit),
-                ]
-            )
+            commit = str(made.get("git_commit") or NOTHING)[:10] + ("*" if made.get("git_modified") else "")
+            words = [cell("finished" if run.finished else "not finished")]
+            words.append(cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration))
+            words += [cell(devices if made else NOTHING), cell(commit)]
+            numbers = [cell(run.settings.seed), cell(run.last_step, "{:,}".format)]
+            rows.append([cell(run.folder)._replace(swatch=index), cell(result.experiment.name), *numbers, *words])
     return Table(list(map(Column, columns)), rows)
 
 
@@ -160,35 +144,36 @@ def largest_of(gains: Iterable[Difference | None]) -> float:
     return max((abs(gain.value) for gain in gains if gain is not None), default=0.0) or 1.0
 
 
-def toned(cell: Cell, gain: Difference | None, largest: float) -> Cell:
+def cell(value: Any, text: Callable[[Any], str] = str) -> Cell:
+    """A value as `text` writes it; a dash for None."""
+    return Cell() if value is None else Cell(text(value), value if isinstance(value, int | float) else str(value))
+
+
+def toned(plain: Cell, gain: Difference | None, largest: float) -> Cell:
     """A cell in the colour of a gain."""
     if gain is None or gain.value == 0:
-        return cell
+        return plain
     tone = "better" if gain.value > 0 else "worse"
-    return cell._replace(tone=tone, strength=round(abs(gain.value) / largest, 2))
+    return plain._replace(tone=tone, strength=round(abs(gain.value) / largest, 2))
 
 
 def name_cells(results: list[Result]) -> list[Cell]:
     """Names of experiments with their colours."""
-    names = [result.experiment.name for result in results]
-    return [Cell(name, name, swatch=index) for index, name in enumerate(names)]
+    return [cell(result.experiment.name)._replace(swatch=index) for index, result in enumerate(results)]
 
 
 def seeds_cell(result: Result) -> Cell:
     """How many, and which."""
-    seeds = result.experiment.seeds
-    return Cell(f"{len(seeds)} ({', '.join(map(str, seeds))})", len(seeds))
+    return cell(len(result.experiment.seeds), lambda count: f"{count} ({', '.join(map(str, result.experiment.seeds))})")
 
 
 def percent_cell(sample: Sample) -> Cell:
     """Mean and spread of shares, in percent."""
-    if sample.mean is None:
-        return Cell()
     spread = "" if sample.spread is None else f" ± {100 * sample.spread:.1f}"
-    return Cell(f"{100 * sample.mean:.1f}{spread}", sample.mean)
+    return cell(sample.mean, lambda mean: f"{100 * mean:.1f}{spread}")
 
 
-def gain_cell(result: Result, largest: float) -> Cell:
+def gain_cell(largest: float, result: Result) -> Cell:
     """Difference and standard error in points; coloured where the difference is clear, `largest` the strongest."""
     gain = result.gain
     if gain is None:
@@ -197,15 +182,15 @@ def gain_cell(result: Result, largest: float) -> Cell:
     return toned(Cell(f"{100 * gain.value:+.1f}{error}", gain.value), gain if gain.clear else None, largest)
 
 
-def time_cell(seconds: float | None) -> Cell:
-    """Seconds, where they are known."""
-    return Cell() if seconds is None else Cell(duration(seconds), seconds)
+def interval_cell(result: Result) -> Cell:
+    """Differences that fit the runs, in points; nothing where the difference was not tested."""
+    interval = result.gain and result.gain.interval
+    return Cell(points_text(interval), interval[0]) if interval else Cell()
 
 
-def memory_cell(result: Result) -> Cell:
-    """Highest of all seeds."""
-    highest = max(result.peak_memory.values, default=None)
-    return Cell() if highest is None else Cell(gigabytes(highest), highest)
+def p_value_cell(result: Result) -> Cell:
+    """The corrected p-value; nothing where the difference was not tested."""
+    return cell(result.gain and result.gain.p_value, p_value_text)
 
 
 def gigabytes(count: float) -> str:
@@ -252,7 +237,7 @@ def csv_record(result: Result) -> dict[str, Any]:
         "agreement_mean": result.agreement.mean,
         "seconds_per_step": result.seconds_per_step.mean,
         "training_seconds": result.training_seconds.mean,
-        "peak_memory_bytes": max(result.peak_memory.values, default=None),
+        "peak_memory_bytes": result.peak_memory.most,
     }
     for name, sample in result.iou.items():
         record |= {f"iou_mean {name}": sample.mean, f"iou_standard_deviation {name}": sample.spread}

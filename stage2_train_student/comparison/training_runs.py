@@ -19,11 +19,8 @@ from stage2_train_student.training.seen_data import SeenData, read_seen
 class Score(NamedTuple):
     """IoU of one student over the points of some scans.
 
-    Attributes:
-        miou: in 0..1, over the classes that occur.
-        iou: by class name; None for a class that does not occur.
-        agreement: share of points where student and teacher agree, None where it was not measured.
-        miou_by_distance: by the start of each distance range in metres; empty where it was not recorded.
+    mIoU in 0..1 over the classes that occur; IoU None for one that does not; the share of points where student and
+    teacher agree, None where not measured; mIoU by the start of each distance range in metres, empty where not known.
     """
 
     miou: float
@@ -36,13 +33,10 @@ class Score(NamedTuple):
 class TrainingRun:
     """One run folder.
 
+    Records (of each step, of each validation, and of time and memory, which older versions lack) are in order.
+
     Attributes:
-        folder: where it is.
-        settings: it was trained with.
         environment: of `environment.json`, empty where that is missing.
-        steps: records of each step, in order.
-        validations: records of each validation, in order.
-        costs: records of time and memory, in order; empty for a run of an older version.
         evaluation: of `evaluation.json`, None where the run was not evaluated, or the evaluation cannot be used.
         evaluation_problem: why it cannot be used, None where it can.
         seen: of `seen.json`, None for a run of an older version.

@@ -4,7 +4,7 @@ import math
 from typing import Literal, NamedTuple
 
 from stage2_train_student.comparison.results import Result
-from stage2_train_student.comparison.statistics import Difference
+from stage2_train_student.comparison.statistics import Difference, p_value_text, points_text
 
 
 class Verdict(NamedTuple):
@@ -46,9 +46,11 @@ def verdict(found: list[Result]) -> Verdict | None:
 
 def how_sure(gain: Difference) -> str:
     """The interval and the p-value of a tested difference, in words."""
+    assert gain.interval is not None
+    assert gain.p_value is not None
     corrected = f", corrected for {gain.comparisons} comparisons" if gain.comparisons > 1 else ""
-    equals = "" if gain.p_value_text.startswith("<") else "= "
-    return f"95 % interval {gain.interval_text}, p {equals}{gain.p_value_text}{corrected}"
+    chance = f"p {'' if gain.p_value < 0.001 else '= '}{p_value_text(gain.p_value)}"
+    return f"95 % interval {points_text(gain.interval)}, {chance}{corrected}"
 
 
 def step_ratio(result: Result, found: list[Result]) -> float | None:
