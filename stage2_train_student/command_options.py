@@ -20,7 +20,6 @@ from stage2_train_student.training.runs import load_student, run_settings, run_w
 experiment_option = click.option(
     "--experiment",
     default="full",
-    show_default=True,
     help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
 online_teacher_option = click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
@@ -108,11 +107,10 @@ plan_options = gathered(
         "--views",
         type=at_least_one,
         default=1,
-        show_default=True,
         help="Views of each scan to average over: itself, and flipped, rotated and scaled ones.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views."),
-    click.option("--batch-size", type=at_least_one, default=1, show_default=True, help="Scan-views predicted at once."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the views."),
+    click.option("--batch-size", type=at_least_one, default=1, help="Scan-views predicted at once."),
 )
 
 

@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes that work at a time.")
+@click.option("--jobs", type=click.IntRange(1), default=2, help="Processes that work at a time.")
 def demo(jobs: int) -> None:
     """Simulate streets, dump a small teacher's targets once, train five students from them, compare them on a page.
 

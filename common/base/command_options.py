@@ -27,17 +27,15 @@ teacher_option = click.option(
 cache_option = click.option(
     "--cache",
     default=DEFAULT_CACHE,
-    show_default=True,
     help="Target store: a folder, a .zip archive to read from, or a URL such as s3://bucket/prefix.",
 )
 config_option = click.option(
     "--config",
     type=path_type,
     default=TEACHER_CONFIG,
-    show_default=True,
     help="Settings of the dump (splits, grid, layers, encoding, views): a YAML file, or a name in configs/teachers/.",
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device_option = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 resume_option = click.option("--resume", is_flag=True, help="Go on with the run in its folder.")
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."

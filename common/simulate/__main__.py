@@ -11,10 +11,13 @@ from common.base.config import load_settings
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
 @click.option("--out", type=path_type, required=True, help="Folder that gets sequences/.")
 @click.option("--config", type=path_type, help="Settings, a YAML file; without it the defaults.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate.")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Processes that simulate.")
 @set_option
 def main(out: Path, config: Path | None, jobs: int, overrides: tuple[str, ...]) -> None:
     """Simulate LiDAR scans of made-up streets in the SemanticKITTI layout.

@@ -21,11 +21,10 @@ from stage1_dump_teacher.settings import DumpSettings
     "--policy",
     type=click.Choice(["transport", "anchors", "replay"]),
     default="transport",
-    show_default=True,
     help="transport: targets of the scan as it is, moved to each augmentation; anchors: targets of the nearest of an "
     "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding.",
 )
-@click.option("--scans", "count", type=click.IntRange(min=1), default=1, show_default=True, help="Scans to measure on.")
+@click.option("--scans", "count", type=click.IntRange(min=1), default=1, help="Scans to measure on.")
 @click.option(
     "--augmentation",
     "augmentations",

@@ -59,7 +59,7 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
 @click.command()
 @cache_option
 @click.option("--sample", "count", type=click.IntRange(min=1), metavar="N", help="Check N random scan-views only.")
-@click.option("--seed", default=0, show_default=True, help="Of the random choices.")
+@click.option("--seed", default=0, help="Of the random choices.")
 @optional_data_option
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
 @click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")

@@ -143,7 +143,7 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
 @click.command()
 @cache_option
 @click.option("--scan", required=True, metavar="SEQUENCE/FRAME", help="Which scan, for example 00/000000.")
-@click.option("--view", default=0, show_default=True, help="Number of the view.")
+@click.option("--view", default=0, help="Number of the view.")
 @click.option("--out", type=path_type, required=True, help="The .npz file to write.")
 def export(cache: str, scan: str, view: int, out: Path) -> None:
     """Write the targets of one scan and view to a NumPy file, decoded to float32, for a look.

@@ -69,17 +69,15 @@ drawing_options = gathered(
         "--scan", "scan_names", multiple=True, help="Scan to draw, such as 08/000000; repeatable.  [default: one]"
     ),
     click.option("--teacher", type=path_type, help="Teacher checkpoint to draw as well."),
-    click.option(
-        "--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres drawn each way."
-    ),
+    click.option("--radius", type=click.FloatRange(min=1), default=50.0, help="Metres drawn each way."),
     device_option,
 )
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=path_type)
-@click.option("--out", type=path_type, default=Path("comparison.html"), show_default=True, help="The page.")
-@click.option("--title", default="Did distillation help?", show_default=True, help="Heading of the page.")
+@click.option("--out", type=path_type, default=Path("comparison.html"), help="The page.")
+@click.option("--title", default="Did distillation help?", help="Heading of the page.")
 @click.option("--baseline", help="Experiment to measure the others against.  [default: the one without a teacher]")
 @click.option(
     "--scores",

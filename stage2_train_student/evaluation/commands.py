@@ -160,9 +160,9 @@ def predict(
 @click.option("--scan", "scan_names", multiple=True, required=True, help="For example 00/000000; repeatable.")
 @click.option("--teacher", type=path_type, help="Teacher checkpoint to run on the scans.")
 @click.option("--cache", help="Target store to take the teacher's logits and features from instead.")
-@click.option("--layer", default="up0e", show_default=True, help="Teacher layer whose pillar features are drawn.")
-@click.option("--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres shown each way.")
-@click.option("--out", type=path_type, default=Path("pictures"), show_default=True, help="Folder for 00_000000.png.")
+@click.option("--layer", default="up0e", help="Teacher layer whose pillar features are drawn.")
+@click.option("--radius", type=click.FloatRange(min=1), default=50.0, help="Metres shown each way.")
+@click.option("--out", type=path_type, default=Path("pictures"), help="Folder for 00_000000.png.")
 @device_option
 @click.pass_obj
 def render(
