@@ -26,14 +26,7 @@ online_teacher_option = click.option("--teacher", type=path_type, help="Teacher 
 
 
 class Model(NamedTuple):
-    """A student or a teacher, ready to predict.
-
-    Attributes:
-        path: of its weights.
-        settings: of the experiment that it is, or that it is used for.
-        label_map: its classes.
-        logits: the model.
-    """
+    """A student or a teacher, ready to predict: its weights, the settings of its experiment, its classes, itself."""
 
     path: Path
     settings: ExperimentSettings

@@ -72,11 +72,10 @@ def parse_settings(
 ) -> SettingsT:
     """Check a plain dictionary against a settings class.
 
-    Args:
-        kind: the settings class.
-        values: the dictionary.
-        source: named in errors.
-        beside: folders in which files that the settings name are looked up as well.
+    Files that the settings name are looked up in the folders of `beside` as well.
+
+    Raises:
+        SettingsError: it does not fit; names the source, each key and, for an unknown key, the nearest known one.
     """
     try:
         return kind.model_validate(values, context={"beside": tuple(beside)})
@@ -94,6 +93,9 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[P
         path: the file.
         children: the files that led here.
         folders: gets the folder of each file that was read.
+
+    Raises:
+        SettingsError: it cannot be read, is no settings file, or extends itself.
     """
     path = Path(path)
     if folders is not None:

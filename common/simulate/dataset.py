@@ -138,10 +138,7 @@ def missing_scans(settings: SimulationSettings, root: Path) -> list[ScanId]:
 def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> Iterator[ScanId]:
     """Write the scans that are missing, each file whole or not at all; yields each scan once it is on disk.
 
-    Args:
-        settings: the dataset.
-        root: gets `sequences/` and `simulation.yaml`.
-        jobs: processes that simulate.
+    `root` gets `sequences/` and `simulation.yaml`; so many processes simulate.
 
     Raises:
         DataError: see `missing_scans`.

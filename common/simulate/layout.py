@@ -23,10 +23,7 @@ PATH_STEP = 0.1
 def make_street(length: float, generator: np.random.Generator, busy: float = 1.0) -> Street:
     """A random street along x with side streets along y, for a drive of `length` metres from the origin.
 
-    Args:
-        length: of the drive, metres.
-        generator: of everything random about the street.
-        busy: how many times as many rare things as usual.
+    `busy` is how many times as many rare things there are as usual.
     """
     builder = Builder(generator, busy)
     half = generator.uniform(2.8, 4.4)

@@ -111,8 +111,7 @@ def incidence(points: np.ndarray, directions: np.ndarray, shape: np.ndarray, sha
     Args:
         points: float64 [K, 3], where the surface was hit, world frame.
         directions: float64 [K, 3], unit directions of the rays, world frame.
-        shape: int [K], row of the solid hit, or GROUND.
-        shapes: the solids.
+        shape: int [K], row of the solid hit in `shapes`, or GROUND.
     """
     cosine = np.abs(directions[:, 2])
     solid = np.flatnonzero(shape >= 0)

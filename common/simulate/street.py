@@ -32,7 +32,6 @@ class Street:
 
     Attributes:
         shapes: the solids; the first `blocks` are the raised blocks between the streets.
-        blocks: number of raised blocks.
         patches: what covers the ground, later ones on top; elsewhere it is road.
         path: float64 [P, 2], where the sensor drives, a point each 0.1 m.
     """
@@ -44,12 +43,7 @@ class Street:
 
 
 def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
-    """Raw label of the ground at some places, uint32 [K].
-
-    Args:
-        patches: see `Street`.
-        points: float64 [K, 2], x and y in the world, metres.
-    """
+    """Raw label of the ground at places float64 [K, 2], x and y in the world in metres, uint32 [K]."""
     # Sorted by x, a patch concerns one run of points.
     order = np.argsort(points[:, 0], kind="stable")
     x, y = points[order, 0], points[order, 1]
@@ -74,13 +68,9 @@ def ground_remission(raw: np.ndarray) -> np.ndarray:
 
 
 def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float = 3.5) -> Shapes:
-    """The solids of a street at some time, without the moving things that would touch the sensor's vehicle.
+    """The solids of a street after so many seconds, without the moving things that would touch the sensor's vehicle.
 
-    Args:
-        street: the street at time 0.
-        seconds: since then.
-        place: float64 [2], where the sensor's vehicle is, metres.
-        clearance: moving things nearer than this are left out, metres.
+    These are nearer than `clearance`, metres, to its `place`, float64 [2], metres.
     """
     shapes = street.shapes
     centre = shapes.centre.copy()

@@ -50,13 +50,9 @@ class PointAgreement(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Targets against the live teacher's on the same cloud.
+    """Targets against the live teacher's on the same cloud: of all points, by teacher layer, and by place.
 
-    Attributes:
-        argmax: as in `PointAgreement`, of all points.
-        divergence: likewise.
-        layers: by teacher layer.
-        places: points by their distance from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
+    Places are distances of points from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
     """
 
     argmax: float
@@ -66,12 +62,9 @@ class Agreement(NamedTuple):
 
 
 def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -> Agreement:
-    """Compare targets with the live teacher's on the same cloud.
+    """Compare targets with the live teacher's, row by row, on the same cloud.
 
-    Args:
-        targets: logits rows as in `live`.
-        live: what the teacher says.
-        cloud: what both speak about; its border is where the live teacher's convolutions end.
+    Its border is where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)

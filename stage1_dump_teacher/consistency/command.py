@@ -80,10 +80,11 @@ def consistency(
         found = measures.measure_anchors(scans, anchors, draws, live, grid)
     else:
         found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
-    rows = measures.rows_of(found)
+    rows = measures.means(found)
+    together = {measures.ALL: rows.pop(measures.ALL)}
     if policy == "anchors":
-        rows.sort(key=lambda row: (row.augmentation, row.way))
-    click.echo("\n".join(markdown_tables(rows, all_together=policy == "anchors")))
+        rows = dict(sorted(rows.items()))
+    click.echo("\n".join(markdown_tables(rows | together if policy == "anchors" else rows)))
     if picture is not None:
         draw(rows, picture)
         click.echo(f"\npicture  {picture}")

@@ -23,7 +23,7 @@ from common.targets.store.scan_file import scan_file_bytes, targets_of
 from common.targets.teacher import check_classes
 from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
-from stage1_dump_teacher.consistency.agreement import Agreement, agreement
+from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 
@@ -35,6 +35,8 @@ NUMBER = r"-?\d+(?:\.\d+)?"
 AUGMENTATION = re.compile(
     rf"rotate:(?P<degrees>{NUMBER})|bins:(?P<bins>{NUMBER})|flip:(?P<axis>[xy])|scale:(?P<factor>{NUMBER})"
 )
+
+ALL = ("all", "")
 
 LiveTargets = Callable[[ScanBatch], TeacherTargets]
 
@@ -48,14 +50,6 @@ class Augmentation(NamedTuple):
     name: str
     view: View
     bins: int | None = None
-
-
-class Row(NamedTuple):
-    """Agreement of one way to get targets for one augmentation, by scan."""
-
-    augmentation: str
-    way: str
-    scans: list[Agreement]
 
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
@@ -178,12 +172,13 @@ def cloud_in(scan: LabelledScan, view: View, grid: PolarGrid) -> ScanBatch:
     return batch_scans([voxelise(apply_view(scan.points, view), grid, scan.labels, classes)], grid.shape)
 
 
-def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
-    """Agreements gathered by augmentation and way, in the order of their first appearance."""
-    rows: dict[tuple[str, str], Row] = {}
+def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], Agreement]:
+    """Means by augmentation and way, in the order of their first appearance, and last of all together."""
+    groups: dict[tuple[str, str], list[Agreement]] = {}
     for augmentation, way, one in found:
-        rows.setdefault((augmentation, way), Row(augmentation, way, [])).scans.append(one)
-    return list(rows.values())
+        groups.setdefault((augmentation, way), []).append(one)
+    together = mean([one for group in groups.values() for one in group])
+    return {key: mean(group) for key, group in groups.items()} | {ALL: together}
 
 
 def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTargets:

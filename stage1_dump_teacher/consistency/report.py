@@ -1,6 +1,6 @@
 """Tables and a picture of how well targets fit augmented clouds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,7 @@ import numpy as np
 
 from common.base.files import replacing
 from common.base.text import markdown_table
-from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement, mean
-from stage1_dump_teacher.consistency.measure import Row
+from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,21 +19,16 @@ SMALLEST_DIVERGENCE = 1e-9
 """Below it a divergence is rounding."""
 
 
-def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str]:
-    """Three Markdown tables, means over scans: logits and cosines; logits by place; relative L2 and pillars reached.
+def markdown_tables(rows: Mapping[tuple[str, str], Agreement]) -> list[str]:
+    """Three Markdown tables of agreements by augmentation and way.
 
-    Args:
-        rows: at least one.
-        all_together: add a row with the mean over all measurements.
+    Logits and cosines; logits by place; relative L2 and the pillars reached.
     """
-    if all_together:
-        rows = [*rows, Row("all", "", [one for row in rows for one in row.scans])]
-    first = rows[0].scans[0]
+    first = next(iter(rows.values()))
     logits = [["augmentation", "targets", "arg-max", "KL", *first.layers]]
     border = [["augmentation", "targets", *first.places]]
     features = [["augmentation", "targets", *(f"{name} L2 (reached)" for name in first.layers)]]
-    for row in rows:
-        found, start = mean(row.scans), [row.augmentation, row.way]
+    for start, found in rows.items():
         cosines = [f"{layer.cosine:.3f}" for layer in found.layers.values()]
         logits.append([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines])
         border.append([*start, *map(place_cell, found.places.values())])
@@ -63,8 +57,8 @@ def place_cell(part: PointAgreement) -> str:
     return cell if np.isnan(part.right) else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the same means as a PNG: arg-max agreement, divergence, and the cosine of every layer.
+def draw(rows: Mapping[tuple[str, str], Agreement], path: Path) -> None:
+    """Draw the same agreements as a PNG: arg-max agreement, divergence, and the cosine of every layer.
 
     Diamonds stand for the points that are farthest from phi = +-pi, the border that the live teacher cannot see across.
     """
@@ -72,12 +66,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    means = [mean(row.scans) for row in rows]
-    places = np.arange(len(rows))
+    means, names = list(rows.values()), [f"{augmentation} ({way})".replace(" ()", "") for augmentation, way in rows]
     figure = Figure(figsize=(15, 2.2 + 0.38 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.4))
-    left.set(yticks=places, yticklabels=[f"{row.augmentation} ({row.way})".replace(" ()", "") for row in rows])
+    left.set(yticks=range(len(rows)), yticklabels=names)
     draw_arg_max(left, means)
     draw_divergence(middle, means)
     figure.colorbar(draw_cosines(right, means), ax=right)

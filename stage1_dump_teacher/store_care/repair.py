@@ -31,7 +31,6 @@ class RepairPlan:
     """What a repair is about to do.
 
     Attributes:
-        location: of the store.
         files: scan files in the store.
         problems: everything that is not as it should be.
         delete: those whose file is to go.

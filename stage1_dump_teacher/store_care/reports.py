@@ -35,12 +35,7 @@ def first_named(items: Sequence[ScanView]) -> str:
 
 @dataclass(frozen=True)
 class Missing:
-    """How complete a store is for a dataset.
-
-    Attributes:
-        expected: number of scan-views of the dataset.
-        by_sequence: those that the store does not hold yet.
-    """
+    """Scan-views of a dataset, and by sequence those that a store does not hold yet."""
 
     expected: int
     by_sequence: dict[str, list[ScanView]]

@@ -1,13 +1,22 @@
-"""Charts as plain geometry that the page's template writes as SVG: paths, ticks and places of values in pixels."""
+"""Charts as plain geometry that the page's template writes as SVG: paths, ticks and places of values in pixels.
 
+Curves are of what was recorded while training: mean and range over the seeds of an experiment.
+"""
+
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from stage2_train_student.comparison.curves import Curve
+from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.results import Result
 
+NO_TERMS = {"kind", "step", "epoch", "seconds", "waited"}
+"""What a step's record holds besides numbers to draw."""
+
+FIRST_TERMS, LAST_TERMS = ("loss", "cross_entropy", "lovasz"), ("gradient_norm", "learning_rate")
+MOST_POINTS = 100
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 30
 LOGARITHMIC_FROM = 30.0
@@ -23,13 +32,10 @@ Ticks = list[tuple[float, str]]
 
 
 class Series(NamedTuple):
-    """A curve in pixels.
+    """A curve in pixels: SVG path data of the mean, and of the range over seeds (empty for one seed).
 
     Attributes:
-        experiment: index of the experiment, which chooses the colour.
-        name: of the experiment.
-        path: of the mean, as SVG path data.
-        band: outline of the range over seeds, as SVG path data; empty for one seed.
+        experiment: its index, which chooses the colour.
         hover: for the page's script, which shows values under the pointer: experiment, name, and for each point its
             place in pixels, its step and its value as text.
     """
@@ -74,31 +80,48 @@ class DotChart(NamedTuple):
     teacher: float | None
 
 
-def line_chart(title: str, curves: list[tuple[int, Curve]], last_step: int) -> LineChart:
-    """Place curves, each with the index of its experiment, on common axes that end at `last_step`."""
-    values = np.concatenate([part for _, curve in curves for part in (curve.low, curve.high)])
+def line_charts(results: list[Result], last_step: int) -> list[LineChart]:
+    """mIoU of the validations and each number that steps record; without those that nobody has."""
+    experiments, width = [result.experiment for result in results], block_width(last_step)
+    wanted = {"validation mIoU, %": [validation_curve(experiment) for experiment in experiments]}
+    for term in recorded_terms(experiments):
+        wanted[term.replace("_", " ")] = [term_curve(experiment, term, width) for experiment in experiments]
+    names = [experiment.name for experiment in experiments]
+    return [
+        line_chart(title, names, curves, last_step)
+        for title, curves in wanted.items()
+        if any(curve is not None for curve in curves)
+    ]
+
+
+def line_chart(title: str, names: list[str], curves: list[np.ndarray | None], last_step: int) -> LineChart:
+    """Place the curves of experiments, see `mean_curve`, on common axes that end at `last_step`."""
+    values = np.concatenate([curve[2:].ravel() for curve in curves if curve is not None])
     logarithmic = bool(values.min() > 0 and values.max() / values.min() >= LOGARITHMIC_FROM)
     scaled = np.log10 if logarithmic else np.asarray
-    low, high = padded(scaled(values), 0.05)
+    bottom, top = padded(scaled(values), 0.05)
 
     def across(step: np.ndarray) -> np.ndarray:
         return LEFT + step / last_step * (WIDTH - LEFT - RIGHT)
 
     def up(value: np.ndarray) -> np.ndarray:
-        return HEIGHT - BOTTOM - (scaled(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scaled(value) - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
     series = []
-    for index, curve in curves:
-        x, band = across(curve.steps), ""
-        if (curve.high > curve.low).any():
-            band = path(np.append(x, x[::-1]), np.append(up(curve.high), up(curve.low)[::-1])) + "Z"
-        hover: dict[str, Any] = {"experiment": index, "name": curve.name, "step": curve.steps.tolist()}
-        hover |= {"x": np.round(x, 1).tolist(), "value": list(map(short, curve.mean))}
-        series.append(Series(index, curve.name, path(x, up(curve.mean)), band, hover))
+    for index, (name, curve) in enumerate(zip(names, curves, strict=True)):
+        if curve is None:
+            continue
+        (steps, mean, low, high), band = curve, ""
+        x = across(steps)
+        if (high > low).any():
+            band = path(np.append(x, x[::-1]), np.append(up(high), up(low)[::-1])) + "Z"
+        hover: dict[str, Any] = {"experiment": index, "name": name, "step": steps.tolist()}
+        hover |= {"x": np.round(x, 1).tolist(), "value": list(map(short, mean))}
+        series.append(Series(index, name, path(x, up(mean)), band, hover))
     if logarithmic:
-        heights = marks(LogLocator(subs=(1,) if high - low > 3 else (1, 2, 5)), 10**low, 10**high)
+        heights = marks(LogLocator(subs=(1,) if top - bottom > 3 else (1, 2, 5)), 10**bottom, 10**top)
     else:
-        heights = marks(MaxNLocator(5, steps=ROUND), low, high)
+        heights = marks(MaxNLocator(5, steps=ROUND), bottom, top)
     steps = marks(MaxNLocator(5, steps=ROUND), 0, last_step)
     return LineChart(title, logarithmic, ticks(steps, across(steps)), ticks(heights, up(heights)), series)
 
@@ -154,3 +177,52 @@ def ticks(values: np.ndarray, places: np.ndarray) -> Ticks:
 def short(value: float) -> str:
     """A number in few characters."""
     return f"{value:,.0f}" if value == 0 or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def recorded_terms(experiments: Iterable[Experiment]) -> list[str]:
+    """Every number that some run recorded at its steps, in the order in which they are shown."""
+    records = (record for experiment in experiments for run in experiment.runs for record in run.steps[:1])
+    names = {name for record in records for name in record} - NO_TERMS
+    middle = sorted(names - {*FIRST_TERMS, *LAST_TERMS})
+    return [name for name in (*FIRST_TERMS, *middle, *LAST_TERMS) if name in names]
+
+
+def term_curve(experiment: Experiment, term: str, width: int) -> np.ndarray | None:
+    """One term over the steps, each point the mean of `width` steps; None where the experiment has no such term."""
+    series = [pairs for run in experiment.runs if len(pairs := values_of(run.steps, term))]
+    return mean_curve([block_means(pairs, width) for pairs in series])
+
+
+def validation_curve(experiment: Experiment) -> np.ndarray | None:
+    """mIoU of the validations in percent, over the steps; None without a validation."""
+    series = [pairs * (1, 100) for run in experiment.runs if len(pairs := values_of(run.validations, "miou"))]
+    return mean_curve(series)
+
+
+def values_of(records: list[dict[str, Any]], name: str) -> np.ndarray:
+    """Step and value of the records that hold a finite value, float [N, 2]."""
+    pairs = [(record["step"], record[name]) for record in records if name in record]
+    found = np.array(pairs, np.float64).reshape(-1, 2)
+    return found[np.isfinite(found[:, 1])]
+
+
+def block_width(steps: int) -> int:
+    """Steps that are averaged into one point of a curve."""
+    return max(1, -(-steps // MOST_POINTS))
+
+
+def block_means(pairs: np.ndarray, width: int) -> np.ndarray:
+    """Means over blocks of `width` consecutive steps, float [M, 2]: middle of the block, and mean of its values."""
+    block = ((pairs[:, 0] - 1) // width).astype(np.int64)
+    present, place = np.unique(block, return_inverse=True)
+    sums = np.bincount(place, weights=pairs[:, 1])
+    return np.stack((present * width + (width + 1) / 2, sums / np.bincount(place)), axis=1)
+
+
+def mean_curve(series: list[np.ndarray]) -> np.ndarray | None:
+    """Rising steps that all seeds have; mean, lowest and highest over seeds: float [4, N], None where there are none."""
+    common = sorted(set.intersection(*(set(pairs[:, 0]) for pairs in series))) if series else []
+    if not common:
+        return None
+    values = np.stack([pairs[np.isin(pairs[:, 0], common), 1] for pairs in series])
+    return np.stack((common, values.mean(axis=0), values.min(axis=0), values.max(axis=0)))

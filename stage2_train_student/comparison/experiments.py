@@ -21,12 +21,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seed, and in settings that change nothing about the student, only.
-
-    Attributes:
-        name: from the names of the run folders.
-        runs: by rising seed.
-    """
+    """Runs, by rising seed, that differ in their seed and in settings that change nothing about the student only."""
 
     name: str
     runs: tuple[TrainingRun, ...]

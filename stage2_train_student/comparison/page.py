@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from common.scans.label_map import LabelMap
 from stage2_train_student.comparison import charts, tables
-from stage2_train_student.comparison.curves import block_width, recorded_terms, term_curve, validation_curve
 from stage2_train_student.comparison.results import Result
 from stage2_train_student.comparison.scan_pictures import ScanPictures
 from stage2_train_student.comparison.statistics import points_text
@@ -76,8 +75,8 @@ def page(comparison: Comparison) -> str:
         right_colour=hexadecimal(RIGHT),
         wrong_colour=hexadecimal(WRONG),
         names=names,
-        line_charts=line_charts(found, last),
-        block=block_width(last),
+        line_charts=charts.line_charts(found, last),
+        block=charts.block_width(last),
         differing=tables.settings_table(names, comparison.settings),
         runs=tables.runs_table(found),
         size=charts,
@@ -145,16 +144,3 @@ def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | Non
         share = f"{100 * gain.value / (teacher_miou - theirs):.0f} %"
         made.append(Tile(share, "of the way to the teacher", f"teacher {percent(teacher_miou)}"))
     return made
-
-
-def line_charts(found: list[Result], last_step: int) -> list[tuple[charts.LineChart, str]]:
-    """mIoU of the validations and each number that steps record, with their units; without those that nobody has."""
-    experiments, width = [result.experiment for result in found], block_width(last_step)
-    wanted = [("validation mIoU, %", "%", [validation_curve(experiment) for experiment in experiments])]
-    for term in recorded_terms(experiments):
-        wanted.append((term.replace("_", " "), "", [term_curve(one, term, width) for one in experiments]))
-    return [
-        (charts.line_chart(title, curves, last_step), unit)
-        for title, unit, of_all in wanted
-        if (curves := [(index, curve) for index, curve in enumerate(of_all) if curve is not None])
-    ]

@@ -43,10 +43,7 @@ class Result:
 def choose_source(experiments: list[Experiment], wanted: Source | None, label_map: LabelMap) -> Source:
     """Where scores come from: one source for all runs, so that like is compared with like.
 
-    Args:
-        experiments: to compare.
-        wanted: a source that was asked for; None takes evaluations where every run has one, else best validations.
-        label_map: says which sequences a split is.
+    That which was asked for; else evaluations where every run has one, best validations elsewhere.
 
     Raises:
         DataError: evaluations were asked for and a run has none; one is of another student, and nobody asked for

@@ -56,13 +56,7 @@ def draw_scans(
 ) -> list[ScanPictures]:
     """Run the student of each experiment's first seed, and the teacher on the first one's grid, on some scans.
 
-    Args:
-        experiments: with saved students.
-        dataset: the scans.
-        scans: which scans.
-        teacher: on the device, None for none.
-        device: of all networks.
-        radius: metres shown each way.
+    All networks are on `device`; pictures show `radius` metres each way.
 
     Raises:
         CheckpointError: a run has saved no student.

@@ -51,9 +51,7 @@ class Difference(NamedTuple):
     """Difference of two means, and how sure it is.
 
     Attributes:
-        value: of the difference.
-        error: its standard error; None where either mean is of fewer than two values.
-        freedom: degrees of freedom of the error.
+        error: its standard error, with so many degrees of freedom; None where a mean is of fewer than two values.
         paired: whether the error is that of differences by seed.
         comparisons: differences to the same baseline among which this is one; 0 where it is not tested.
     """

@@ -62,12 +62,7 @@ def evaluate(
 ) -> Evaluation:
     """Confusion matrices over all points of labelled scans, by horizontal distance from the sensor.
 
-    Args:
-        predictor: the model.
-        dataset: holds the scans.
-        scans: which scans.
-        progress: name of the progress bar, None for no bar.
-        teacher: to compare the model with.
+    With a progress bar of a name, and compared with a teacher, where they are given.
 
     Raises:
         DataError: a scan has no labels.

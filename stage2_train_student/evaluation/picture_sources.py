@@ -58,14 +58,9 @@ def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap)
 
 
 class Viewers(NamedTuple):
-    """Who looks at scans.
+    """Who looks at scans: a student and a teacher, where there are any, on one grid and device.
 
-    Attributes:
-        grid: of student and teacher.
-        device: of both.
-        student: its voxel logits, or None.
-        teacher: its targets, or None.
-        layer: teacher layer whose feature norms are drawn.
+    `layer` is the teacher layer whose feature norms are drawn.
     """
 
     grid: PolarGrid

@@ -32,14 +32,10 @@ class ScanPicture:
     """What is known about a scan; what is None is not drawn.
 
     Attributes:
-        title: above the picture.
         points: float32 [N, 4], x, y, z in metres and remission.
-        truth: uint8 [N] training labels, 0 = unlabelled.
-        student: uint8 [N] predicted labels.
-        teacher: uint8 [N] predicted labels.
+        truth: uint8 [N] training labels, 0 = unlabelled; `student` and `teacher` are predicted ones.
         label_weights: float [R, P], sum of class weights over a pillar's voxels (LWD); NaN where nothing is labelled.
-        feature_norms: float [R', P'], length of the teacher's pillar features; NaN where there is no pillar.
-        layer: name of that teacher layer.
+        feature_norms: float [R', P'], length of the teacher's pillar features at `layer`; NaN where there is no pillar.
     """
 
     title: str
@@ -113,12 +109,7 @@ def draw_scan(
 ) -> Figure:
     """Everything that is known about a scan, in one figure with a legend.
 
-    Args:
-        picture: what is known.
-        label_map: classes and their colours.
-        grid: that the pillar maps belong to.
-        radius: half the side of each image, metres.
-        size: pixels of a side of each image.
+    Each image is `size` pixels wide and shows `radius` metres each way; `grid` is that of the pillar maps.
     """
     shown = panels(picture, label_map, grid, radius, size)
     rows = max(1, math.ceil(len(shown) / MOST_COLUMNS))
