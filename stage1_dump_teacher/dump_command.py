@@ -20,9 +20,7 @@ from stage1_dump_teacher.store_care.reports import dump_lines
 @settings_options
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
 @device_option
-@click.pass_context
 def dump(
-    context: click.Context,
     data: Path,
     teacher: Path,
     cache: str,
@@ -44,5 +42,5 @@ def dump(
     report = run(settings, data, teacher, cache, select_device(device), Shard.of_process(shard))
     click.echo("\n".join(dump_lines(report)))
     if report.left:
-        context.exit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")

@@ -66,20 +66,17 @@ def consistency(
     from stage1_dump_teacher.consistency import measure as measures
     from stage1_dump_teacher.consistency.report import draw, markdown_tables
 
-    grid, dataset = settings.grid.grid(), open_dataset(data, settings.dataset)
-    check_distillable(grid.shape)
-    live = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
+    shape, dataset = settings.grid.grid().shape, open_dataset(data, settings.dataset)
+    check_distillable(shape)
+    see = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
     scans = measures.spread_scans(dataset, settings.splits, count)
     if policy == "transport":
-        wanted = [
-            measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
-        ]
-        found = measures.measure_transport(scans, wanted, live, grid)
+        names = augmentations or measures.DEFAULT_AUGMENTATIONS
+        found = measures.measure_transport(scans, see, [measures.augmentation_named(name, shape[1]) for name in names])
     elif policy == "anchors":
-        anchors = settings.views.anchors or AnchorSet()
-        found = measures.measure_anchors(scans, anchors, draws, live, grid)
+        found = measures.measure_anchors(scans, see, settings.views.anchors or AnchorSet(), shape[1], draws)
     else:
-        found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
+        found = measures.measure_replay(scans, see, settings.views.policy, draws or 8, settings.encoding)
     rows = measures.means(found)
     together = {measures.ALL: rows.pop(measures.ALL)}
     if policy == "anchors":

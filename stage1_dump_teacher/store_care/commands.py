@@ -65,9 +65,7 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
 @click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
 @device_option
 @threads_option
-@click.pass_context
 def verify(
-    context: click.Context,
     cache: str,
     count: int | None,
     seed: int,
@@ -111,7 +109,7 @@ def verify(
         usable = [item for item in finished if item not in bad]
         failed |= not compare_with_teacher(store, teacher, data, sample(usable, live, seed), device)
     if failed:
-        context.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def inspected(store: TargetStore, items: list[ScanView], data: Path | None, threads: int) -> list[Problem]:

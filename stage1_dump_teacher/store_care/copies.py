@@ -36,9 +36,7 @@ from stage1_dump_teacher.settings import PROFILES
 @click.option("--layers", help="Teacher layers to keep, with commas: up2e,up0e.")
 @set_option
 @threads_option
-@click.pass_context
 def convert(
-    context: click.Context,
     cache: str,
     destination: str,
     profile: str | None,
@@ -96,7 +94,7 @@ def convert(
     for reason in failed:
         click.echo(f"left out  {reason}", err=True)
     if failed:
-        context.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 @click.command()

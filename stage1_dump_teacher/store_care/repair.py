@@ -105,9 +105,7 @@ class RepairPlan:
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--delete-many", is_flag=True, help="Go on where more than 5 % of the store (and 5 files) are wrong.")
-@click.pass_context
 def repair(
-    context: click.Context,
     cache: str,
     data: Path,
     teacher: Path,
@@ -154,13 +152,13 @@ def repair(
         report = run(settings, data, teacher, cache, chosen_device)
         click.echo("\n".join(dump_lines(report)))
         if report.left:
-            context.exit(INTERRUPTED)
+            raise click.exceptions.Exit(INTERRUPTED)
         if report.skipped:
-            context.exit(1)
+            raise click.exceptions.Exit(1)
     left = plan.remaining(identity.views.count)
     if left:
         scan_views = count_text(len(left), "scan-view")
         click.echo(f"{scan_views} could not be dumped: no scan of --data and --config, or not readable")
         click.echo("\n".join(problem_lines(left)))
-        context.exit(1)
+        raise click.exceptions.Exit(1)
     click.echo("The store is whole.")

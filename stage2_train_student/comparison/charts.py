@@ -220,7 +220,7 @@ def block_means(pairs: np.ndarray, width: int) -> np.ndarray:
 
 
 def mean_curve(series: list[np.ndarray]) -> np.ndarray | None:
-    """Rising steps that all seeds have; mean, lowest and highest over seeds: float [4, N], None where there are none."""
+    """Rising steps that all seeds have; mean, lowest and highest over seeds: float [4, N]; None without any."""
     common = sorted(set.intersection(*(set(pairs[:, 0]) for pairs in series))) if series else []
     if not common:
         return None

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Which pictures of scans are asked for; without `data` none."""
+    """Which pictures of scans are asked for; without `data` none.
+
+    Raises:
+        SettingsError: scans or a teacher are named without the folder of the scans.
+    """
 
     data: Path | None
     scan_names: tuple[str, ...]
@@ -37,12 +41,7 @@ class Drawing:
     radius: float
     device: str
 
-    def check(self) -> None:
-        """Refuse what needs scans where there are none.
-
-        Raises:
-            SettingsError: scans or a teacher are named without the folder of the scans.
-        """
+    def __post_init__(self) -> None:
         if self.data is None and (self.scan_names or self.teacher is not None):
             raise SettingsError("--scan and --teacher are for pictures, which need --data, the folder of the scans")
 
@@ -113,7 +112,6 @@ def compare(
 
     if out.suffix != ".html":
         raise SettingsError(f"--out {out}: a page ends in .html; the tables beside it get its name")
-    drawing.check()
     given = grouping.group_runs([read_run(folder) for folder in find_runs(list(folders))])
     label_map = grouping.one_label_map(given)
     reference = grouping.choose_baseline(given, baseline)

@@ -119,19 +119,19 @@ def choose_baseline(experiments: list[Experiment], name: str | None) -> Experime
     Raises:
         SettingsError: no experiment has that name; lists the names.
     """
-    known = ", ".join(experiment.name for experiment in experiments)
     if name is not None:
-        named = [experiment for experiment in experiments if experiment.name == name]
-        if not named:
+        named = next((experiment for experiment in experiments if experiment.name == name), None)
+        if named is None:
+            known = ", ".join(experiment.name for experiment in experiments)
             raise SettingsError(f"--baseline {name}: no such experiment here; there are: {known}")
-        return named[0]
+        return named
     without = [experiment for experiment in experiments if experiment.settings.targets == "none"]
-    if len(without) > 1:
-        without = [experiment for experiment in without if experiment.name == BASELINE] or without
-    if len(without) > 1:
-        names = ", ".join(experiment.name for experiment in without)
+    called = [experiment for experiment in without if experiment.name == BASELINE]
+    found = called if len(without) > 1 and called else without
+    if len(found) > 1:
+        names = ", ".join(experiment.name for experiment in found)
         raise SettingsError(f"several experiments have no teacher ({names}); choose one with --baseline")
-    return without[0] if without else None
+    return found[0] if found else None
 
 
 def differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:

@@ -125,12 +125,13 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
     evaluated = [run.evaluated() for run in runs]
     chosen = evaluated if source == "evaluation" else [run.best_validation() for run in runs]
     scores = {seed: score for seed, score in zip(experiment.seeds, chosen, strict=True) if score is not None}
-    miou = Sample.by_seed({seed: score.miou for seed, score in scores.items()})
+    miou = Sample.by_seed({seed: score["miou"] for seed, score in scores.items()})
     iou = {
-        name: Sample.by_seed({seed: score.iou.get(name) for seed, score in scores.items()})
+        name: Sample.by_seed({seed: score["iou"].get(name) for seed, score in scores.items()})
         for name in label_map.names[1:]
     }
-    starts = sorted({start for score in scores.values() for start in score.miou_by_distance})
+    by_distance = [{part["from"]: part["miou"] for part in score.get("ranges", [])} for score in scores.values()]
+    starts = sorted({start for ranges in by_distance for start in ranges})
     return Result(
         experiment=experiment,
         is_baseline=False,
@@ -139,10 +140,8 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
         unlike_baseline=[] if baseline is None else training_differences(experiment, baseline.experiment, label_map),
         iou=iou,
         iou_gain={name: difference(one, baseline.iou[name]) if baseline else None for name, one in iou.items()},
-        miou_by_distance={
-            start: Sample.of(score.miou_by_distance.get(start) for score in scores.values()) for start in starts
-        },
-        agreement=Sample.of(score.agreement for score in evaluated if score is not None),
+        miou_by_distance={start: Sample.of(ranges.get(start) for ranges in by_distance) for start in starts},
+        agreement=Sample.of(score.get("agreement", {}).get("share") for score in evaluated if score is not None),
         seconds_per_step=Sample.of(run.seconds_per_step() for run in runs),
         training_seconds=Sample.of(float(sum(run.seconds())) for run in runs),
         peak_memory=Sample.of(run.peak_memory() for run in runs),

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +14,6 @@ from stage2_train_student.evaluation.evaluation_file import read_evaluation, seq
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.runs import run_settings
 from stage2_train_student.training.seen_data import SeenData, read_seen
-
-
-class Score(NamedTuple):
-    """IoU of one student over the points of some scans.
-
-    mIoU in 0..1 over the classes that occur; IoU None for one that does not; the share of points where student and
-    teacher agree, None where not measured; mIoU by the start of each distance range in metres, empty where not known.
-    """
-
-    miou: float
-    iou: dict[str, float | None]
-    agreement: float | None = None
-    miou_by_distance: dict[float, float | None] = {}
 
 
 @dataclass(frozen=True)
@@ -88,18 +75,13 @@ class TrainingRun:
         """Bytes; None where it was not recorded."""
         return max((record["peak_memory_bytes"] for record in self.costs), default=None)
 
-    def best_validation(self) -> Score | None:
-        """The validation of the highest mIoU, the one that chose the best student; None without any."""
-        best = max(self.validations, key=lambda record: float(record["miou"]), default=None)
-        return None if best is None else Score(best["miou"], best["iou"])
+    def best_validation(self) -> dict[str, Any] | None:
+        """Record of the validation of the highest mIoU, the one that chose the best student; None without any."""
+        return max(self.validations, key=lambda record: float(record["miou"]), default=None)
 
-    def evaluated(self) -> Score | None:
-        """The numbers of `evaluate`; None where the run was not evaluated, or no point had a label."""
-        numbers = self.evaluation
-        if numbers is None or numbers["miou"] is None:
-            return None
-        by_distance = {part["from"]: part["miou"] for part in numbers.get("ranges", [])}
-        return Score(numbers["miou"], numbers["iou"], numbers.get("agreement", {}).get("share"), by_distance)
+    def evaluated(self) -> dict[str, Any] | None:
+        """The report of `evaluate`; None where the run was not evaluated, or no point had a label."""
+        return None if self.evaluation is None or self.evaluation["miou"] is None else self.evaluation
 
     def chosen_on(self, label_map: LabelMap) -> list[str]:
         """Sequences that chose the student and that it was evaluated on as well."""
