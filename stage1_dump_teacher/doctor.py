@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ import click
 import numpy as np
 from packaging.requirements import Requirement
 
-from common.base.command_options import cache_option, optional_data_option, path_type
+from common.base.command_options import cache_option, device_option, optional_data_option, path_type
 from common.base.environment import PROJECT, cuda_device_names, package_version, processors
 from common.base.errors import PolarDistillError
 
@@ -35,6 +35,12 @@ SEMANTIC_KITTI_SCANS = 23_201
 
 SPCONV_TOLERANCE = 1e-2
 """Relative; loose enough for TF32 on a GPU, far below what a wrong kernel order would do."""
+
+SPCONV = "spconv"
+SPCONV_NATIVE = (5, 0), (9, 0)
+"""Compute capabilities of GPUs for which spconv's wheels hold code; of the last one also PTX, for all later ones."""
+
+COPIES = 30
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -61,11 +67,14 @@ class Check:
 @click.option("--teacher", type=path_type, help="Published Cylinder3D checkpoint.")
 @cache_option
 @click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
+@device_option
 @click.pass_context
-def doctor(context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path) -> None:
+def doctor(
+    context: click.Context, data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str
+) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem."""
     problems = 0
-    for name, check in checks(data, teacher, cache, dataset):
+    for name, check in checks(data, teacher, cache, dataset, device):
         result = run_check(check)
         problems += result.status == "problem"
         click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
@@ -77,13 +86,14 @@ def doctor(context: click.Context, data: Path | None, teacher: Path | None, cach
 
 
 def checks(
-    data: Path | None, teacher: Path | None, cache: str, dataset: Path
+    data: Path | None, teacher: Path | None, cache: str, dataset: Path, device: str = "auto"
 ) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Names and checks, in the order of the table."""
     yield "python", check_python
     yield "packages", check_packages
-    yield "device", check_device
-    yield "spconv", check_spconv
+    yield "device", lambda: check_device(device)
+    yield "spconv", lambda: check_spconv(device)
+    yield "copies", lambda: check_copies(device)
     yield "segment max", check_segment_max
     yield "torch-scatter", check_torch_scatter
     yield "zarr", check_zarr
@@ -108,10 +118,12 @@ def run_check(check: Callable[[], Check]) -> Check:
 
 
 def check_python() -> Check:
-    """The interpreter is recent enough."""
+    """spconv has wheels for the interpreter."""
     version = sys.version.split()[0]
     if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
         return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
+    if sys.version_info >= (3, 14):
+        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
     return Check("ok", version)
 
 
@@ -126,32 +138,54 @@ def check_packages() -> Check:
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = package_version(requirement.name)
+        # Builds of spconv for other versions of CUDA do as well.
+        name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
+        version = package_version(name)
         if version is None:
-            wrong.append(f"{requirement.name} is missing ({requirement.specifier} needed)")
+            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
         elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version} ({requirement.specifier} needed)")
+            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
         else:
-            found.append(f"{requirement.name} {version}")
+            found.append(f"{name} {version}")
     if wrong:
         return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
     return Check("ok", ", ".join(found))
 
 
-def check_device() -> Check:
-    """Which device `auto` chooses, and whether it computes."""
+def installed_spconv() -> str:
+    """The build of spconv that is installed: spconv, spconv-cu118, spconv-cu126 ...; `spconv` without one."""
+    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
+    return next((name for name in names if name == SPCONV or name.startswith(f"{SPCONV}-cu")), SPCONV)
+
+
+def check_device(name: str = "auto") -> Check:
+    """The device that was chosen, and whether it computes."""
+    import torch
+
     from common.base.devices import select_device
 
-    device = select_device("auto")
-    if device.type == "cuda":
-        return Check("ok", f"CUDA: {', '.join(cuda_device_names())}")
-    return Check("note", f"CPU with {processors()} processors, no usable GPU", "A full dump or training needs a GPU.")
+    device = select_device(name)
+    if device.type == "cpu":
+        return Check("note", f"CPU with {processors()} processors, no GPU", "A full dump or training needs a GPU.")
+    capability, all_of_them = torch.cuda.get_device_capability(device), ", ".join(cuda_device_names())
+    finding = (
+        f"CUDA: {torch.cuda.get_device_name(device)} ({device} of {all_of_them}), sm_{capability[0]}{capability[1]}; "
+        f"PyTorch has {' '.join(torch.cuda.get_arch_list())}; spconv's code for it is {sparse_code(capability)}"
+    )
+    return Check("ok", finding)
 
 
-def check_spconv() -> Check:
+def sparse_code(capability: tuple[int, int]) -> str:
+    """How spconv gets its code for GPUs of some capability."""
+    if SPCONV_NATIVE[0] <= capability < (SPCONV_NATIVE[1][0] + 1, 0):
+        return "native"
+    return "compiled at first use: the first start is slow" if capability > SPCONV_NATIVE[1] else "missing"
+
+
+def check_spconv(name: str = "auto") -> Check:
     """Sparse convolution computes what a dense one does. In a process of its own: native code can take it down."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        errors = pool.submit(sparse_convolution_errors).result()
+        errors = pool.submit(sparse_convolution_errors, name).result()
     finding = ", ".join(
         f"{device}: differs from a dense convolution by {error:.0e}" for device, error in errors.items()
     )
@@ -160,13 +194,41 @@ def check_spconv() -> Check:
     return Check("ok", finding)
 
 
-def sparse_convolution_errors() -> dict[str, float]:
-    """Relative difference between a submanifold and a dense convolution on a full 4x4x4 grid, by device."""
+def check_copies(name: str = "auto") -> Check:
+    """What is read right after a copy from the device is what was there, in a thread of its own as in a dump."""
+    import torch
+
+    from common.base.devices import Launch, select_device, side_stream
+    from common.base.records import to_host
+
+    device, wrong = select_device(name), 0
+
+    def copy(values: torch.Tensor, launch: Launch) -> torch.Tensor:
+        launch.wait()
+        with side_stream(device):
+            return to_host([values])[0]
+
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(COPIES):
+            with Launch(device) as launch:
+                values = (torch.arange(2.0**20, device=device).sin().sum() * 0 + number).repeat(2**18)
+            wrong += not bool((pool.submit(copy, values, launch).result() == number).all())
+    if wrong:
+        return Check("problem", f"{wrong} of {COPIES} copies from {device} were read too early", "Report this.")
+    return Check("ok", f"{COPIES} copies from {device} arrived whole")
+
+
+def sparse_convolution_errors(name: str = "auto") -> dict[str, float]:
+    """Relative difference between a submanifold and a dense convolution on a full 4x4x4 grid, on the CPU and the device
+    that was chosen.
+    """
     # It makes torch warn of the way it asks whether it is traced, in the middle of the table.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     import spconv.pytorch as spconv
     import torch
     from spconv.core import ConvAlgo
+
+    from common.base.devices import select_device
 
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(64, 8, generator=generator)
@@ -176,14 +238,14 @@ def sparse_convolution_errors() -> dict[str, float]:
     dense = torch.nn.functional.conv3d(maps, weight.permute(0, 4, 1, 2, 3), padding=1)
     expected = dense[0].permute(1, 2, 3, 0).reshape(64, 16)
     errors = {}
-    for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
-        algorithm = ConvAlgo.Native if device == "cpu" else None
+    for device in dict.fromkeys((torch.device("cpu"), select_device(name))):
+        algorithm = ConvAlgo.Native if device.type == "cpu" else None
         layer = spconv.SubMConv3d(8, 16, 3, bias=False, algo=algorithm)
         layer.weight.data.copy_(weight)
         tensor = spconv.SparseConvTensor(features.to(device), sites.to(device), [4, 4, 4], 1)
         with torch.inference_mode():
             actual = layer.eval().to(device)(tensor).features.cpu()
-        errors[device] = float((actual - expected).norm() / expected.norm())
+        errors[str(device)] = float((actual - expected).norm() / expected.norm())
     return errors
 
 

@@ -5,33 +5,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.base.devices import Launch, set_float32_precision, side_stream, use_device
+from common.base.environment import processors_of_rank
 from common.base.errors import DataError
-from common.base.overlap import BackgroundWriter, started_ahead
+from common.base.overlap import BackgroundWriter, StageClock, started_ahead
 from common.base.shards import Shard
 from common.base.signals import StopRequest
-from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
-from common.scans.polar_grid import PolarGrid, VoxelisedScan, check_distillable
-from common.scans.scan_batch import batch_scans
+from common.scans.polar_grid import PolarGrid, check_distillable
+from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.view import View
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.storage import FolderStorage
 from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 
+MOST_WRITERS = 8
+"""By default: more than a GPU's fastest teacher keeps busy, each with a scan's targets in memory."""
+
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan in one view, ready for the teacher."""
+    """A scan in one view, ready for the teacher.
 
-    source: LabelledScan
+    Attributes:
+        points: float32 [N, 4], as read.
+        view: of the scan.
+        batch: of this one scan, on the teacher's device.
+    """
+
+    points: np.ndarray
     view: View
-    voxelised: VoxelisedScan
+    batch: ScanBatch
 
 
 def run(
@@ -47,7 +60,7 @@ def run(
     Raises:
         DataError: the dataset, or with `on_bad_scan: stop` a scan, cannot be used.
         CheckpointError: the teacher does not load completely.
-        SettingsError: it has other classes than the dataset.
+        SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
         StoreError: the store belongs to something else or vanishes meanwhile, the disk is too small, or the teacher
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
@@ -55,7 +68,8 @@ def run(
     grid = settings.grid.grid()
     check_distillable(grid.shape)
     scans, notes = dataset.select(settings.splits)
-    teacher = load_named_teacher(settings.teacher, checkpoint, device)
+    set_float32_precision(tf32=settings.precision == "tf32")
+    teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
     check_classes(teacher, dataset.label_map)
     store = TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
     finished = store.finished()
@@ -64,7 +78,7 @@ def run(
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, grid), device)
+    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, grid, device), device)
     writer.check_all_there(finished.intersection(work))
     return report
 
@@ -77,21 +91,39 @@ def dump_missing(
     prepare: Callable[[ScanView], PreparedScan],
     device: torch.device,
 ) -> None:
-    """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C."""
+    """Read ahead, run the teacher and write behind, one scan-view after another, until all is done or Ctrl-C.
+
+    This thread does nothing but launch the teacher: other threads read, and others wait for its targets, encode them
+    where they are, and write.
+    """
+    use_device(device)
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
-    # On a CPU the teacher uses every core; encoding beside it would only slow it down, waiting for a network would not.
-    waits = device.type != "cpu" or not isinstance(scan_writer.store.storage, FolderStorage)
-    with progress, StopRequest() as stop, BackgroundWriter(depth=2 if waits else 0) as writer:
-        for (scan, index), future in started_ahead(prepare, missing, settings.read_ahead):
+    readers, writers = threads_of(settings, device, isinstance(scan_writer.store.storage, FolderStorage))
+    clock = StageClock({"reading": readers, "teacher": 1, "writing": max(writers, 1)})
+
+    def read(item: ScanView) -> PreparedScan:
+        with clock.measure("reading"):
+            return prepare(item)
+
+    def write(item: ScanView, prepared: PreparedScan, targets: TeacherTargets, launch: Launch) -> None:
+        clock.add("teacher", launch.wait())
+        with clock.measure("writing"), side_stream(device):
+            scan_writer.write(*item, prepared.view, targets, prepared.points)
+
+    # Targets wait in the teacher's memory: few more of them than there are threads.
+    background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
+    with progress, StopRequest() as stop, background as writer:
+        for item, future in started_ahead(read, missing, max(settings.read_ahead, readers), readers):
             try:
                 prepared = future.result()
             except DataError as error:
-                scan_writer.pass_over(scan, index, error)
+                scan_writer.pass_over(*item, error)
                 progress.update()
                 continue
-            batch = batch_scans([prepared.voxelised], settings.grid.shape).to(device)
-            targets = teacher.targets(batch, settings.layers, settings.voxel_features).to("cpu")
-            writer.submit(scan_writer.write, scan, index, prepared.view, targets, prepared.source.points)
+            with Launch(device) as launch:
+                targets = teacher.targets(prepared.batch, settings.layers, settings.voxel_features)
+            writer.submit(write, item, prepared, targets, launch)
+            progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update()
             if stop:
                 break
@@ -99,14 +131,28 @@ def dump_missing(
     report.left = len(missing) - report.written - len(report.skipped)
 
 
-def preparer(settings: DumpSettings, dataset: Dataset, grid: PolarGrid) -> Callable[[ScanView], PreparedScan]:
-    """A function that reads and voxelises one scan-view."""
+def threads_of(settings: DumpSettings, device: torch.device, local: bool) -> tuple[int, int]:
+    """Threads that read and that write, for a teacher on some device and a store that is or is not in a folder."""
+    on_gpu = device.type == "cuda"
+    readers = settings.readers or (2 if on_gpu else 1)
+    # On a CPU the teacher uses every core; encoding beside it would only slow it down, waiting for a network would not.
+    default = max(1, min(MOST_WRITERS, processors_of_rank() - 1)) if on_gpu or not local else 0
+    return readers, default if settings.writers is None else settings.writers
+
+
+def preparer(
+    settings: DumpSettings, dataset: Dataset, grid: PolarGrid, device: torch.device = torch.device("cpu")
+) -> Callable[[ScanView], PreparedScan]:
+    """A function that reads and voxelises one scan-view, and brings it to the teacher's device."""
 
     def prepare(item: ScanView) -> PreparedScan:
         scan, index = item
         source = dataset.read(scan)
         view = settings.views.view(scan, index, grid.shape[1])
-        return PreparedScan(source, view, voxelise_view(source, view, grid, dataset.label_map))
+        batch = batch_scans([voxelise_view(source, view, grid, dataset.label_map)], grid.shape)
+        use_device(device)
+        # On the stream of the teacher: its next pass comes after the copy, and nobody has to wait.
+        return PreparedScan(source.points, view, batch.to(device))
 
     return prepare
 
@@ -121,6 +167,7 @@ def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label
         voxel_features=settings.voxel_features,
         encoding=settings.encoding,
         views=settings.views,
+        precision=settings.precision,
     )
 
 

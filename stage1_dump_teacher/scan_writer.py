@@ -1,5 +1,6 @@
 """The writing end of a dump: targets, or why there are none, and the count of both."""
 
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +40,7 @@ class DumpReport:
 
 
 class ScanWriter:
-    """Writes targets into a store, or why there are none, and counts.
+    """Writes targets into a store, or why there are none, and counts. Several threads may use it at once.
 
     Attributes:
         store: where to.
@@ -63,6 +64,7 @@ class ScanWriter:
         self._skip = skip
         self._expected = expected
         self._recorded = skipped_scan_views(store)
+        self._lock = threading.Lock()
 
     def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> None:
         """Write the targets of one scan-view, as `TargetStore.write` does.
@@ -71,17 +73,20 @@ class ScanWriter:
             StoreError: they cannot be written, or the store is gone.
         """
         try:
-            self.report.size += self.store.write(scan, index, view, targets, points)
+            size = self.store.write(scan, index, view, targets, points)
         except UnstorableError as error:
             self.pass_over(scan, index, error)
             return
         self._watch.check()
-        self.written.add((scan, index))
-        self.report.written += 1
         if (scan, index) in self._recorded:
             remove_skipped(self.store, scan, index)
-        if self.report.written == SIZE_SAMPLE:
-            check_room(self.store, self.report.size // SIZE_SAMPLE, self._expected - SIZE_SAMPLE)
+        with self._lock:
+            self.written.add((scan, index))
+            self.report.size += size
+            self.report.written += 1
+            estimate = self.report.size // SIZE_SAMPLE if self.report.written == SIZE_SAMPLE else None
+        if estimate is not None:
+            check_room(self.store, estimate, self._expected - SIZE_SAMPLE)
 
     def check_all_there(self, present: set[ScanView]) -> None:
         """That the store holds what was written and what was present before, see `StoreWatch.check_holds`."""
@@ -93,12 +98,14 @@ class ScanWriter:
         Raises:
             PolarDistillError: the same, where bad scans are not to be skipped, or nothing but such is found.
         """
-        report = self.report
-        alone = isinstance(error, UnstorableError) and not (report.written or report.present)
-        if not self._skip or (alone and len(report.skipped) >= HOPELESS):
-            raise error
-        name = f"scan {scan}"
-        report.skipped.append(error.message if error.message.startswith(name) else f"{name}: {error.message}")
+        report, name = self.report, f"scan {scan}"
+        with self._lock:
+            alone = isinstance(error, UnstorableError) and not (report.written or report.present)
+            if not self._skip or (alone and len(report.skipped) >= HOPELESS):
+                raise error
+            report.skipped.append(error.message if error.message.startswith(name) else f"{name}: {error.message}")
+            # As one thread would have found them.
+            report.skipped.sort()
         record_skipped(self.store, scan, index, error.message)
 
 

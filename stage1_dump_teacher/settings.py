@@ -9,6 +9,7 @@ from common.base.config_files import DatasetFile
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
+from common.targets.teacher import Precision
 
 PROFILES: dict[str, dict[str, Any]] = {
     "full": {
@@ -34,11 +35,17 @@ class DumpSettings(Settings):
         layers: teacher layers to keep.
         profile: what is kept and how: `full`, voxel features too; `train`, what a student reads, in one byte; `custom`,
             as `voxel_features` and `encoding` say. These two, where given, win over the profile.
+        precision: that the teacher computes with: `float32` (IEEE); on a GPU also `tf32`, or `float16` (the sparse
+            network, with sums in float32). Part of what a store is.
         voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
         encoding: of the arrays.
         views: of every scan.
         on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.
-        read_ahead: scans that are read and voxelised while the teacher works.
+        read_ahead: scans that are read and voxelised while the teacher works; at least one for each reader.
+        readers: threads that read and voxelise; by default 2 for a GPU, 1 for a CPU.
+        writers: threads that encode, compress and write; 0 to do it between two passes of the teacher. By default up to
+            8 where the teacher is on a GPU or the store is remote, as processors allow, and otherwise 0: on a CPU the
+            teacher uses all processors itself.
     """
 
     config_folder: ClassVar[str] = "teachers"
@@ -49,11 +56,14 @@ class DumpSettings(Settings):
     grid: GridSettings = GridSettings()
     layers: list[str] = Field(["down1c", "down3c", "up4e", "up2e", "up0e"], min_length=1)
     profile: Literal["full", "train", "custom"] = "full"
+    precision: Precision = "float32"
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
     on_bad_scan: Literal["stop", "skip"] = "stop"
     read_ahead: int = Field(2, ge=1)
+    readers: int | None = Field(None, ge=1)
+    writers: int | None = Field(None, ge=0)
 
     @model_validator(mode="before")
     @classmethod

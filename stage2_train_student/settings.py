@@ -66,8 +66,9 @@ class ExperimentSettings(Settings):
         optimiser: Adam's settings.
         averaging: decay of an exponential moving average of the weights, such as 0.999; the average is then what is
             validated and saved as the student. null for none.
-        precision: of the networks' forward pass, by autocast; weights, losses and optimiser are float32. `float16`
-            scales the loss and needs CUDA.
+        precision: of the networks' products; weights, losses and optimiser are float32. `float32` is IEEE everywhere;
+            `tf32` rounds their factors on a GPU, which is several times faster there, and is float32 on a CPU;
+            `bfloat16` and `float16` are autocast, the latter scales the loss and needs CUDA.
         sync_batch_norm: in several processes, batch norms take their statistics over the whole batch; false leaves each
             process with those of its part, which is faster and trains otherwise than one process would.
         compile: compile the bird's-eye-view network with `torch.compile`.
@@ -96,7 +97,7 @@ class ExperimentSettings(Settings):
     distillation: DistillationSettings = DistillationSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     averaging: float | None = Field(None, gt=0, lt=1)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     sync_batch_norm: bool = True
     compile: bool = False
     epochs: int = Field(40, ge=1)

@@ -16,6 +16,7 @@ from stage2_train_student.command_options import (
     online_teacher_option,
 )
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.train import Inputs
 from stage2_train_student.train import run as run_training
 from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
 
@@ -69,7 +70,7 @@ def train(
     copies = CopySettings(local_copy, local_copy_gb)
     with started_processes(device) as processes:
         live = online_teacher(settings, teacher, load_teacher, processes.device)
-        state = run_training(settings, data, folder, processes.device, cache, live, resume, copies, processes)
+        state = run_training(settings, Inputs(data, cache, live, copies), folder, resume, processes)
     if not processes.first:
         return
     best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"

@@ -1,17 +1,24 @@
-"""Choosing the device to compute on."""
+"""Choosing the device to compute on, its precision, and sharing it between threads."""
 
 import os
 import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from common.base.errors import SettingsError
 
+CPU = torch.device("cpu")
+_OF_THREAD = threading.local()
 DEVICE_NAME = re.compile(r"cpu|cuda(:(?P<index>\d+))?")
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device that a user named, after one small computation on it.
+    """The device that a user named, after one small computation on it. A GPU becomes this thread's current device:
+    spconv computes there, whatever device its tensors are on.
 
     Args:
         name: `cpu`, `cuda` (the first GPU; under torchrun this process's own),
@@ -33,7 +40,69 @@ def select_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     index = int(match["index"] or 0)
     _check_cuda(name, index)
-    return torch.device("cuda", index)
+    device = torch.device("cuda", index)
+    use_device(device)
+    return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the current device of the calling thread; each thread has its own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Let what this thread launches on a GPU run beside what others launch, on a stream of the thread's own.
+
+    It waits for nothing: what it reads has to be there (`Launch.wait`), and what it leaves to others has to be waited
+    for, as `to_host` does. On a CPU nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    use_device(device)
+    if getattr(_OF_THREAD, "device", None) != device:
+        _OF_THREAD.device, _OF_THREAD.stream = device, torch.cuda.Stream(device)
+    with torch.cuda.stream(_OF_THREAD.stream):
+        yield
+
+
+class Launch:
+    """Work that this thread launches on a device while in the context; any thread can wait for its end."""
+
+    def __init__(self, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        # Blocking: a thread that waits leaves its core to others.
+        self._events = [torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2)] if on_gpu else []
+        self._start = self._seconds = 0.0
+
+    def __enter__(self) -> "Launch":
+        self._start = time.perf_counter()
+        if self._events:
+            self._events[0].record()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._events:
+            self._events[1].record()
+        self._seconds = time.perf_counter() - self._start
+
+    def wait(self) -> float:
+        """Wait until all of it is done; the seconds that it took on its device."""
+        if not self._events:
+            return self._seconds
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1e3
+
+
+def set_float32_precision(tf32: bool) -> None:
+    """Let float32 products on a GPU round their factors to TF32, or compute as IEEE says, on this process's GPUs.
+
+    PyTorch alone would take TF32 for convolutions and IEEE for linear layers.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def _check_cuda(name: str, index: int) -> None:

@@ -86,3 +86,8 @@ def processors() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processors_of_rank() -> int:
+    """Processors for this process's share, where torchrun started several on the machine; at least 1."""
+    return max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

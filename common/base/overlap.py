@@ -1,8 +1,11 @@
 """Overlapping reading, computing and writing with threads, in order and with bounded memory."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -30,14 +33,14 @@ def started_ahead(
 
 
 class BackgroundWriter:
-    """Runs calls on one thread behind the caller's back, at most `depth` at a time; errors surface in the caller.
+    """Runs calls on threads behind the caller's back, at most `depth` at a time; errors surface in the caller.
 
     With depth 0 calls run at once, in the caller: right where they would only take cores from it. Use as a context
     manager: leaving it waits for what was started, and raises what went wrong there.
     """
 
-    def __init__(self, depth: int = 2) -> None:
-        self._pool = ThreadPoolExecutor(1)
+    def __init__(self, depth: int = 2, threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(threads)
         self._started: deque[Future[Any]] = deque()
         self._depth = depth
 
@@ -58,3 +61,43 @@ class BackgroundWriter:
         if error is None:
             for future in self._started:
                 future.result()
+
+
+class StageClock:
+    """What an item costs in each stage of a pipeline, from several threads.
+
+    Attributes:
+        threads: that share the work of a stage, by stage.
+    """
+
+    def __init__(self, threads: dict[str, int]) -> None:
+        self.threads = threads
+        self._taken = dict.fromkeys(threads, (0, 0.0))
+        self._lock = threading.Lock()
+
+    def add(self, stage: str, seconds: float) -> None:
+        """One more item went through a stage."""
+        with self._lock:
+            items, sum_of_seconds = self._taken[stage]
+            self._taken[stage] = items + 1, sum_of_seconds + seconds
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """`add` the time until the context is left."""
+        start = time.perf_counter()
+        yield
+        self.add(stage, time.perf_counter() - start)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Between two items, were a stage alone: the mean time of an item over the stage's threads."""
+        with self._lock:
+            return {
+                stage: seconds / max(items, 1) / self.threads[stage] for stage, (items, seconds) in self._taken.items()
+            }
+
+    @property
+    def slowest(self) -> str:
+        """The stage that holds up the others, such as `teacher 38 ms`."""
+        stage, seconds = max(self.seconds.items(), key=lambda item: item[1])
+        return f"{stage} {1e3 * seconds:.0f} ms"

@@ -1,7 +1,9 @@
 """Small helpers for frozen dataclasses of tensors."""
 
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass, replace
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,8 +12,46 @@ Record = TypeVar("Record")
 
 def move_tensors(record: Record, device: torch.device | str) -> Record:
     """A copy of a dataclass with every tensor field moved to `device`."""
-    moved = {k: v.to(device, non_blocking=True) for k, v in vars(record).items() if isinstance(v, torch.Tensor)}
+    moved = {
+        name: moved_tensor(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)
+    }
     return replace(record, **moved)  # type: ignore[type-var]
+
+
+def moved_tensor(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """The tensor on another device: on its way to a GPU, but there already on a CPU.
+
+    What is copied to a CPU without waiting could be read before it has come.
+    """
+    if torch.device(device).type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def tensors_in(record: Any) -> Iterator[torch.Tensor]:
+    """All tensors in a dataclass, and in the tuples, dictionaries and dataclasses in it."""
+    if isinstance(record, torch.Tensor):
+        yield record
+    elif isinstance(record, tuple):
+        yield from chain.from_iterable(map(tensors_in, record))
+    elif isinstance(record, dict):
+        yield from tensors_in(tuple(record.values()))
+    elif is_dataclass(record):
+        yield from tensors_in(vars(record))
+
+
+def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors on the CPU, all there: a GPU's are copied into pinned memory, and waited for once."""
+    tensors = list(tensors)
+    copies = [tensor if tensor.device.type == "cpu" else _pinned_copy(tensor) for tensor in tensors]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return copies
+
+
+def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return pinned.copy_(tensor, non_blocking=tensor.is_cuda)
 
 
 def no_rows(record: Record) -> Record:

@@ -117,13 +117,19 @@ def check_distillable(shape: tuple[int, int, int]) -> None:
 def to_polar(xyz: np.ndarray) -> np.ndarray:
     """Cartesian float32 [N, 3] (metres) to (rho in metres, phi in radians in -pi..pi, z in metres), float32 [N, 3]."""
     x, y, z = xyz[:, 0], xyz[:, 1], xyz[:, 2]
-    return np.stack((np.sqrt(x * x + y * y), np.arctan2(y, x), z), axis=1)
+    return np.stack((np.sqrt(x * x + y * y), np.arctan2(y, x), z)).T
 
 
 def bin_indices(polar: np.ndarray, grid: PolarGrid) -> np.ndarray:
     """Bin of each polar point, int64 [N, 3]; points outside the volume are clipped onto its border first."""
-    minimum, maximum = np.array(grid.minimum), np.array(grid.maximum)
-    return np.floor((np.clip(polar, minimum, maximum) - minimum) / grid.interval).astype(np.int64)
+    # Axis by axis, in place: several times faster than on rows of three.
+    bins, interval = np.empty(polar.shape[::-1], np.int64), grid.interval
+    for axis, (minimum, maximum) in enumerate(zip(grid.minimum, grid.maximum, strict=True)):
+        column = np.clip(polar[:, axis], minimum, maximum, dtype=np.float64)
+        column -= minimum
+        column /= interval[axis]
+        bins[axis] = np.floor(column, out=column)
+    return bins.T
 
 
 def point_features(points: np.ndarray, polar: np.ndarray, bins: np.ndarray, grid: PolarGrid) -> np.ndarray:
@@ -134,21 +140,29 @@ def point_features(points: np.ndarray, polar: np.ndarray, bins: np.ndarray, grid
         polar: float32 [N, 3] from `to_polar`.
         bins: int64 [N, 3] from `bin_indices`.
     """
-    features = np.empty((len(points), POINT_FEATURES), np.float32)
-    features[:, 0:3] = polar - ((bins + 0.5) * grid.interval + np.array(grid.minimum))
-    features[:, 3:6] = polar
-    features[:, 6:8] = points[:, 0:2]
-    features[:, 8] = points[:, 3]
-    return features
+    columns, interval = np.empty((POINT_FEATURES, len(points)), np.float32), grid.interval
+    for axis, minimum in enumerate(grid.minimum):
+        centre = bins[:, axis] + 0.5
+        centre *= interval[axis]
+        centre += minimum
+        np.subtract(polar[:, axis], centre, out=columns[axis], casting="same_kind")
+    columns[3:6] = polar.T
+    columns[6:] = points[:, [0, 1, 3]].T
+    return np.ascontiguousarray(columns.T)
 
 
 def unique_with_inverse(linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct values of int64 [N] and the row of each value among them: int64 [V], int64 [N].
+    """Sorted distinct values of int64 [N], cells of a grid, and the row of each value among them: int64 [V], int64 [N].
 
-    The same as `np.unique(linear, return_inverse=True)`, in about half the time.
+    The same as `np.unique(linear, return_inverse=True)`, in a quarter of the time.
     """
-    order = np.argsort(linear, kind="stable")
-    ordered = linear[order]
+    # Value and row in one number: sorting numbers is much faster than sorting rows by them.
+    row_bits = max(len(linear) - 1, 1).bit_length()
+    packed = linear << row_bits
+    packed |= np.arange(len(linear))
+    packed.sort()
+    order = packed & ((1 << row_bits) - 1)
+    ordered = np.right_shift(packed, row_bits, out=packed)
     starts = np.empty(len(linear), bool)
     starts[:1] = True
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])

@@ -23,6 +23,8 @@ class ScanBatch:
         voxel_pillar: int64 [V], row in `pillars` of each voxel.
         grid_shape: bins along rho, phi, z.
         scans: number of scans B.
+        labelled: whether any voxel has a label, known without asking the device.
+        fullest_pillar: points of the pillar that has most, likewise.
     """
 
     point_features: torch.Tensor
@@ -33,6 +35,8 @@ class ScanBatch:
     voxel_pillar: torch.Tensor
     grid_shape: tuple[int, int, int]
     scans: int
+    labelled: bool
+    fullest_pillar: int
 
     @property
     def point_pillar(self) -> torch.Tensor:
@@ -45,7 +49,7 @@ class ScanBatch:
 
     def without_scans(self) -> "ScanBatch":
         """A batch of no scan on the same grid."""
-        return replace(no_rows(self), scans=0)
+        return replace(no_rows(self), scans=0, labelled=False, fullest_pillar=0)
 
 
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
@@ -54,15 +58,20 @@ def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]
     first_voxel = np.cumsum([0] + [len(scan.voxels) for scan in scans])
     point_voxel = np.concatenate([scan.point_voxel + first for scan, first in zip(scans, first_voxel, strict=False)])
     pillars, voxel_pillar = pillars_of(voxels)
+    voxel_labels = np.concatenate([scan.voxel_labels for scan in scans])
+    # Both for the training loop, which must not wait for a GPU to learn them.
+    points_of_pillar = np.bincount(voxel_pillar[point_voxel], minlength=1)
     return ScanBatch(
         point_features=torch.from_numpy(np.concatenate([scan.point_features for scan in scans])),
         point_voxel=torch.from_numpy(point_voxel),
         voxels=torch.from_numpy(voxels),
-        voxel_labels=torch.from_numpy(np.concatenate([scan.voxel_labels for scan in scans]).astype(np.int64)),
+        voxel_labels=torch.from_numpy(voxel_labels.astype(np.int64)),
         pillars=torch.from_numpy(pillars),
         voxel_pillar=torch.from_numpy(voxel_pillar),
         grid_shape=grid_shape,
         scans=len(scans),
+        labelled=bool(voxel_labels.any()),
+        fullest_pillar=int(points_of_pillar.max()),
     )
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -11,6 +11,10 @@ from common.base.errors import SettingsError
 from common.scans.label_map import LabelMap
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
+
+Precision = Literal["float32", "tf32", "float16"]
+"""What a teacher computes with: IEEE float32; float32 whose factors a GPU rounds to TensorFloat-32; float16 summed in
+float32."""
 
 
 class Teacher(ABC):
@@ -32,6 +36,16 @@ class Teacher(ABC):
         Raises:
             CheckpointError: it does not load completely.
         """
+
+    def in_precision(self, precision: Precision) -> "Teacher":
+        """This teacher, which is not to be used any more, computing with other numbers.
+
+        Raises:
+            SettingsError: it cannot, or not on its device.
+        """
+        if precision != "float32":
+            raise SettingsError(f"precision={precision}: the teacher '{self.name}' computes in float32 only")
+        return self
 
     @property
     @abstractmethod

@@ -57,6 +57,11 @@ class ConfusionMatrix:
         iou[IGNORED] = np.nan
         return iou
 
+    def iou_of(self, names: Sequence[str]) -> dict[str, float | None]:
+        """IoU by name of the class, without the ignored one; None for a class that does not occur."""
+        shares = zip(names[1:], self.iou()[1:].tolist(), strict=True)
+        return {name: None if np.isnan(share) else share for name, share in shares}
+
     def mean_iou(self) -> float:
         """Mean IoU over the classes that occur in the ground truth; NaN when no point is labelled.
 

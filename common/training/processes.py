@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed
 
-from common.base.devices import select_device
+from common.base.devices import CPU, select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
 
-CPU = torch.device("cpu")
 TORCHRUN = "WORLD_SIZE"
 """The environment variable with which torchrun says how many processes there are."""
 
@@ -135,6 +135,13 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def draw_apart(seed: int, step: int, processes: Processes) -> None:
+    """Let every process but the first draw random numbers of its own from here on."""
+    if not processes.first:
+        words = np.random.SeedSequence([seed, step, processes.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]))
 
 
 @contextmanager

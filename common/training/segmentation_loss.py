@@ -5,6 +5,9 @@ from torch.nn import functional
 
 from common.training.processes import ALONE, Processes
 
+UNLABELLED_ERROR = -1.0
+"""In the place of the errors of voxels without a label: below all others, which are 0 to 1."""
+
 
 def segmentation_terms(
     voxel_logits: torch.Tensor,
@@ -26,17 +29,13 @@ def segmentation_terms(
     Returns:
         scalars `cross_entropy` and `lovasz`. Without a labelled voxel both are zeros that still carry a gradient.
     """
-    labelled = voxel_labels != 0
-    logits, labels = voxel_logits[labelled], voxel_labels[labelled]
-    all_labels = processes.rows(labels)
-    if not len(all_labels):
-        zero = voxel_logits.sum() * 0.0
-        return {"cross_entropy": zero, "lovasz": zero}
-    weights = class_weights.to(logits.dtype)
-    cross_entropy = functional.cross_entropy(logits, labels, weight=weights)
+    weights = class_weights.to(voxel_logits.dtype)
+    total = functional.cross_entropy(voxel_logits, voxel_labels, weight=weights, ignore_index=0, reduction="sum")
+    weight = (weights[voxel_labels] * (voxel_labels != 0)).sum()
+    cross_entropy = total / torch.where(weight > 0, weight, 1.0)
     return {
-        "cross_entropy": processes.mean(cross_entropy, weights[labels].sum()),
-        "lovasz": lovasz_softmax(processes.rows(logits.softmax(dim=1)), all_labels),
+        "cross_entropy": processes.mean(cross_entropy, weight),
+        "lovasz": lovasz_softmax(processes.rows(voxel_logits.softmax(dim=1)), processes.rows(voxel_labels)),
     }
 
 
@@ -53,19 +52,26 @@ def lovasz_softmax(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.T
 
     For each class the errors |[label = class] - probability| are sorted in descending order and weighed by the
     increments of the Jaccard loss, which is the loss's convex extension from sets of wrong predictions to errors.
+    Voxels without a label come last, where all increments are 0. No size depends on the labels: on a GPU that would
+    be waited for.
 
     Args:
-        probabilities: float [N, classes], N > 0.
-        labels: int64 [N].
+        probabilities: float [N, classes].
+        labels: int64 [N], 0 = unlabelled: such rows do not count.
 
     Returns:
-        a scalar.
+        a scalar; 0 without a labelled row.
     """
-    present = torch.bincount(labels, minlength=probabilities.shape[1]).nonzero().squeeze(1)
-    foreground = labels[None, :] == present[:, None]
-    errors = (foreground.to(probabilities.dtype) - probabilities.t()[present]).abs()
-    errors, order = errors.sort(dim=1, descending=True)
-    return (errors * jaccard_increments(foreground.gather(1, order), errors.dtype)).sum(dim=1).mean()
+    if not len(labels):
+        return probabilities.sum()
+    classes = torch.arange(1, probabilities.shape[1], device=labels.device)
+    foreground = labels[None, :] == classes[:, None]
+    errors = (foreground.to(probabilities.dtype) - probabilities.t()[1:]).abs()
+    errors, order = errors.masked_fill(labels == 0, UNLABELLED_ERROR).sort(dim=1, descending=True)
+    foreground = foreground.gather(1, order)
+    present = foreground.any(dim=1)
+    loss_of_class = (errors * jaccard_increments(foreground, errors.dtype)).sum(dim=1)
+    return torch.where(present, loss_of_class, 0.0).sum() / present.sum().clamp(min=1)
 
 
 def jaccard_increments(foreground: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -81,5 +87,6 @@ def jaccard_increments(foreground: torch.Tensor, dtype: torch.dtype) -> torch.Te
     found = foreground.cumsum(dim=1)
     total = found[:, -1:]
     wrong = torch.arange(1, foreground.shape[1] + 1, device=foreground.device) - found
-    jaccard_loss = 1.0 - (total - found).to(dtype) / (total + wrong).to(dtype)
+    # A class without any voxel has a loss of its own, which is not asked for; it must not be NaN.
+    jaccard_loss = 1.0 - (total - found).to(dtype) / (total + wrong).clamp(min=1).to(dtype)
     return torch.diff(jaccard_loss, dim=1, prepend=jaccard_loss.new_zeros(len(foreground), 1))

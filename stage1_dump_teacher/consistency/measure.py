@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from common.base.devices import set_float32_precision
 from common.base.errors import SettingsError
 from common.scans import view as views
 from common.scans.dataset import Dataset, LabelledScan, voxelise_view
@@ -154,9 +155,10 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
 
     Raises:
         CheckpointError: it does not load completely.
-        SettingsError: it has other classes than the dataset.
+        SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
-    teacher, grid = load_named_teacher(settings.teacher, checkpoint, device), settings.grid.grid()
+    set_float32_precision(tf32=settings.precision == "tf32")
+    teacher, grid = load_named_teacher(settings.teacher, checkpoint, device, settings.precision), settings.grid.grid()
     check_classes(teacher, label_map)
 
     def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:

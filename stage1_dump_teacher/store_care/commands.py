@@ -8,7 +8,7 @@ import click
 from tqdm import tqdm
 
 from common.base.command_options import cache_option, device_option, optional_data_option, path_type
-from common.base.devices import select_device
+from common.base.devices import select_device, set_float32_precision
 from common.base.errors import SettingsError
 from common.base.text import count_text
 from common.scans.dataset import open_dataset
@@ -18,6 +18,7 @@ from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample
 from common.targets.store.skipped import read_skipped
+from common.targets.teacher import Precision
 from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
@@ -136,12 +137,23 @@ def neighbours(data: Path | None, finished: Iterable[ScanView]) -> list[ScanId]:
 
 
 def compare_with_teacher(store: TargetStore, teacher: Path, data: Path, items: list[ScanView], device: str) -> bool:
-    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained."""
-    from stage1_dump_teacher.store_care.live_check import compare_live, worst
+    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained.
+
+    It runs in the store's precision, where the device has it, and in float32.
+    """
+    from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
     from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 
-    chosen = select_device(device)
-    compared = compare_live(store, load_teacher(teacher, chosen), data, items, chosen)
-    errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
-    click.echo("\n".join(reports.live_lines(errors, items)))
-    return all(error.explained for error in errors)
+    chosen, stored = select_device(device), store.identity.precision
+    precisions: list[Precision] = ["float32"] if chosen.type == "cpu" else list(dict.fromkeys((stored, "float32")))
+    explained = True
+    for precision in precisions:
+        set_float32_precision(tf32=precision == "tf32")
+        compared = compare_live(store, load_teacher(teacher, chosen).in_precision(precision), data, items, chosen)
+        errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
+        if stored != "float32":
+            within = f"within {AGREEMENT[stored]:.0e} of float32"
+            click.echo(f"The store is in {stored} ({within}), the teacher in {precision}.")
+        click.echo("\n".join(reports.live_lines(errors, items)))
+        explained &= all(error.explained for error in errors)
+    return explained

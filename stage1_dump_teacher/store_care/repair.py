@@ -133,7 +133,7 @@ def repair(
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
         raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    live = load_named_teacher(settings.teacher, teacher, chosen_device)
+    live = load_named_teacher(settings.teacher, teacher, chosen_device, settings.precision)
     identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
     plan = RepairPlan.of(store, dataset.select(settings.splits).scans, data, threads)

@@ -98,6 +98,7 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
             f"codec {encoding.codec}{level}",
         ),
         ("views", identity.views.describe()),
+        *([] if identity.precision == "float32" else [("precision", identity.precision)]),
         *(("from", f"{how} from {source.location}, made {source.made}") for how, source in sources),
     ]
     lines = [f"{name:<10} {text}" for name, text in facts]

@@ -51,15 +51,16 @@ def train_teacher(
       polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
     # Imported here so that the other commands start where spconv does not.
+    from common.training.trainer import finished
     from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-    from stage1_dump_teacher.teacher_training.train import reached, run
+    from stage1_dump_teacher.teacher_training.train import run
 
     settings = load_settings(TeacherTrainingSettings, config, overrides)
     state = run(settings, data, folder, select_device(device), resume)
     best = folder / BEST_TEACHER
     written = best if best.is_file() else folder / LAST_TEACHER
     click.echo(f"teacher  {written}" + (f"  mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else ""))
-    if state.epoch < settings.epochs and not reached(state, settings):
+    if not finished(state, settings):
         click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
         context.exit(INTERRUPTED)
     click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}")

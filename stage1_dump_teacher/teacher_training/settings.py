@@ -40,6 +40,7 @@ class TeacherTrainingSettings(Settings):
         schedule: of the learning rate.
         epochs: passes over the training scans; a schedule other than `constant` is spread over them.
         steps: stop after so many steps in all; null for no limit.
+        early_stopping: stop after so many validations without a better mIoU; null for never.
         batch_size: scans per step.
         loading_threads: threads that read and voxelise ahead.
         validate_every: epochs between validations.
@@ -60,6 +61,7 @@ class TeacherTrainingSettings(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     epochs: int = Field(40, ge=1)
     steps: int | None = Field(None, ge=1)
+    early_stopping: int | None = Field(None, ge=1)
     batch_size: int = Field(2, ge=1)
     loading_threads: int = Field(2, ge=1)
     validate_every: int = Field(1, ge=1)

@@ -1,31 +1,44 @@
 """Train a Cylinder3D of any width on a labelled dataset, for those who have no published checkpoint that fits."""
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from common.base.errors import DataError, TrainingError
 from common.base.overlap import started_ahead
-from common.base.signals import StopRequest
-from common.scans.dataset import Dataset, epoch_order, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
+from common.scans.polar_grid import VoxelisedScan
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, draw_view
+from common.training.guarded_step import read_rows, step_if_finite
 from common.training.predictor import Predictor
-from common.training.recorder import Recorder
-from common.training.resuming import scans_of_sequences
-from common.training.run_lock import locked
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
+from common.training.trainer import Task, Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, STATE_FILE, TeacherState, save_teacher
+from stage1_dump_teacher.teacher_training.state import (
+    BEST_TEACHER,
+    LAST_TEACHER,
+    TeacherNetworks,
+    TeacherState,
+    may_change,
+    save_teacher,
+)
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
+
+
+class LabelledBatch(NamedTuple):
+    """Scans of one step, and their voxels and points."""
+
+    scans: list[ScanId]
+    batch: ScanBatch
 
 
 def run(
@@ -52,145 +65,88 @@ def run(
     validation = validation_scans(settings, dataset)
     torch.manual_seed(settings.seed)
     state = new_state(settings, dataset.label_map, device)
-    weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
-    state.training_scans = scans_of_sequences(train)
-    with locked(folder):
-        start_or_resume(state, settings, folder, resume)
-        # What a validation that is still due may have recorded is dropped.
-        recorded = state.epoch - state.validation_due
-        with Recorder(folder, settings, state.step, recorded) as recorder, StopRequest() as stop:
-            while not (stop or finished(state, settings)):
-                if not state.validation_due:
-                    train_epoch(state, settings, dataset, train, weights, recorder, folder, stop, device)
-                    state.save(folder, settings)
-                if state.validation_due:
-                    validate(state, settings, dataset, validation, recorder, folder, device)
-                    state.validation_due = False
-                    state.save(folder, settings)
+    Trainer(TeacherTask(settings, state, dataset, train, validation, device), folder, device).run(resume)
     return state
 
 
-def train_epoch(
-    state: TeacherState,
-    settings: TeacherTrainingSettings,
-    dataset: Dataset,
-    scans: list[ScanId],
-    class_weights: torch.Tensor,
-    recorder: Recorder,
-    folder: Path,
-    stop: StopRequest,
-    device: torch.device,
-) -> None:
-    """Train from where the state stands to the end of the epoch, the step limit, or a request to stop."""
-    groups = epoch_order(scans, settings.batch_size, settings.seed, state.epoch)
-    steps = len(groups) * settings.epochs
-    ahead = batches(settings, dataset, groups[state.step_in_epoch :], state.epoch)
-    with tqdm(total=len(groups), initial=state.step_in_epoch, unit="step", desc=f"epoch {state.epoch + 1}") as bar:
-        clock = time.perf_counter()
-        for names, batch in ahead:
-            terms = train_step(state, settings, batch.to(device), names, steps, class_weights)
-            state.step_in_epoch += 1
-            seconds = time.perf_counter() - clock
-            recorder.record("train", state.step, {**terms, "seconds": seconds}, epoch=state.epoch)
-            bar.set_postfix(loss=f"{terms['loss']:.3f}")
-            bar.update()
-            if stop or reached(state, settings):
-                break
-            if settings.save_every and state.step % settings.save_every == 0:
-                state.save(folder, settings)
-            clock = time.perf_counter()
-    if state.step_in_epoch >= len(groups):
-        state.epoch, state.step_in_epoch = state.epoch + 1, 0
-        state.validation_due = state.epoch % settings.validate_every == 0
+class TeacherTask(Task[LabelledBatch]):
+    """A teacher as a `Trainer` sees it."""
 
+    best, last = BEST_TEACHER, LAST_TEACHER
 
-def train_step(
-    state: TeacherState,
-    settings: TeacherTrainingSettings,
-    batch: ScanBatch,
-    names: list[ScanId],
-    steps: int,
-    class_weights: torch.Tensor,
-) -> dict[str, float]:
-    """One step of Adam on cross entropy and Lovasz, as Cylinder3D was trained (Zhu et al., CVPR 2021, section 3.5).
+    def __init__(
+        self,
+        settings: TeacherTrainingSettings,
+        state: TeacherState,
+        dataset: Dataset,
+        train: list[ScanId],
+        validation: list[ScanId],
+        device: torch.device,
+    ) -> None:
+        self._settings, self.state, self.dataset, self.device = settings, state, dataset, device
+        self.train, self.validation, self.may_change = train, validation, may_change(settings)
+        self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
 
-    Returns:
-        the terms, their sum `loss`, and the learning rate.
+    @property
+    def settings(self) -> TeacherTrainingSettings:
+        return self._settings
 
-    Raises:
-        TrainingError: the loss is not finite, or the batch too small for a batch norm; the weights stay as they were.
-    """
-    rate = settings.learning_rate * learning_rate_factor(state.step, steps, settings.schedule)
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    if not batch.voxel_labels.any():
-        # A step would move batch statistics and Adam's momentum without having learned anything.
-        tqdm.write(f"note: nothing to learn from scans {', '.join(map(str, names))}: no voxel has a label")
+    def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
+        """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
+        settings, dataset, grid = self.settings, self.dataset, self.settings.grid.grid()
+
+        def load(scan: ScanId) -> VoxelisedScan:
+            policy = settings.augmentation
+            view = IDENTITY if policy is None else draw_view(policy, scan, 1 + epoch, settings.seed)
+            return voxelise_view(dataset.read(scan), view, grid, dataset.label_map)
+
+        def load_batch(scans: list[ScanId]) -> LabelledBatch:
+            return LabelledBatch(scans, batch_scans([load(scan) for scan in scans], grid.shape))
+
+        threads = settings.loading_threads
+        for _, future in started_ahead(load_batch, batches, depth=2 * threads, threads=threads):
+            yield future.result()
+
+    def step(self, batches: Iterable[LabelledBatch], scans: int, steps: int) -> dict[str, float]:
+        """One step of Adam on cross entropy and Lovasz, as Cylinder3D was trained (Zhu et al., CVPR 2021, section 3.5).
+
+        Raises:
+            TrainingError: the loss is not finite, or the batch too small for a batch norm; the weights stay as they
+                were.
+        """
+        [loaded] = batches
+        state, teacher, names = self.state, self.state.networks.teacher, ", ".join(map(str, loaded.scans))
+        rate = self.settings.learning_rate * learning_rate_factor(state.step, steps, self.settings.schedule)
+        if not loaded.batch.labelled:
+            # A step would move batch statistics and Adam's momentum without having learned anything.
+            tqdm.write(f"note: nothing to learn from scans {names}: no voxel has a label")
+            state.step += 1
+            return {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
+        teacher.train()
+        state.optimiser.zero_grad(set_to_none=True)
+        batch = loaded.batch.to(self.device)
+        with naming_small_batches(loaded.scans):
+            logits = teacher(batch).logits
+        terms = segmentation_terms(logits, batch.voxel_labels, self.class_weights)
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()
+        values = torch.stack([value.detach() for value in (*terms.values(), loss)])
+        step_if_finite(state, rate, values)
+        [row] = read_rows([values])
+        if not isfinite(row[-1]):
+            raise TrainingError(
+                f"step {state.step + 1}: the loss is {row[-1]} for scans {names}. Lower learning_rate, or look at "
+                "these scans; the last saved state is intact."
+            )
         state.step += 1
-        return {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
-    state.teacher.train()
-    with naming_small_batches(names):
-        logits = state.teacher(batch).logits
-    terms = segmentation_terms(logits, batch.voxel_labels, class_weights)
-    loss = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"step {state.step + 1}: the loss is {loss.item()} for scans {', '.join(map(str, names))}. Lower "
-            "learning_rate, or look at these scans; the last saved state is intact."
-        )
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimiser.step()
-    state.step += 1
-    return {
-        **{name: float(term.detach()) for name, term in terms.items()},
-        "loss": float(loss.detach()),
-        "learning_rate": rate,
-    }
+        return dict(zip((*terms, "loss"), row, strict=True)) | {"learning_rate": rate}
 
+    def predictor(self) -> Predictor:
+        teacher = self.state.networks.teacher.eval()
+        return Predictor(lambda batch: teacher(batch).logits, self.settings.grid.grid(), self.device)
 
-def batches(
-    settings: TeacherTrainingSettings, dataset: Dataset, groups: list[list[ScanId]], epoch: int
-) -> Iterator[tuple[list[ScanId], ScanBatch]]:
-    """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
-    grid = settings.grid.grid()
-
-    def load(scan: ScanId):  # type: ignore[no-untyped-def]
-        policy = settings.augmentation
-        view = IDENTITY if policy is None else draw_view(policy, scan, 1 + epoch, settings.seed)
-        return voxelise_view(dataset.read(scan), view, grid, dataset.label_map)
-
-    def load_batch(group: list[ScanId]) -> ScanBatch:
-        return batch_scans([load(scan) for scan in group], grid.shape)
-
-    threads = settings.loading_threads
-    for group, future in started_ahead(load_batch, groups, depth=2 * threads, threads=threads):
-        yield group, future.result()
-
-
-def validate(
-    state: TeacherState,
-    settings: TeacherTrainingSettings,
-    dataset: Dataset,
-    scans: list[ScanId],
-    recorder: Recorder,
-    folder: Path,
-    device: torch.device,
-) -> None:
-    """mIoU over all points of the validation scans; keeps the teacher if it is the best so far."""
-    if not scans:
-        return
-    state.teacher.eval()
-    predictor = Predictor(lambda batch: state.teacher(batch).logits, settings.grid.grid(), device)
-    miou = predictor.confusion(dataset, scans, "validate").mean_iou()
-    if np.isnan(miou):
-        tqdm.write(f"epoch {state.epoch}: no mIoU, no point of the validation scans has a label")
-        return
-    recorder.record("validation", state.step, {"miou": miou}, epoch=state.epoch)
-    tqdm.write(f"epoch {state.epoch}: mIoU {100 * miou:.2f}")
-    if miou > state.best_miou:
-        state.best_miou = miou
-        save_teacher(folder / BEST_TEACHER, state.teacher, settings)
+    def write_network(self, path: Path) -> None:
+        save_teacher(path, self.state.networks.teacher, self.settings)
 
 
 def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: torch.device) -> TeacherState:
@@ -200,28 +156,9 @@ def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: to
         TeacherWidths(widths.point_channels, widths.voxel_channels, widths.base, len(label_map.classes)),
         on_cpu=device.type == "cpu",
     ).to(device)
-    return TeacherState(teacher, torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate))
-
-
-def start_or_resume(state: TeacherState, settings: TeacherTrainingSettings, folder: Path, resume: bool) -> None:
-    """Restore the run in `folder`, or make sure that there is none to overwrite.
-
-    Raises:
-        TrainingError: there is a run and nobody said to resume it.
-        CheckpointError: the run does not fit.
-    """
-    exists = (folder / STATE_FILE).exists()
-    if exists and not resume:
-        raise TrainingError(
-            f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
-        )
-    if exists:
-        note = state.restore(folder, settings)
-        if note:
-            tqdm.write(f"note: {note}")
-        tqdm.write(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
-    elif resume:
-        tqdm.write(f"nothing to resume in {folder}; starting from the beginning")
+    return TeacherState(
+        TeacherNetworks(teacher), torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate, fused=True)
+    )
 
 
 def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
@@ -249,13 +186,3 @@ def validation_scans(settings: TeacherTrainingSettings, dataset: Dataset) -> lis
         return []
     require_labels(dataset, scans)
     return scans
-
-
-def finished(state: TeacherState, settings: TeacherTrainingSettings) -> bool:
-    """Whether the run has nothing left to do."""
-    return not state.validation_due and (state.epoch >= settings.epochs or reached(state, settings))
-
-
-def reached(state: TeacherState, settings: TeacherTrainingSettings) -> bool:
-    """Whether the step limit is reached."""
-    return settings.steps is not None and state.step >= settings.steps

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import torch
 
+from common.base.errors import SettingsError
 from common.base.weights_hash import weights_hash
 from common.scans.scan_batch import ScanBatch
-from common.targets.teacher import Teacher
+from common.targets.teacher import Precision, Teacher
 from common.targets.teacher_targets import TeacherTargets
 from common.training.wrapped_weights import load_weights
-from stage1_dump_teacher.teachers.cylinder3d_network import FEATURE_LAYERS, Cylinder3D
+from stage1_dump_teacher.teachers.cylinder3d_network import (
+    FEATURE_LAYERS,
+    Cylinder3D,
+    halve_sparse_network,
+    set_sparse_precision,
+)
 from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 from stage1_dump_teacher.teachers.published_weights import from_published, published_names, widths_of
 
@@ -44,6 +50,17 @@ class Cylinder3DTeacher(Teacher):
         model.load_state_dict(weights, strict=True)
         model.requires_grad_(False)
         return cls(model.eval().to(device), weights_hash(weights))
+
+    def in_precision(self, precision: Precision) -> "Cylinder3DTeacher":
+        """See `Teacher`. Whether spconv uses TensorFloat-32 is one choice for the whole process, as PyTorch's own is,
+        which `set_float32_precision` makes.
+        """
+        if precision != "float32" and not next(self.model.parameters()).is_cuda:
+            raise SettingsError(f"precision={precision} needs a GPU (DEVICE=cuda); on a CPU choose precision=float32")
+        set_sparse_precision(tf32=precision == "tf32")
+        if precision == "float16":
+            halve_sparse_network(self.model)
+        return self
 
     def __str__(self) -> str:
         return f"{self.hash[:12]}  {self.model.widths}"

@@ -9,9 +9,13 @@ stay familiar. Axes of all kernels and strides are (rho, phi, z); nothing wraps 
 import logging
 from dataclasses import dataclass
 
+import spconv.algo as algorithms
 import spconv.pytorch as spconv
 import torch
+from spconv import constants
 from spconv.core import ConvAlgo
+from spconv.pytorch import ops
+from spconv.pytorch.conv import SparseConvolution
 from torch import nn
 
 from common.scans.polar_grid import POINT_FEATURES
@@ -83,11 +87,27 @@ class Cylinder3D(nn.Module):
             layers: names of inner layers to return as well: `vox` (compressed voxel features), `ctx`, `down1c`,
                 `down2c`, `down3c`, `down4c`, `up4e`, `up3e`, `up2e`, `up1e`, `up0e`.
         """
-        voxel_features = self.cylinder_3d_generator(batch)
+        # Both in float32, unless the sparse network was halved.
+        voxel_features = self.cylinder_3d_generator(batch).to(self.cylinder_3d_spconv_seg.logits.weight.dtype)
         sites = spconv.SparseConvTensor(voxel_features, batch.voxels.int(), list(batch.grid_shape), batch.scans)
         logits, tensors = self.cylinder_3d_spconv_seg(sites)
         tensors["vox"] = sites
-        return TeacherOutputs(logits.features, {name: sorted_layer(tensors[name]) for name in layers})
+        return TeacherOutputs(logits.features.float(), {name: sorted_layer(tensors[name]) for name in layers})
+
+
+def halve_sparse_network(model: Cylinder3D) -> None:
+    """Compute the sparse network in float16 with sums in float32, on CUDA only; the point network stays in float32."""
+    for module in model.cylinder_3d_spconv_seg.half().modules():
+        if isinstance(module, SparseConvolution):
+            module.fp32_accum = True
+
+
+def set_sparse_precision(tf32: bool) -> None:
+    """Whether spconv may round float32 factors to TensorFloat-32 on a GPU."""
+    changed, constants.SPCONV_ALLOW_TF32 = tf32 != constants.SPCONV_ALLOW_TF32, tf32
+    # spconv remembers a kernel for each shape, of either kind: let it choose anew.
+    if changed and ops.CONV_CPP is not None:
+        ops.CONV_CPP = algorithms.ConvTunerSimple(algorithms.CONV.all_desps)
 
 
 class VoxelFeatureNetwork(nn.Module):
@@ -266,7 +286,7 @@ def sorted_layer(tensor: spconv.SparseConvTensor) -> VoxelFeatures:
     sites = tensor.indices.long()
     scan, rho, phi, z = sites.unbind(1)
     order = torch.argsort(((scan * radial + rho) * azimuth + phi) * height + z)
-    return VoxelFeatures(sites[order], tensor.features[order], (radial, azimuth, height))
+    return VoxelFeatures(sites[order], tensor.features[order].float(), (radial, azimuth, height))
 
 
 def convolve_with_bias(convolution: spconv.SubMConv3d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:

@@ -23,11 +23,12 @@ from common.targets.store import TargetStore
 from common.training.recorder import METRICS_FILE, SETTINGS_FILE
 from common.training.resuming import check_same_settings
 from common.training.run_lock import locked
+from common.training.state import check_same_targets
 from stage2_train_student.command_options import experiment_file
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.finished_run import FinishedRun, read_finished
 from stage2_train_student.training.runs import run_settings
-from stage2_train_student.training.state import check_same_targets, may_change
+from stage2_train_student.training.state import may_change
 
 LOG_FILE = "train.log"
 POLL_SECONDS = 0.2

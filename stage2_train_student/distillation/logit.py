@@ -62,8 +62,8 @@ def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale
 
 def sum_and_count(entries: torch.Tensor, threshold: float | None) -> torch.Tensor:
     """Sum and number of the entries above the threshold, float [2]."""
-    kept = entries if threshold is None else entries[entries > threshold]
-    return torch.stack((kept.sum(), kept.new_tensor(float(kept.numel()))))
+    kept = torch.ones_like(entries, dtype=torch.bool) if threshold is None else entries > threshold
+    return torch.stack((torch.where(kept, entries, 0.0).sum(), kept.sum().to(entries.dtype)))
 
 
 def logit_distillation_loss(

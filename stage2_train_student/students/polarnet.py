@@ -105,10 +105,10 @@ class PolarNet(Student):
     def pillar_map(self, batch: ScanBatch) -> torch.Tensor:
         """Input of the U-Net: compressed features of occupied pillars, zeros elsewhere, float32 [B, C, R, P]."""
         point_features, point_pillar = batch.point_features, batch.point_pillar
-        if self.training:
+        # Asked of the batch, not of the device: few batches have such a pillar, and all others wait for nothing.
+        if self.training and batch.fullest_pillar > self.max_points_per_pillar:
             kept = choose_points(point_pillar, len(batch.pillars), self.max_points_per_pillar)
-            if kept is not None:
-                point_features, point_pillar = point_features[kept], point_pillar[kept]
+            point_features, point_pillar = point_features[kept], point_pillar[kept]
         pooled = self.pooled_points(point_features, point_pillar, len(batch.pillars))
         compressed = self.fea_compression(pooled)
         radial, azimuth, _ = batch.grid_shape
@@ -189,7 +189,7 @@ def without_running_statistics(network: nn.Sequential) -> Iterator[None]:
             setattr(module, name, buffer)
 
 
-def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch.Tensor | None:
+def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch.Tensor:
     """At most `limit` points of each pillar, chosen at random with torch's generator.
 
     Used in training only, as a bound on memory and a mild augmentation. The published code also draws while
@@ -201,11 +201,9 @@ def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch
         limit: most points to keep of one pillar.
 
     Returns:
-        int64 [K], kept points in ascending order, or None where no pillar holds more than `limit`.
+        int64 [K], kept points in ascending order.
     """
     counts = torch.bincount(point_pillar, minlength=pillars)
-    if not pillars or int(counts.max()) <= limit:
-        return None
     shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
     order = shuffled[torch.argsort(point_pillar[shuffled], stable=True)]
     first = torch.cumsum(counts, 0) - counts

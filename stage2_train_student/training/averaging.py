@@ -26,9 +26,9 @@ def update_average(average: Student, student: Student, decay: float) -> None:
 
     Running statistics of batch norm are averaged too, since they belong to the weights; counters are copied.
     """
-    new = student.state_dict()
-    for name, value in average.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(new[name], 1.0 - decay)
-        else:
-            value.copy_(new[name])
+    pairs = list(zip(average.state_dict().values(), student.state_dict().values(), strict=True))
+    numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([kept for kept, _ in numbers], [new for _, new in numbers], 1.0 - decay)
+    for kept, counter in pairs:
+        if not kept.is_floating_point():
+            kept.copy_(counter)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from common.base.errors import StoreError
 from common.base.overlap import started_ahead
+from common.base.records import tensors_in
 from common.base.shards import Shard
-from common.scans.dataset import Dataset, LabelledScan, epoch_order, voxelise_view
+from common.scans.dataset import Dataset, LabelledScan, voxelise_view
 from common.scans.polar_grid import PolarGrid, VoxelisedScan
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
@@ -18,6 +20,7 @@ from common.scans.view import IDENTITY, AnchoredView, View, anchor_view, draw_an
 from common.targets.composition import Anchor, anchored_targets
 from common.targets.store import EncodedTargets, TargetStore
 from common.targets.store.scan_file import encoded_as_is
+from common.targets.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.settings import AugmentationSettings
 
 
@@ -30,12 +33,44 @@ class StudentBatch:
         batch: their voxels and points; those of a stand-in where there are no scans.
         targets: the teacher's for each scan as stored, where they come from a cache; the stand-in's likewise.
         shared: scans of the batch in all processes together.
+        decoded: the targets of all scans, where they are decoded already.
+        arrival: on a GPU, after which all of this is there.
     """
 
     scans: list[ScanId]
     batch: ScanBatch
     targets: list[EncodedTargets]
     shared: int
+    decoded: TeacherTargets | None = None
+    arrival: torch.cuda.Event | None = None
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether it brings a teacher's targets."""
+        return bool(self.targets) or self.decoded is not None
+
+    def decoded_targets(self, device: torch.device) -> TeacherTargets:
+        """The targets, decoded on the device that uses them."""
+        if self.decoded is not None:
+            return self.decoded
+        return batch_targets([targets.to(device).decode() for targets in self.targets])
+
+    def sent(self, stream: torch.cuda.Stream) -> "StudentBatch":
+        """The batch on its way to the stream's GPU, to be decoded there beside what the training loop computes."""
+        with torch.cuda.stream(stream):
+            decoded = self.decoded_targets(stream.device) if self.targets else None
+            batch = self.batch.to(stream.device)
+            return replace(self, batch=batch, targets=[], decoded=decoded, arrival=stream.record_event())
+
+    def arrived(self) -> "StudentBatch":
+        """The same batch, once the calling thread's stream waits for what `sent` has queued."""
+        if self.arrival is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.arrival)
+            for tensor in tensors_in((self.batch, self.decoded)):
+                # Its memory belongs to the other stream, which must not use it again before this one has read it.
+                tensor.record_stream(stream)
+        return self
 
 
 @dataclass(frozen=True)
@@ -51,6 +86,7 @@ class StudentData:
         seed: of the choice of views, and of views drawn afresh.
         views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
         labelled: scans whose labels are used; None for all.
+        stream: on which batches are sent to a GPU; None leaves them on the CPU.
     """
 
     dataset: Dataset
@@ -61,6 +97,7 @@ class StudentData:
     seed: int = 0
     views: Literal["replay", "anchors"] = "replay"
     labelled: frozenset[ScanId] | None = None
+    stream: torch.cuda.Stream | None = None
 
     def __post_init__(self) -> None:
         if self.store is not None and self.views == "anchors" and self.store.identity.views.anchors is None:
@@ -148,25 +185,20 @@ class StudentData:
 
     def batches(
         self,
-        scans: Sequence[ScanId],
-        batch_size: int,
+        groups: list[list[ScanId]],
         epoch: int,
-        first: int,
         threads: int,
         shard: Shard = Shard(),
     ) -> Iterator[StudentBatch]:
-        """The batches of an epoch from number `first` on, or this process's share of each.
-
-        They are loaded ahead by threads, always in the same order.
-        """
-        groups = epoch_order(scans, batch_size, self.seed, epoch)[first:]
+        """Batches of an epoch, or this process's share of each, loaded ahead by threads, always in the same order."""
 
         def load(group: list[ScanId]) -> StudentBatch:
-            return self.load_batch(group, epoch, shard)
+            loaded = self.load_batch(group, epoch, shard)
+            return loaded if self.stream is None else loaded.sent(self.stream)
 
         loading = started_ahead(load, groups, depth=2 * threads, threads=threads)
         for _, future in loading:
-            yield future.result()
+            yield future.result().arrived()
 
 
 def choose_view(count: int, seed: int, scan: ScanId, epoch: int) -> int:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import click
 import torch
 
-from common.base.errors import SettingsError, StoreError, TrainingError
+from common.base.devices import CPU
+from common.base.errors import SettingsError, StoreError
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import check_distillable
@@ -22,14 +23,13 @@ from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers
-from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student, student_class
 from stage2_train_student.training.averaging import averaged_copy
 from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.precision import check_precision, gradient_scaler
 from stage2_train_student.training.scans import Scans, labelled_scans
-from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, STATE_FILE, TrainingState
+from stage2_train_student.training.state import StudentNetworks, StudentState
 
 OnlineTargets = Callable[[ScanBatch], TeacherTargets]
 
@@ -126,8 +126,10 @@ def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALON
     return scans._replace(train=[scan for scan in scans.train if scan not in source.skipped])
 
 
-def student_data(settings: ExperimentSettings, dataset: Dataset, source: TargetSource) -> StudentData:
-    """The training scans' loader."""
+def student_data(
+    settings: ExperimentSettings, dataset: Dataset, source: TargetSource, device: torch.device = CPU
+) -> StudentData:
+    """The training scans' loader, for batches that are used on a device."""
     return StudentData(
         dataset=dataset,
         grid=settings.grid.grid(),
@@ -137,6 +139,7 @@ def student_data(settings: ExperimentSettings, dataset: Dataset, source: TargetS
         seed=settings.seed,
         views=settings.views,
         labelled=labelled_scans(settings, dataset),
+        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
     )
 
 
@@ -148,7 +151,7 @@ def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:
 
 def new_state(
     settings: ExperimentSettings, label_map: LabelMap, source: TargetSource, device: torch.device
-) -> TrainingState:
+) -> StudentState:
     """Student, adapters and optimiser before the first step.
 
     Raises:
@@ -161,14 +164,14 @@ def new_state(
     distillation = Distillation(context).to(device)
     parameters = [*student.parameters(), *distillation.parameters()]
     optimiser = torch.optim.Adam(
-        parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay
+        parameters, lr=settings.optimiser.learning_rate, weight_decay=settings.optimiser.weight_decay, fused=True
     )
     average = averaged_copy(student) if settings.averaging is not None else None
     if settings.compile:
         # In place and after the copy: the state dict keeps its names, and the average, seldom run, stays as it is.
         student.compile()
     scaler = gradient_scaler(settings.precision, device)
-    return TrainingState(student, distillation, optimiser, scaler, average, targets_hash=source.hash)
+    return StudentState(StudentNetworks(student, distillation, average), optimiser, scaler, targets_hash=source.hash)
 
 
 def check_divisible(settings: ExperimentSettings, processes: Processes) -> None:
@@ -182,43 +185,4 @@ def check_divisible(settings: ExperimentSettings, processes: Processes) -> None:
         raise SettingsError(
             f"batch_size: {settings.batch_size} scans do not divide among {processes.count} processes (it counts the "
             f"scans of all of them together); set batch_size={fitting}, or start another number of processes"
-        )
-
-
-def start_or_resume(
-    state: TrainingState, settings: ExperimentSettings, folder: Path, resume: bool, processes: Processes = ALONE
-) -> None:
-    """Restore the run in `folder`, or make sure that there is none to overwrite.
-
-    Raises:
-        TrainingError: there is a run and nobody said to resume it, or the students of one whose state is gone.
-    """
-    exists = (folder / STATE_FILE).exists()
-    if exists and not resume:
-        raise TrainingError(
-            f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN folder."
-        )
-    if exists:
-        note = state.restore(folder, settings, processes)
-        if processes.first:
-            click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
-            if note:
-                click.echo(f"note: {note}", err=True)
-        return
-    refuse_left_students(folder)
-    if resume and processes.first:
-        click.echo(f"nothing to resume in {folder}; starting from the beginning")
-
-
-def refuse_left_students(folder: Path) -> None:
-    """Make sure that no student of an earlier run would be taken for the new one's.
-
-    Raises:
-        TrainingError: names what is there.
-    """
-    left = [name for name in (BEST_STUDENT, LAST_STUDENT, EVALUATION_FILE) if (folder / name).exists()]
-    if left:
-        raise TrainingError(
-            f"{folder}: holds {', '.join(left)} of an earlier run, but no training state ({STATE_FILE}) to go on from. "
-            "Move them away, or choose another RUN folder."
         )

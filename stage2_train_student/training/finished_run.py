@@ -12,7 +12,7 @@ from common.base.errors import CheckpointError
 from common.base.files import write_atomically
 from common.training.resuming import changed_settings, with_later_settings
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.state import TrainingState
+from stage2_train_student.training.state import StudentState
 
 FINISHED_FILE = "finished.json"
 IGNORED_SETTINGS = {"loading_threads", "save_every"}
@@ -42,7 +42,7 @@ class FinishedRun(Settings):
         return not changed_settings(stored, settings.model_dump(mode="json"), IGNORED_SETTINGS)
 
 
-def write_finished(folder: Path, settings: ExperimentSettings, state: TrainingState) -> None:
+def write_finished(folder: Path, settings: ExperimentSettings, state: StudentState) -> None:
     """Note that the run in `folder` has ended as its settings ask."""
     note = FinishedRun(
         settings=settings.model_dump(mode="json"),

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -81,10 +80,3 @@ def mean_statistics(both: DistributedDataParallel, processes: Processes) -> None
     flat = processes.sum(torch.cat([buffer.flatten() for buffer in buffers])) / processes.count
     for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
-
-
-def draw_apart(seed: int, step: int, processes: Processes) -> None:
-    """Let every process but the first draw random numbers of its own from here on."""
-    if not processes.first:
-        words = np.random.SeedSequence([seed, step, processes.rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(words[0]))

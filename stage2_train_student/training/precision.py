@@ -8,7 +8,7 @@ import torch
 from common.base.errors import SettingsError
 from stage2_train_student.students.student import StudentOutputs
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -25,7 +25,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """Context in which convolutions and linear layers compute in `precision`."""
-    return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "float32")
+    return torch.autocast(device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

@@ -35,7 +35,7 @@ from stage2_train_student.training.experiment import (
 )
 from stage2_train_student.training.precision import autocast, in_float32
 from stage2_train_student.training.scans import choose_scans
-from stage2_train_student.training.state import TrainingState
+from stage2_train_student.training.state import StudentState
 from stage2_train_student.training.step import targets_of
 
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class StepClock:
 
 
 def profile_steps(
-    state: TrainingState,
+    state: StudentState,
     settings: ExperimentSettings,
     data: StudentData,
     batches: Iterable[list[ScanId]],
@@ -72,8 +72,8 @@ def profile_steps(
     Nothing is loaded ahead and on a GPU every part is waited for, so that a part's time is its own: a real step
     overlaps them and is shorter than their sum.
     """
-    state.student.train()
-    state.distillation.train()
+    state.networks.student.train()
+    state.networks.distillation.train()
     measured = []
     for scans in batches:
         clock = StepClock(device)
@@ -86,7 +86,7 @@ def profile_steps(
 
 def one_step(
     clock: StepClock,
-    state: TrainingState,
+    state: StudentState,
     settings: ExperimentSettings,
     loaded: StudentBatch,
     online: OnlineTargets | None,
@@ -97,17 +97,17 @@ def one_step(
     batch = clock("copy to the device", lambda: loaded.batch.to(device))
     targets = clock("targets", lambda: targets_of(loaded, batch, online, device))
     with naming_small_batches(loaded.scans), autocast(settings.precision, device):
-        outputs = clock("forward", lambda: in_float32(state.student(batch)))
+        outputs = clock("forward", lambda: in_float32(state.networks.student(batch)))
     terms = clock(
         "loss: cross entropy, lovasz",
         lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights),
     )
     total = terms["cross_entropy"] + terms["lovasz"]
     if targets is not None:
-        for name, term in state.distillation.terms.items():
+        for name, term in state.networks.distillation.terms.items():
             with autocast(settings.precision, device):
                 value: Any = clock(f"loss: {name}", lambda term=term: term(outputs, targets, batch))  # type: ignore[misc]
-            total = total + state.distillation.weights[name] * value[name]
+            total = total + state.networks.distillation.weights[name] * value[name]
     state.optimiser.zero_grad(set_to_none=True)
     clock("backward", lambda: state.scaler.scale(total).backward())
     clock("optimiser", lambda: state.scaler.step(state.optimiser))

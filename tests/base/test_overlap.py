@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from common.base.overlap import BackgroundWriter, started_ahead
+from common.base.overlap import BackgroundWriter, StageClock, started_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -141,3 +141,30 @@ def test_a_writer_without_depth_runs_calls_in_the_caller():
     with BackgroundWriter(depth=0) as writer:
         writer.submit(lambda: threads.append(threading.get_ident()))
         assert threads == [threading.get_ident()]
+
+
+def test_several_threads_write_at_once_and_an_error_still_surfaces():
+    together = threading.Barrier(3, timeout=10)
+    with BackgroundWriter(depth=3, threads=3) as writer:
+        for _ in range(3):
+            writer.submit(together.wait)
+
+    def submit_all() -> None:
+        with BackgroundWriter(depth=4, threads=2) as writer:
+            for call in (lambda: time.sleep(0.001), fail_to_write, lambda: None):
+                writer.submit(call)
+
+    with pytest.raises(OSError, match="disk full"):
+        submit_all()
+
+
+def test_the_slowest_stage_is_the_one_that_holds_up_the_others():
+    clock = StageClock({"reading": 1, "writing": 4})
+    for _ in range(3):
+        clock.add("reading", 0.02)
+        clock.add("writing", 0.04)
+    assert clock.seconds == pytest.approx({"reading": 0.02, "writing": 0.01})
+    assert clock.slowest == "reading 20 ms"
+    with clock.measure("writing"):
+        time.sleep(0.4)
+    assert clock.slowest.startswith("writing")

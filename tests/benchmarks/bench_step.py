@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,18 @@ import torch
 from common.base.config import load_settings
 from common.base.devices import select_device
 from common.base.memory import keep_freed_memory
-from common.scans.dataset import Dataset, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
 from common.scans.label_map import load_label_map
+from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
 from common.scans.view import IDENTITY
+from common.targets.store import TargetStore
+from common.targets.store.scan_file import encoded_scan
+from common.targets.store.zarr_zip import chunk_bytes, zip_of_group
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data
 from stage2_train_student.training.scans import choose_scans
-from stage2_train_student.training.step import losses, targets_of, train_step
+from stage2_train_student.training.step import StudentStep, losses, targets_of
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -109,6 +114,72 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
     return {"dump_s": (long - short) / (more - fewer), "full_mb": report.size / report.written / 1e6}
 
 
+def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
+    """CPU seconds of one thread beside the teacher, for one scan-view of a full-size teacher, by stage and profile."""
+    from stage1_dump_teacher.dump import identity_of
+    from stage1_dump_teacher.settings import DumpSettings
+    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
+
+    torch.set_num_threads(1)
+    teacher = load_teacher(folder / "teacher.pt", torch.device("cpu"))
+    numbers: dict[str, float] = {}
+    for profile in ("train", "full"):
+        settings = load_settings(DumpSettings, REPOSITORY / "configs/teachers/cylinder3d.yaml", [f"profile={profile}"])
+        dataset, grid = open_dataset(scans_folder(), settings.dataset), settings.grid.grid()
+        scan = dataset.select(settings.splits).scans[0]
+        source = dataset.read(scan)
+        batch = batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
+        targets = teacher.targets(batch, settings.layers, settings.voxel_features)
+        identity = identity_of(settings, teacher, grid, dataset.label_map)
+        store, encoding = TargetStore.create_or_resume(folder / f"cpu_{profile}", identity, {}), settings.encoding
+        store.write(scan, 0, IDENTITY, targets, source.points)
+        data = store.storage.read(store.name(scan, 0))
+        arrays = encoded_scan(targets, grid.shape, encoding, {}).arrays
+
+        def batched(dataset: Dataset = dataset, source: LabelledScan = source, grid: PolarGrid = grid) -> None:
+            batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
+
+        stages: dict[str, Callable[[], Any]] = {
+            "reading": partial(dataset.read, scan),
+            "voxelising": batched,
+            "encoding": partial(encoded_scan, targets, grid.shape, encoding, {}),
+            "compressing": partial(zip_of_group, arrays, {}, encoding),
+            "writing": partial(store.storage.write, "probe", data),
+            "everything": lambda: store.write(scan, 0, IDENTITY, targets, source.points),  # noqa: B023 - called at once
+            "codec alone": lambda: [chunk_bytes(values, encoding) for values in arrays.values()],  # noqa: B023
+        }
+        taken = {stage: cpu_seconds(call, 5 * repeats) for stage, call in stages.items()}
+        written = taken.pop("everything")
+        taken["checks, hash, metadata"] = written - taken["encoding"] - taken["compressing"] - taken["writing"]
+        numbers |= {f"dump_cpu {profile}: {stage}": seconds for stage, seconds in taken.items()}
+        numbers[f"dump_cpu_s_per_scan_{profile}"] = taken["reading"] + taken["voxelising"] + written
+    return numbers
+
+
+def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Median CPU seconds of this process in a call, after one warm-up."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def dump_cpu_table(numbers: dict[str, float]) -> str:
+    """CPU seconds beside the teacher by stage, as text."""
+    lines = [f"{'CPU seconds beside the teacher':32} {'train':>8} {'full':>8}"]
+    stages = [name.removeprefix("dump_cpu train: ") for name in numbers if name.startswith("dump_cpu train: ")]
+    for stage in [*stages, "all"]:
+        found = [
+            numbers[f"dump_cpu_s_per_scan_{profile}" if stage == "all" else f"dump_cpu {profile}: {stage}"]
+            for profile in ("train", "full")
+        ]
+        lines.append(f"  {stage:30} {found[0]:8.4f} {found[1]:8.4f}")
+    return "\n".join([*lines, f"{'goal: the larger of this and codec alone':32} {0.08:.2f} {0.16:.2f}"])
+
+
 def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     """A student step with all distillation terms: load, forward, losses, backward, Adam."""
     from stage1_dump_teacher.teachers.cylinder3d import load_teacher
@@ -122,9 +193,10 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
     data = student_data(settings, Dataset.open(scans_folder(), label_map), source)
     state = new_state(settings, label_map, source, device)
     weights = torch.from_numpy(label_map.class_weights()).to(device)
+    one_step = StudentStep(state, settings, weights, source.online)
 
     def step() -> None:
-        train_step(state, [data.load_batch(scans.train[:1], 0)], settings, 1, source.online, weights, device)
+        one_step([data.load_batch(scans.train[:1], 0)])
 
     numbers = {f"step_{'cached' if targets == 'cache' else targets}_s": seconds_per_call(step, repeats)}
     if source.store is not None:
@@ -136,7 +208,7 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
         cached = targets_of(loaded, batch, None, device)
         with torch.no_grad():
             numbers["forward_s"] = seconds_per_call(
-                lambda: losses(state.student, state.distillation, batch, cached, weights), repeats
+                lambda: losses(state.networks.student, state.networks.distillation, batch, cached, weights), repeats
             )
     return numbers
 
@@ -145,6 +217,7 @@ PARTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     "input": input_part,
     "teacher": teacher_part,
     "dump": dump_part,
+    "dump_cpu": dump_cpu_part,
     "cached": lambda folder, repeats: step_part(folder, repeats, "cache"),
     "online": lambda folder, repeats: step_part(folder, repeats, "online"),
 }
@@ -205,7 +278,7 @@ def main(as_json: bool, repeats: int, part: str | None, folder: Path | None) -> 
     numbers["step_cached_over_online"] = numbers["step_cached_s"] / numbers["step_online_s"]
     numbers["targets_share"] = numbers["targets_s"] / numbers["step_cached_s"]
     numbers["peak_gb"] = numbers["peak_cached_gb"]
-    click.echo(table(numbers))
+    click.echo(table(numbers) + "\n\n" + dump_cpu_table(numbers))
     if as_json:
         click.echo(json.dumps({name: round(value, 5) for name, value in numbers.items()}))
 

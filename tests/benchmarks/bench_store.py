@@ -20,7 +20,6 @@ from common.base.config import load_settings
 from common.base.memory import keep_freed_memory
 from common.scans.dataset import Dataset
 from common.scans.label_map import load_label_map
-from common.scans.scan_batch import batch_scans
 from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
@@ -65,7 +64,7 @@ def dump_sample(
     dumped, alone = [], []
     for view in range(VIEWS):
         work = [(scan, view) for scan in scans]
-        batches = [batch_scans([prepare(item).voxelised], grid.shape) for item in work]
+        batches = [prepare(item).batch for item in work]
         if view == 0:
             teacher_targets(teacher.model, batches[0], settings.layers, settings.voxel_features)
         start = time.perf_counter()

@@ -56,7 +56,11 @@ def terms_and_gradient(
     torch.manual_seed(0)
     targets = targets_of(loaded, loaded.batch, None, cpu)
     weights = torch.from_numpy(label_map.class_weights())
-    loss, terms = losses(state.student.train(), state.distillation.train(), loaded.batch, targets, weights)
+    loss, terms = losses(
+        state.networks.student.train(), state.networks.distillation.train(), loaded.batch, targets, weights
+    )
     loss.backward()
-    gradient = torch.cat([weight.grad.flatten() for weight in state.student.parameters() if weight.grad is not None])
+    gradient = torch.cat(
+        [weight.grad.flatten() for weight in state.networks.student.parameters() if weight.grad is not None]
+    )
     return {name: float(value.detach()) for name, value in terms.items()}, gradient

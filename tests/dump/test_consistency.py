@@ -34,7 +34,9 @@ def cloud(
     pillars, voxel_pillar = torch.unique(voxels[:, :3], dim=0, return_inverse=True)
     voxel_labels = torch.tensor(labels or [0] * len(voxels))
     features = torch.zeros(len(point_voxel), 9)
-    return ScanBatch(features, torch.tensor(point_voxel), voxels, voxel_labels, pillars, voxel_pillar, shape, 1)
+    counts = torch.bincount(voxel_pillar[torch.tensor(point_voxel)])
+    known = (shape, 1, bool(voxel_labels.any()), int(counts.max()))
+    return ScanBatch(features, torch.tensor(point_voxel), voxels, voxel_labels, pillars, voxel_pillar, *known)
 
 
 def run(data: Path, teacher: Path, *options: object) -> str:

@@ -12,6 +12,7 @@ from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
 from stage1_dump_teacher import doctor as doctors
 from stage1_dump_teacher.doctor import (
+    check_copies,
     check_data,
     check_disk,
     check_packages,
@@ -20,7 +21,9 @@ from stage1_dump_teacher.doctor import (
     check_teacher,
     check_zarr,
     doctor,
+    installed_spconv,
     run_check,
+    sparse_code,
 )
 from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 from stage1_dump_teacher.teachers.published_weights import to_published
@@ -56,7 +59,7 @@ def test_healthy_machine_with_scans_and_teacher(sample_data, teacher, tmp_path):
 
 
 def test_problems_are_counted_and_fail_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctors, "check_spconv", check_zarr)
+    monkeypatch.setattr(doctors, "check_spconv", lambda _device: check_zarr())
     arguments = ["--data", str(tmp_path), "--teacher", str(tmp_path / "absent.pt"), "--cache", str(tmp_path)]
     result = CliRunner().invoke(doctor, arguments)
     assert result.exit_code == 1
@@ -92,7 +95,7 @@ def test_wrong_sparse_convolution_is_a_problem(monkeypatch):
         def __exit__(self, *_error):
             return None
 
-        def submit(self, _function):
+        def submit(self, _function, _device):
             return self
 
         def result(self):
@@ -100,6 +103,37 @@ def test_wrong_sparse_convolution_is_a_problem(monkeypatch):
 
     monkeypatch.setattr(doctors, "ProcessPoolExecutor", WrongPool)
     assert check_spconv().status == "problem"
+
+
+def test_any_build_of_spconv_will_do(monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda _name: ["spconv-cu99>=2.3.8,<2.4"])
+    result = check_packages()
+    assert result.status == "ok"
+    assert installed_spconv() in result.finding
+    monkeypatch.setattr(metadata, "distributions", list)
+    assert "spconv is missing" in check_packages().finding
+
+
+@pytest.mark.parametrize(
+    ("capability", "found"),
+    [((3, 7), "missing"), ((7, 5), "native"), ((9, 0), "native"), ((10, 0), "compiled"), ((12, 0), "compiled")],
+)
+def test_gpus_that_spconv_has_no_code_for_are_told(capability, found):
+    assert sparse_code(capability).startswith(found)
+
+
+def test_copies_from_the_device_are_checked(monkeypatch):
+    assert check_copies("cpu").status == "ok"
+    monkeypatch.setattr("common.base.records.to_host", lambda tensors: [tensor + 1 for tensor in tensors])
+    result = check_copies("cpu")
+    assert result.status == "problem"
+    assert "30 of 30" in result.finding
+
+
+def test_the_device_that_was_chosen_is_checked(tmp_path):
+    result = CliRunner().invoke(doctor, ["--device", "cuda:77", "--cache", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "'cuda:77'" in result.output
 
 
 def test_wrong_segment_max_is_a_problem(monkeypatch):

@@ -14,7 +14,7 @@ from common.base import files
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.members import read_members
-from common.targets.store.scan_file import zip_of_group
+from common.targets.store.zarr_zip import zip_of_group
 from tests.shared.reduced import fail, succeed
 from tests.shared.small_stores import (
     EXACT,

@@ -17,10 +17,11 @@ from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.training.recorder import read_metrics
 from common.training.resuming import scans_of_sequences
+from common.training.state import ResumeRules
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-from stage1_dump_teacher.teacher_training.train import batches, new_state
+from stage1_dump_teacher.teacher_training.train import TeacherTask, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, command, dump, fail, saved, settings_words, succeed
@@ -61,11 +62,11 @@ def test_the_checkpoint_is_the_trained_teacher(trained, streets):
     settings = load_settings(TeacherTrainingSettings, CONFIG, SMALL)
     state = new_state(settings, load_label_map(settings.dataset), CPU)
     state.training_scans = scans_of_sequences(list_scans(streets, ["00"]))
-    state.restore(trained, settings)
+    state.restore(trained, ResumeRules(settings, set()))
     loaded = load_teacher(trained / LAST_TEACHER, CPU).model
     batch = batch_of(streets)
     with torch.no_grad():
-        assert torch.equal(loaded(batch).logits, state.teacher.eval()(batch).logits)
+        assert torch.equal(loaded(batch).logits, state.networks.teacher.eval()(batch).logits)
 
 
 def test_the_checkpoint_can_be_dumped(trained, streets, tmp_path):
@@ -140,9 +141,9 @@ def test_fresh_views_are_drawn_by_the_seed_of_the_run(streets):
     clouds = []
     for seed in (0, 0, 1, 2):
         settings = load_settings(TeacherTrainingSettings, CONFIG, (*SMALL, f"seed={seed}"))
-        groups = [[ScanId("00", "000001")]]
         dataset = Dataset.open(streets, load_label_map(settings.dataset))
-        [(_, batch)] = batches(settings, dataset, groups, epoch=0)
+        task = TeacherTask(settings, new_state(settings, dataset.label_map, CPU), dataset, [], [], CPU)
+        [(_, batch)] = task.load([[ScanId("00", "000001")]], epoch=0)
         clouds.append(batch.point_features)
     assert torch.equal(clouds[0], clouds[1])
     assert len({cloud.numpy().tobytes() for cloud in clouds}) == 3

@@ -26,8 +26,8 @@ from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
 from stage2_train_student.training.parallel import parallel
-from stage2_train_student.training.state import TrainingState
-from stage2_train_student.training.step import losses, targets_of, train_step
+from stage2_train_student.training.state import StudentState
+from stage2_train_student.training.step import StudentStep, losses, targets_of
 from tests.shared.reduced import FULL_LAYERS, STREET_GRID, reduced_experiment
 
 CPU = torch.device("cpu")
@@ -71,19 +71,19 @@ def load(data: Path, cache: Path, frames: Iterable[int], processes: Processes) -
     return replace(loaded, batch=in_float64(loaded.batch), targets=[]), targets
 
 
-def fresh_state(settings: ExperimentSettings, processes: Processes) -> tuple[TrainingState, torch.Tensor]:
+def fresh_state(settings: ExperimentSettings, processes: Processes) -> tuple[StudentState, torch.Tensor]:
     """Untrained networks in float64, shared by the processes, and the weights of the classes."""
     label_map = load_label_map(settings.dataset)
     torch.manual_seed(0)
     state = new_state(settings, label_map, TargetSource(channels=FULL_LAYERS), CPU)
     networks_of(state).double().train()
-    state.parallel = parallel(state.student, state.distillation, settings.sync_batch_norm, processes)
+    state.parallel = parallel(state.networks.student, state.networks.distillation, settings.sync_batch_norm, processes)
     return state, torch.from_numpy(label_map.class_weights()).double()
 
 
-def networks_of(state: TrainingState) -> torch.nn.ModuleList:
+def networks_of(state: StudentState) -> torch.nn.ModuleList:
     """Both networks of a state as one module."""
-    return torch.nn.ModuleList((state.student, state.distillation))
+    return torch.nn.ModuleList((state.networks.student, state.networks.distillation))
 
 
 def backward(data: Path, cache: Path, scans: int, processes: Processes) -> Result:
@@ -95,7 +95,9 @@ def backward(data: Path, cache: Path, scans: int, processes: Processes) -> Resul
         batch, targets = batch.without_scans(), targets.without_scans()
     arguments = (batch, targets, weights, "float32", processes)
     both = state.parallel
-    loss, terms = both(losses, *arguments) if both else losses(state.student, state.distillation, *arguments)
+    loss, terms = (
+        both(losses, *arguments) if both else losses(state.networks.student, state.networks.distillation, *arguments)
+    )
     (processes.count * loss).backward()
     networks = networks_of(state)
     return Result(
@@ -106,7 +108,7 @@ def backward(data: Path, cache: Path, scans: int, processes: Processes) -> Resul
 
 
 def curve(data: Path, cache: Path, processes: Processes) -> list[dict[str, float]]:
-    """What `train_step` returns for each batch of `CURVE`."""
+    """What a step returns for each batch of `CURVE`."""
     settings = settings_in_float64()
     state, weights = fresh_state(settings, processes)
     steps = []
@@ -116,7 +118,8 @@ def curve(data: Path, cache: Path, processes: Processes) -> list[dict[str, float
         def teacher(_: ScanBatch, targets: TeacherTargets = targets) -> TeacherTargets:
             return targets
 
-        steps.append(train_step(state, [loaded], settings, len(CURVE), teacher, weights, CPU, processes=processes))
+        one_step = StudentStep(state, settings, weights, teacher, processes)
+        steps.append(one_step([loaded], steps=len(CURVE)))
     return steps
 
 

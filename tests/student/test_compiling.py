@@ -33,10 +33,14 @@ def eager(monkeypatch):
 def test_only_the_network_that_is_trained_is_compiled_and_the_names_stay(loaded, semantic_kitti, eager):
     settings = reduced("compile=true", "averaging=0.9")
     state, plain = state_of(settings, semantic_kitti), state_of(reduced(), semantic_kitti)
-    compiled = [module for module in state.student.modules() if module._compiled_call_impl is not None]
-    assert compiled == [state.student.BEV_model.network]
-    assert all(module._compiled_call_impl is None for module in state.average.modules())
-    assert state.student.state_dict().keys() == plain.student.state_dict().keys() == state.average.state_dict().keys()
+    compiled = [module for module in state.networks.student.modules() if module._compiled_call_impl is not None]
+    assert compiled == [state.networks.student.BEV_model.network]
+    assert all(module._compiled_call_impl is None for module in state.networks.average.modules())
+    assert (
+        state.networks.student.state_dict().keys()
+        == plain.networks.student.state_dict().keys()
+        == state.networks.average.state_dict().keys()
+    )
     assert step(state, settings, loaded[:1])["loss"] == step(plain, reduced(), loaded[:1])["loss"]
 
 

@@ -10,6 +10,7 @@ from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
 from common.targets.store import TargetStore
+from common.training.metrics import ConfusionMatrix
 from common.training.recorder import read_metrics
 from stage2_train_student import train as train_module
 from stage2_train_student.__main__ import main as stage_two
@@ -18,8 +19,8 @@ from stage2_train_student.students.polarnet import PolarNet, without_running_sta
 from stage2_train_student.training.averaging import averaged_copy, decay_at, update_average
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
-from stage2_train_student.training.state import TrainingState
-from stage2_train_student.training.step import NonFiniteError, losses, targets_of, train_step
+from stage2_train_student.training.state import StudentState
+from stage2_train_student.training.step import NonFiniteError, StudentStep, losses, targets_of
 from tests.shared.reduced import (
     FULL_LAYERS,
     STREET_GRID,
@@ -53,20 +54,20 @@ def reduced(*overrides: str) -> ExperimentSettings:
     return reduced_experiment(STREET_GRID, "student.dropblock=0", "student.max_points_per_pillar=100000", *overrides)
 
 
-def state_of(settings: ExperimentSettings, label_map) -> TrainingState:
+def state_of(settings: ExperimentSettings, label_map) -> StudentState:
     torch.manual_seed(0)
     return new_state(settings, label_map, TargetSource(channels=FULL_LAYERS), CPU)
 
 
 def step(
-    state: TrainingState, settings: ExperimentSettings, batches: list[StudentBatch], steps: int = 4
+    state: StudentState, settings: ExperimentSettings, batches: list[StudentBatch], steps: int = 4
 ) -> dict[str, float]:
     with one_thread():
-        return train_step(state, batches, settings, steps, None, torch.ones(20), CPU, len(batches))
+        return StudentStep(state, settings, torch.ones(20))(batches, len(batches), steps)
 
 
-def gradients(state: TrainingState) -> list[torch.Tensor]:
-    parameters = [*state.student.parameters(), *state.distillation.parameters()]
+def gradients(state: StudentState) -> list[torch.Tensor]:
+    parameters = [*state.networks.student.parameters(), *state.networks.distillation.parameters()]
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
@@ -106,23 +107,23 @@ def test_the_learning_rate_of_a_step_is_the_schedules(loaded, semantic_kitti):
     state = state_of(settings, semantic_kitti)
     rates = [step(state, settings, loaded[:1], steps=3)["learning_rate"] for _ in range(3)]
     assert rates == pytest.approx([0.01, 0.005, 0.0])
-    before = [parameter.clone() for parameter in state.student.parameters()]
+    before = [parameter.clone() for parameter in state.networks.student.parameters()]
     step(state, settings, loaded[:1], steps=3)
-    assert all(torch.equal(one, other) for one, other in zip(before, state.student.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, state.networks.student.parameters(), strict=True))
 
 
 def test_a_gradient_that_is_not_finite_leaves_weights_and_optimiser(loaded, semantic_kitti):
     settings = reduced()
     state = state_of(settings, semantic_kitti)
-    before = [parameter.detach().clone() for parameter in state.student.parameters()]
-    state.student.BEV_model.network.outc.conv.bias.register_hook(lambda grad: grad * math.nan)
+    before = [parameter.detach().clone() for parameter in state.networks.student.parameters()]
+    state.networks.student.BEV_model.network.outc.conv.bias.register_hook(lambda grad: grad * math.nan)
     with pytest.raises(NonFiniteError, match="gradient's norm is nan for scans 00/000000") as error:
         step(state, settings, loaded[:1])
     assert error.value.loaded is loaded[0]
     assert error.value.terms["loss"] > 0
     assert state.step == 0
-    assert not state.optimiser.state
-    assert all(torch.equal(one, other) for one, other in zip(before, state.student.parameters(), strict=True))
+    assert not any(value.any() for kept in state.optimiser.state.values() for value in kept.values())
+    assert all(torch.equal(one, other) for one, other in zip(before, state.networks.student.parameters(), strict=True))
 
 
 def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(loaded, semantic_kitti):
@@ -130,7 +131,7 @@ def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(load
     inputs = (batch.point_features.double(), batch.point_pillar, len(batch.pillars))
     results = []
     for in_parts in (False, True):
-        student = state_of(reduced(), semantic_kitti).student.double().train()
+        student = state_of(reduced(), semantic_kitti).networks.student.double().train()
         pooled = student.pooled_points(*inputs) if in_parts else segment_max(student.PPmodel(inputs[0]), *inputs[1:])
         pooled.square().mean().backward()
         gradient = [parameter.grad for parameter in student.PPmodel.parameters()]
@@ -140,7 +141,7 @@ def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(load
 
 
 def test_running_statistics_come_back_after_an_error(semantic_kitti):
-    network = state_of(reduced(), semantic_kitti).student.PPmodel.train()
+    network = state_of(reduced(), semantic_kitti).networks.student.PPmodel.train()
     before = {name: value.clone() for name, value in network.named_buffers()}
     with pytest.raises(RuntimeError, match=r"must match|running_mean|elements"), without_running_statistics(network):
         network(torch.randn(7, 8))
@@ -190,8 +191,7 @@ def test_the_average_is_validated_and_saved(streets, street_cache, runs, monkeyp
 
 def test_a_run_stops_when_validations_stop_getting_better(streets, street_cache, runs, monkeypatch):
     shares = iter([0.3, 0.2, 0.4, 0.4, 0.1, 0.9])
-    report = train_module.report
-    monkeypatch.setattr(train_module, "report", lambda *arguments: report(*arguments) | {"miou": next(shares)})
+    monkeypatch.setattr(ConfusionMatrix, "mean_iou", lambda _: next(shares))
     options = ("batch_size=5", "epochs=6", "early_stopping=2", *SEGMENTATION_ONLY)
     output = succeed(train(streets, None, runs / "early", *options))
     assert "2 validations without a better mIoU" in output
@@ -215,7 +215,9 @@ def test_bfloat16_is_near_float32_and_its_losses_are_float32(loaded, semantic_ki
     results = []
     for precision in ("float32", "bfloat16"):
         with one_thread():
-            loss, terms = losses(state.student, state.distillation, batch, targets, torch.ones(20), precision)
+            loss, terms = losses(
+                state.networks.student, state.networks.distillation, batch, targets, torch.ones(20), precision
+            )
         assert {value.dtype for value in (loss, *terms.values())} == {torch.float32}
         results.append(loss.item())
     assert results[0] != results[1]
@@ -226,7 +228,7 @@ def test_bfloat16_keeps_weights_and_gradients_in_float32(loaded, semantic_kitti)
     settings = reduced("precision=bfloat16")
     state = state_of(settings, semantic_kitti)
     first = step(state, settings, loaded[:1])["loss"]
-    assert {value.dtype for value in (*state.student.parameters(), *gradients(state))} == {torch.float32}
+    assert {value.dtype for value in (*state.networks.student.parameters(), *gradients(state))} == {torch.float32}
     for _ in range(3):
         last = step(state, settings, loaded[:1])["loss"]
     assert last < first

@@ -20,12 +20,12 @@ from common.targets.store import StoreIdentity, TargetStore
 from common.training.checkpoint import load_checkpoint
 from common.training.recorder import read_metrics
 from common.training.resuming import check_same_settings, with_later_settings
-from stage2_train_student import train as train_module
+from common.training.trainer import Trainer
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training import step as step_module
 from stage2_train_student.training.data import choose_view
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
-from stage2_train_student.training.step import train_step
+from stage2_train_student.training.step import StudentStep
 from tests.shared.reduced import (
     FULL_LAYERS,
     STREET_GRID,
@@ -129,16 +129,16 @@ def test_dropblock_does_depend_on_chance(streets, street_cache, runs, straight_r
 
 
 def test_sigterm_stops_after_the_step_and_loses_nothing(streets, street_cache, runs, straight_run, monkeypatch):
-    def step_then_signal(*arguments):
-        terms = train_step(*arguments)
-        if arguments[0].step == 3:
+    def step_then_signal(one_step, *arguments):
+        terms = take_step(one_step, *arguments)
+        if one_step.state.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return terms
 
-    run = runs / "stopped"
+    run, take_step = runs / "stopped", StudentStep.__call__
     previous = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "train_step", step_then_signal)
+        patch.setattr(StudentStep, "__call__", step_then_signal)
         assert "SIGTERM: stopping after this step" in succeed(train(streets, street_cache, run, *SLOW))
     assert signal.getsignal(signal.SIGTERM) is previous
     assert saved(run)["progress"]["step"] == 3
@@ -177,7 +177,7 @@ def test_a_stop_inside_an_accumulation_group_takes_effect_after_it(
     streets, street_cache, runs, straight_run_of_everything, monkeypatch
 ):
     """At the first batch of the second step."""
-    accumulate_gradients = step_module.accumulate_gradients
+    accumulate_gradients = StudentStep.accumulate_gradients
     calls = []
 
     def signal_then_accumulate(*arguments):
@@ -188,7 +188,7 @@ def test_a_stop_inside_an_accumulation_group_takes_effect_after_it(
 
     run = runs / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "accumulate_gradients", signal_then_accumulate)
+        patch.setattr(StudentStep, "accumulate_gradients", signal_then_accumulate)
         succeed(train(streets, street_cache, run, *EVERYTHING))
     assert len(calls) == 4
     assert saved(run)["progress"]["step"] == 2
@@ -198,7 +198,7 @@ def test_a_stop_inside_an_accumulation_group_takes_effect_after_it(
 
 def test_a_validation_whose_epoch_was_not_saved_is_recorded_once(streets, street_cache, runs, monkeypatch):
     """Killed between the validation and the save after it; the last step itself was saved."""
-    validate = train_module.validate
+    validate = Trainer.validate
 
     def validate_then_die(*arguments):
         validate(*arguments)
@@ -206,7 +206,7 @@ def test_a_validation_whose_epoch_was_not_saved_is_recorded_once(streets, street
 
     run, options = runs / "died", ("batch_size=5", "epochs=2", "save_every=1")
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "validate", validate_then_die)
+        patch.setattr(Trainer, "validate", validate_then_die)
         assert train(streets, street_cache, run, *options).exit_code != 0
     assert saved(run)["progress"]["step"] == len(read_metrics(run, "validation")) == 1
     succeed(train(streets, street_cache, run, *options, **RESUME))
@@ -218,7 +218,7 @@ def test_a_run_that_dies_inside_an_accumulation_group_goes_on_from_the_step_befo
     streets, street_cache, runs, straight_run_of_everything, monkeypatch
 ):
     """At the second batch of the second step of the second epoch."""
-    accumulate_gradients = step_module.accumulate_gradients
+    accumulate_gradients = StudentStep.accumulate_gradients
     calls = []
 
     def die_or_accumulate(*arguments):
@@ -229,7 +229,7 @@ def test_a_run_that_dies_inside_an_accumulation_group_goes_on_from_the_step_befo
 
     run = runs / "died"
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "accumulate_gradients", die_or_accumulate)
+        patch.setattr(StudentStep, "accumulate_gradients", die_or_accumulate)
         assert train(streets, street_cache, run, *EVERYTHING, "save_every=1").exit_code != 0
     assert saved(run)["progress"]["step"] == 4
     succeed(train(streets, street_cache, run, *EVERYTHING, "save_every=1", **RESUME))
@@ -363,14 +363,14 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(streets, street_cache, sem
     settings = reduced_experiment(STREET_GRID)
     store = TargetStore.open(street_cache)
     state = new_state(settings, semantic_kitti, TargetSource(channels=FULL_LAYERS), CPU)
-    before = {name: value.clone() for name, value in state.student.named_parameters()}
+    before = {name: value.clone() for name, value in state.networks.student.named_parameters()}
     batch = student_data(settings, Dataset.open(streets, semantic_kitti), TargetSource(store)).load_batch(
         [ScanId("00", "000000")], 0
     )
     monkeypatch.setattr(step_module, "losses", nan_at(1))
     with one_thread(), pytest.raises(TrainingError, match="00/000000"):
-        train_step(state, [batch], settings, 1, None, torch.ones(20), CPU)
-    assert all(torch.equal(value, before[name]) for name, value in state.student.named_parameters())
+        StudentStep(state, settings, torch.ones(20))([batch])
+    assert all(torch.equal(value, before[name]) for name, value in state.networks.student.named_parameters())
 
 
 def test_metrics_hold_one_json_object_a_line(straight_run):

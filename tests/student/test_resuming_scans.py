@@ -14,8 +14,7 @@ from common.scans.scan_id import ScanId
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.recorder import read_metrics
 from common.training.resuming import set_random_state
-from stage1_dump_teacher.teacher_training import train as teacher_module
-from stage2_train_student import train as student_module
+from common.training.trainer import Trainer
 from tests.dump.test_train_teacher import train_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import fail, saved, succeed, train
@@ -29,8 +28,7 @@ def train_student(data: Path, run: Path, *overrides: str, **options: Any) -> Res
     return train(data, None, run, *overrides, "loading_threads=1", "student.width=4", name="baseline", **options)
 
 
-TRAININGS = [(train_student, student_module), (train_teacher, teacher_module)]
-each_training = pytest.mark.parametrize(("training", "module"), TRAININGS, ids=["student", "teacher"])
+each_training = pytest.mark.parametrize("training", [train_student, train_teacher], ids=["student", "teacher"])
 Training = Callable[..., Result]
 
 
@@ -46,7 +44,7 @@ def data(tmp_path) -> Path:
 
 @each_training
 @pytest.mark.parametrize("change", ["fewer", "others", "none"])
-def test_other_training_scans_are_refused_naming_the_sequence(data, runs, training: Training, module, change):
+def test_other_training_scans_are_refused_naming_the_sequence(data, runs, training: Training, change):
     """Two steps are done of an epoch that would have one, or none, with the scans of now."""
     succeed(training(data, runs / "run", *QUICK, "steps=3"))
     before = saved(runs / "run")
@@ -65,7 +63,7 @@ def test_other_training_scans_are_refused_naming_the_sequence(data, runs, traini
 
 
 @each_training
-def test_a_state_without_scans_goes_on_with_a_note_and_ends(data, runs, training: Training, module):
+def test_a_state_without_scans_goes_on_with_a_note_and_ends(data, runs, training: Training):
     """As states were saved before; with fewer scans than steps were done of the epoch."""
     succeed(training(data, runs / "run", *QUICK, "steps=3", "validate_on=[]"))
     state = saved(runs / "run")
@@ -90,21 +88,21 @@ def numbers(run: Path) -> list[dict[str, Any]]:
 @each_training
 @pytest.mark.parametrize("recorded", [False, True], ids=["before it is recorded", "after it is recorded"])
 def test_a_validation_that_fails_costs_nothing_and_is_made_up_for_once(
-    data, runs, training: Training, module, recorded, monkeypatch
+    data, runs, training: Training, recorded, monkeypatch
 ):
     succeed(training(data, runs / "straight", *QUICK))
-    validate, epochs = module.validate, []
+    validate, epochs = Trainer.validate, []
 
-    def fail_in_the_second_epoch(state, *arguments):
-        epochs.append(state.epoch)
-        if state.epoch == 2:
+    def fail_in_the_second_epoch(trainer, *arguments):
+        epochs.append(trainer.state.epoch)
+        if trainer.state.epoch == 2:
             if recorded:
-                validate(state, *arguments)
+                validate(trainer, *arguments)
             raise KeyboardInterrupt
-        validate(state, *arguments)
+        validate(trainer, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "validate", fail_in_the_second_epoch)
+        patch.setattr(Trainer, "validate", fail_in_the_second_epoch)
         assert training(data, runs / "run", *QUICK).exit_code != 0
     progress = saved(runs / "run")["progress"]
     assert epochs == [1, 2]
@@ -119,7 +117,7 @@ def test_a_validation_that_fails_costs_nothing_and_is_made_up_for_once(
 
 
 @each_training
-def test_a_damaged_validation_scan_leaves_the_epoch(data, runs, training: Training, module):
+def test_a_damaged_validation_scan_leaves_the_epoch(data, runs, training: Training):
     path = scan_path(data, ScanId("08", "000000"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
@@ -136,7 +134,7 @@ def test_a_damaged_validation_scan_leaves_the_epoch(data, runs, training: Traini
 
 
 @each_training
-def test_a_run_of_more_gpus_goes_on_with_a_note(data, runs, training: Training, module):
+def test_a_run_of_more_gpus_goes_on_with_a_note(data, runs, training: Training):
     succeed(training(data, runs / "run", *QUICK, "steps=1"))
     state = saved(runs / "run")
     state["random_state"]["cuda"] = [torch.zeros(16, dtype=torch.uint8)] * 8

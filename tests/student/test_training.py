@@ -94,7 +94,7 @@ def check_cached_losses(
         ):
             torch.manual_seed(epoch)
             with torch.no_grad(), one_thread():
-                loss, parts = losses(state.student, state.distillation, batch, targets, weights)
+                loss, parts = losses(state.networks.student, state.networks.distillation, batch, targets, weights)
             terms.append({"loss": loss.item(), **{name: value.item() for name, value in parts.items()}})
         assert terms[0].keys() == TERMS["full"] | {"loss"}
         assert min(terms[0].values()) > 0

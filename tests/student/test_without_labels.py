@@ -9,7 +9,7 @@ from common.scans.formats.semantic_kitti import list_scans
 from common.training.recorder import read_metrics
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, student_data
-from stage2_train_student.training.step import train_step
+from stage2_train_student.training.step import StudentStep
 from tests.dump.test_train_teacher import train_teacher
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.reduced import STREET_GRID, fail, one_thread, reduced_experiment, saved, succeed, train
@@ -70,12 +70,12 @@ def test_a_step_that_teaches_nothing_changes_nothing(half_labelled, semantic_kit
     state = state_of(settings, semantic_kitti)
 
     def content():
-        parts = state.student.state_dict(), state.average.state_dict(), state.optimiser.state_dict()
+        parts = state.networks.student.state_dict(), state.networks.average.state_dict(), state.optimiser.state_dict()
         return [{name: value.clone() for name, value in part.items()} for part in parts[:2]] + [repr(parts[2])]
 
     def step(batches: list[StudentBatch]) -> dict[str, float]:
         with one_thread():
-            return train_step(state, batches, settings, 4, None, torch.ones(20), CPU, len(batches))
+            return StudentStep(state, settings, torch.ones(20))(batches, len(batches), 4)
 
     step(loaded(half_labelled, semantic_kitti, "00"))
     before = content()
@@ -91,8 +91,8 @@ def test_a_batch_that_teaches_nothing_moves_no_statistics_beside_one_that_does(h
     for batches in ([labelled[0]], [labelled[0], unlabelled[0]]):
         state = state_of(settings, semantic_kitti)
         with one_thread():
-            train_step(state, batches, settings, 4, None, torch.ones(20), CPU, len(batches))
-        statistics.append(dict(state.student.named_buffers()))
+            StudentStep(state, settings, torch.ones(20))(batches, len(batches), 4)
+        statistics.append(dict(state.networks.student.named_buffers()))
     assert differing(*statistics) == []
 
 

@@ -18,7 +18,7 @@ from common.base.errors import StoreError
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, View
 from common.targets.store import TargetStore
-from common.targets.store.scan_file import from_linear, to_linear
+from common.targets.store.scan_file import from_linear, linear_bins
 from common.targets.teacher_targets import TeacherTargets, batch_targets
 from tests.shared.dataset_writer import street_scan
 from tests.shared.reduced import (
@@ -140,7 +140,7 @@ def test_linear_coordinates_are_invertible(shape, data):
     bins = from_linear(torch.tensor(linear, dtype=torch.int32), shape)
     assert bins.dtype == torch.int64
     assert (bins[:, 0] == 0).all()
-    assert to_linear(bins, shape).tolist() == linear
+    assert linear_bins(bins, shape).tolist() == linear
 
 
 def test_zarr_alone_opens_the_file(store):

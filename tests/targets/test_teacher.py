@@ -5,7 +5,7 @@ import torch
 
 from common.base.errors import SettingsError
 from common.targets.teacher import check_classes, layer_channels
-from stage2_train_student.train import run
+from stage2_train_student.train import Inputs, run
 from stage2_train_student.training.experiment import open_targets
 from tests.extend.toy_teacher import HeightTeacher
 from tests.shared.reduced import STREET_GRID, one_thread, reduced_experiment
@@ -19,7 +19,7 @@ def test_a_student_learns_from_a_teacher_that_stage_one_does_not_know(streets, r
         STREET_GRID, "targets=online", "steps=2", "batch_size=2", "validate_on=[]", name="logit"
     )
     with one_thread():
-        state = run(settings, streets, runs / "height", CPU, teacher=teacher)
+        state = run(settings, Inputs(streets, teacher=teacher), runs / "height")
     assert (state.step, teacher.asked) == (2, 2)
     assert state.targets_hash == teacher.hash
 

@@ -126,8 +126,9 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
             "truncated or not a scan. Restore it from the dataset."
         )
     points = np.frombuffer(data, "<f4").reshape(-1, 4)
-    bad = ~np.isfinite(points).all(axis=1)
-    if bad.any():
+    finite = np.isfinite(points)
+    if not finite.all():
+        bad = ~finite.all(axis=1)
         raise DataError(
             f"{path}: {int(bad.sum())} of {len(points)} points hold NaN or infinity, the first at row "
             f"{int(bad.argmax())}. Restore the file, or remove those points and their labels."

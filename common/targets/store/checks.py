@@ -10,7 +10,7 @@ from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures
 from common.targets.store.identity import StoreIdentity, differences
 from common.targets.store.layout import FileLayout, FileOrigin, attributes_of
-from common.targets.store.members import GroupMembers, read_members
+from common.targets.store.members import ArraySource, GroupMembers, read_members
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, EncodedTargets, targets_of
 
 
@@ -47,7 +47,7 @@ def expected_features(identity: StoreIdentity) -> dict[str, tuple[ArrayEncoding,
     return features
 
 
-def check_belongs(members: GroupMembers, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
+def check_belongs(members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
     """Refuse a file of another store, scan or view, by its attributes.
 
     Raises:
@@ -80,7 +80,7 @@ def check_belongs(members: GroupMembers, identity: StoreIdentity, scan: ScanId, 
 
 
 def read_checked(
-    members: GroupMembers, identity: StoreIdentity, layers: list[str], voxel_features: bool
+    members: ArraySource, identity: StoreIdentity, layers: list[str], voxel_features: bool
 ) -> EncodedTargets:
     """Targets of a file that belongs to a store.
 
@@ -106,19 +106,25 @@ def check_scan_file(content: bytes, identity: StoreIdentity, scan: ScanId, view:
             grid; finite numbers. Names the array.
     """
     members = read_members(content)
+    origin = check_arrays(members, identity, scan, view)
+    members.check_zip()
+    return CheckedFile(origin, members)
+
+
+def check_arrays(members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int) -> FileOrigin:
+    """As `check_scan_file`, of arrays that may not have been written yet."""
     origin = check_belongs(members, identity, scan, view)
     targets = read_checked(members, identity, list(identity.layers), identity.voxel_features)
     check_contents(targets)
-    members.check_zip()
     arrays = {
         f"{name}{suffix}"
         for name, (encoding, _) in expected_features(identity).items()
         for suffix in STORED_DTYPES[encoding]
     }
-    further = members.metadata.keys() - arrays - targets.coordinates.keys()
+    further = members.names - arrays - targets.coordinates.keys()
     if further:
         raise MemberError(min(further), "does not belong into a file of this store")
-    return CheckedFile(origin, members)
+    return origin
 
 
 def check_contents(targets: EncodedTargets) -> None:

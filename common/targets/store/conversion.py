@@ -18,9 +18,10 @@ from common.targets.store.identity import StoreIdentity, TargetEncoding
 from common.targets.store.maintenance import whole_content
 from common.targets.store.manifest import read_manifest
 from common.targets.store.members import GroupMembers, read_members
-from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name, zip_of_group
+from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name
 from common.targets.store.storage import refused
 from common.targets.store.store import TargetStore
+from common.targets.store.zarr_zip import zip_of_group
 
 PRECISION = {"float32": 3, "float16": 2, "int8_channel": 1, "int8_row": 1}
 """Encodings from the most to the least exact; the two of one byte round in different places."""
@@ -104,7 +105,7 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity) -> bytes:
             arrays[place] = members.array(place)
         encoded = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored["encoding"]]}
         if encoding != stored["encoding"]:
-            encoded = encode(decodable(encoded).decode().numpy(), encoding, name)
+            encoded = encode(decodable(encoded).decode(), encoding, name)
         arrays.update({f"{name}{suffix}": values for suffix, values in encoded.items()})
         features[name] = {"shape": stored["shape"], "encoding": encoding}
 

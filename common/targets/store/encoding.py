@@ -1,6 +1,7 @@
 """Numbers as they are stored: full precision, half precision, or one byte each with scales."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,12 +9,15 @@ import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import move_tensors
+from common.base.records import move_tensors, to_host
 
 ArrayEncoding = Literal["float32", "float16", "int8_channel", "int8_row"]
 LARGEST_CODE = 127
 STEPS_PER_DEVIATION = 16
 """Quantisation steps in one standard deviation of a channel: an error of about 1/55 of that deviation."""
+
+BLOCK_NUMBERS = 2**17
+"""Numbers that a CPU encodes at a time."""
 
 ADVICE = (
     "Check the coordinates and reflectances of the scan; if all scans do that, the checkpoint and its volume, or set "
@@ -58,63 +62,134 @@ class UnstorableError(StoreError):
     """Targets hold values that their encoding cannot: the scan they are of, or the teacher, is not as others are."""
 
 
-def encode(values: np.ndarray, encoding: ArrayEncoding, name: str) -> EncodedArrays:
-    """Encode features.
+@dataclass(frozen=True)
+class QuantisedFeatures:
+    """Features encoded on the device where they were computed, before anybody knows whether they could be.
 
-    Args:
-        values: float32 [M, C].
-        encoding: `float32`; `float16`; `int8_row`, a scale for each row; `int8_channel`, a step for each channel (a
-            fixed share of its standard deviation) times a power of two for each row, which keeps outliers.
+    Attributes:
+        arrays: stored arrays by suffix, as in `EncodedArrays`.
+        largest: float32 [], largest absolute value of the features; NaN or infinite if one of them is.
+        encoding: of the features.
         name: of the array, for errors.
+    """
+
+    arrays: dict[str, torch.Tensor]
+    largest: torch.Tensor
+    encoding: ArrayEncoding
+    name: str
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that `stored` needs on the CPU."""
+        return [self.largest, *self.arrays.values()]
+
+    def stored(self, on_cpu: Iterable[torch.Tensor]) -> EncodedArrays:
+        """The arrays, from copies of `tensors` on the CPU.
+
+        Raises:
+            UnstorableError: a value is NaN or infinite, or too large for the encoding.
+        """
+        first, *arrays = on_cpu
+        largest, most = float(first), float(torch.finfo(torch.float16).max)
+        if not math.isfinite(largest):
+            raise UnstorableError(f"{self.name}: the teacher produced NaN or infinity. {ADVICE}")
+        if self.encoding == "float16" and largest > most:
+            raise UnstorableError(f"{self.name}: the teacher produced {largest:.3g}, too large for float16. {ADVICE}")
+        if self.encoding == "int8_row" and largest / LARGEST_CODE > most:
+            raise UnstorableError(f"{self.name}: the teacher's values are too large for int8_row. {ADVICE}")
+        return {suffix: values.numpy() for suffix, values in zip(self.arrays, arrays, strict=True)}
+
+
+def encode(
+    values: torch.Tensor, encoding: ArrayEncoding, name: str, steps_per_deviation: float = STEPS_PER_DEVIATION
+) -> EncodedArrays:
+    """Encode features, see `quantise`.
 
     Raises:
         UnstorableError: a value is NaN or infinite, or too large for the encoding.
     """
-    if not np.isfinite(values).all():
-        raise UnstorableError(f"{name}: the teacher produced NaN or infinity. {ADVICE}")
-    return ENCODERS[encoding](values, name)
+    quantised = quantise(values, encoding, name, steps_per_deviation)
+    return quantised.stored(to_host(quantised.tensors))
 
 
-def _float32(values: np.ndarray, name: str) -> EncodedArrays:
-    return {"": np.ascontiguousarray(values, np.float32)}
+def quantise(
+    values: torch.Tensor, encoding: ArrayEncoding, name: str, steps_per_deviation: float = STEPS_PER_DEVIATION
+) -> QuantisedFeatures:
+    """Encode features on their device, without waiting for it.
+
+    Args:
+        values: float [M, C].
+        encoding: `float32`; `float16`; `int8_row`, a scale for each row; `int8_channel`, a step for each channel (a
+            fixed share of its standard deviation) times a power of two for each row, which keeps outliers.
+        name: of the array, for errors.
+        steps_per_deviation: quantisation steps of `int8_channel` in one standard deviation of a channel.
+    """
+    values = values.detach().float()
+    if encoding == "int8_channel":
+        arrays, largest = _int8_channel(values, steps_per_deviation)
+    elif encoding == "int8_row":
+        arrays, largest = _int8_row(values)
+    else:
+        arrays, largest = {"": values.half() if encoding == "float16" else values.contiguous()}, _largest(values)
+    return QuantisedFeatures(arrays, largest, encoding, name)
 
 
-def _float16(values: np.ndarray, name: str) -> EncodedArrays:
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > float(np.finfo(np.float16).max):
-        raise UnstorableError(f"{name}: the teacher produced {largest:.3g}, too large for float16. {ADVICE}")
-    return {"": values.astype(np.float16)}
+def _int8_row(values: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    codes, scale = torch.empty_like(values, dtype=torch.int8), values.new_empty(len(values), dtype=torch.float16)
+    largest = values.new_zeros(len(values))
+    for rows in _row_blocks(values):
+        largest[rows] = _largest(values[rows], 1)
+        # The next larger number, so that the largest value of a row still fits into a code: they are not negative.
+        scale[rows] = ((largest[rows] / LARGEST_CODE).half().view(torch.int16) + 1).view(torch.float16)
+        codes[rows] = (values[rows] / scale[rows].float()[:, None]).round_()
+    return {"": codes, ".row_scale": scale}, _largest(largest)
 
 
-def _int8_row(values: np.ndarray, name: str) -> EncodedArrays:
-    scale = np.abs(values).max(axis=1, initial=0.0) / LARGEST_CODE
-    if scale.max(initial=0.0) > float(np.finfo(np.float16).max):
-        raise UnstorableError(f"{name}: the teacher's values are too large for int8_row. {ADVICE}")
-    # Rounded up, so that the largest value of a row still fits into a code.
-    scale = np.nextafter(scale.astype(np.float16), np.float16(np.inf))
-    codes = np.rint(values / scale.astype(np.float32)[:, None])
-    return {"": codes.astype(np.int8), ".row_scale": scale}
+def _int8_channel(values: torch.Tensor, steps_per_deviation: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    step, largest = _channel_steps(values, steps_per_deviation)
+    codes, exponents = torch.empty_like(values, dtype=torch.int8), values.new_empty(len(values), dtype=torch.uint8)
+    for rows in _row_blocks(values):
+        steps = values[rows] / step
+        # The smallest power of two that brings the row's largest value into a code, none below 1; exact on any device.
+        mantissa, exponent = torch.frexp(_largest(steps, 1) / LARGEST_CODE)
+        exponent = (exponent - (mantissa == 0.5).int()).clamp_min_(0)
+        codes[rows] = steps.mul_(((127 - exponent) << 23).view(torch.float32)[:, None]).round_()
+        exponents[rows] = exponent.byte()
+    return {"": codes, ".channel_scale": step, ".row_exponent": exponents}, _largest(largest)
 
 
-def _int8_channel(values: np.ndarray, name: str) -> EncodedArrays:
-    step = values.std(axis=0, dtype=np.float64).astype(np.float32) / STEPS_PER_DEVIATION
+def _channel_steps(values: torch.Tensor, steps_per_deviation: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Step and largest absolute value of each channel, float32 [C]."""
+    total, squares = (values.new_zeros(values.shape[1], dtype=torch.float64) for _ in range(2))
+    largest = values.new_zeros(values.shape[1])
+    for rows in _row_blocks(values):
+        exact = values[rows].double()
+        total += exact.sum(0)
+        squares += exact.square_().sum(0)
+        largest = torch.maximum(largest, _largest(values[rows], 0))
+    count = max(len(values), 1)
+    step = (squares / count - (total / count).square()).clamp_min_(0).sqrt().float() / steps_per_deviation
     # A channel that never changes has no deviation; its largest value then decides.
-    flat = step <= np.abs(values).max(axis=0, initial=0.0) * 1e-6
-    step[flat] = np.abs(values[:, flat]).max(axis=0, initial=0.0) / LARGEST_CODE
-    step[step == 0] = 1.0
-    steps = values / step
-    largest = np.abs(steps).max(axis=1, initial=0.0)
-    exponent = np.ceil(np.log2(np.maximum(largest / LARGEST_CODE, 1.0))).astype(np.uint8)
-    codes = np.rint(np.ldexp(steps, -exponent.astype(np.int32)[:, None]))
-    return {"": codes.astype(np.int8), ".channel_scale": step, ".row_exponent": exponent}
+    step = torch.where(step <= largest * 1e-6, largest / LARGEST_CODE, step)
+    return torch.where(step == 0, 1.0, step), largest
 
 
-ENCODERS: dict[str, Callable[[np.ndarray, str], EncodedArrays]] = {
-    "float32": _float32,
-    "float16": _float16,
-    "int8_row": _int8_row,
-    "int8_channel": _int8_channel,
-}
+def _row_blocks(values: torch.Tensor) -> Iterator[slice]:
+    """Slices of rows: on a CPU few enough to stay in its cache from one operation to the next."""
+    block = max(BLOCK_NUMBERS // max(values.shape[1], 1), 1) if values.device.type == "cpu" else max(len(values), 1)
+    return (slice(start, start + block) for start in range(0, len(values), block))
+
+
+def _largest(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Largest absolute value, of all or along an axis; NaN if there is one, 0 of nothing."""
+    if not values.numel():
+        return values.sum(dim).abs()
+    if dim is None:
+        low, high = torch.aminmax(values)
+        return torch.maximum(high, -low)
+    return values.abs().amax(dim)
+
+
 STORED_DTYPES: dict[ArrayEncoding, dict[str, str]] = {
     "float32": {"": "float32"},
     "float16": {"": "float16"},

@@ -13,6 +13,7 @@ from common.scans.polar_grid import MOST_CELLS, PolarGrid
 from common.scans.scan_id import ScanId, is_name
 from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 from common.targets.store.encoding import ArrayEncoding
+from common.targets.teacher import Precision
 
 FORMAT_VERSION = 2
 LONGEST_HASH = 200
@@ -120,6 +121,7 @@ class StoreIdentity(Settings):
         voxel_features: whether the layers' voxel features are kept beside their pillar features.
         encoding: of the arrays.
         views: of every scan.
+        precision: that the teacher computed with.
     """
 
     format_version: int = FORMAT_VERSION
@@ -131,6 +133,15 @@ class StoreIdentity(Settings):
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet
+    precision: Precision = "float32"
+
+    @model_serializer(mode="wrap")
+    def _as_before_in_float32(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stores in float32 keep the identity, and its hash, that they had before there was a choice.
+        values: dict[str, Any] = serialise(self)
+        if self.precision == "float32":
+            values.pop("precision", None)
+        return values
 
     @field_validator("layers")
     @classmethod
@@ -151,6 +162,7 @@ class StoreIdentity(Settings):
         voxel_features: bool = False,
         encoding: TargetEncoding = TargetEncoding(),
         views: ViewSet = ViewSet(),
+        precision: Precision = "float32",
     ) -> "StoreIdentity":
         """The identity of a store that is about to be written: logits of the scans as they are, unless more is said.
 
@@ -166,6 +178,7 @@ class StoreIdentity(Settings):
             "voxel_features": voxel_features,
             "encoding": encoding,
             "views": views,
+            "precision": precision,
         }
         return parse_settings(cls, values, "the identity of a store")
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Strict, ValidationError, field_valid
 from common.scans.view import View
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import ArrayEncoding
-from common.targets.store.members import GroupMembers
+from common.targets.store.members import ArraySource
 
 FromList = Strict(False)
 """JSON has lists only."""
@@ -74,7 +74,7 @@ class FileOrigin(BaseModel):
 Attributes = TypeVar("Attributes", FileLayout, FileOrigin)
 
 
-def attributes_of(members: GroupMembers, kind: type[Attributes]) -> Attributes:
+def attributes_of(members: ArraySource, kind: type[Attributes]) -> Attributes:
     """The attributes of a scan file.
 
     Raises:

@@ -9,8 +9,9 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +25,47 @@ HARMLESS_FLAGS = 0x080E
 """Bits of a member's flags that change nothing about stored bytes: level, sizes behind the data, names in UTF-8."""
 
 SIZES_BEHIND = 0x0008
+
+
+class ArraySource(Protocol):
+    """The arrays of a scan file, of one that was parsed or of one that is about to be written."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the group."""
+        ...
+
+    @property
+    def names(self) -> Set[str]:
+        """Of its arrays."""
+        ...
+
+    def array(self, name: str) -> np.ndarray:
+        """One array. Raises MemberError."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnwrittenArrays:
+    """What a scan file is about to hold: attributes of the group, and arrays by name."""
+
+    attributes: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def names(self) -> Set[str]:
+        """Of the arrays."""
+        return self.arrays.keys()
+
+    def array(self, name: str) -> np.ndarray:
+        """One array.
+
+        Raises:
+            MemberError: the file would not have it: it is not there, or holds nothing.
+        """
+        if name not in self.arrays or not self.arrays[name].size:
+            raise MemberError(name, "is missing")
+        return self.arrays[name]
 
 
 @dataclass(frozen=True)
@@ -43,6 +85,11 @@ class GroupMembers:
     entries: dict[str, zipfile.ZipInfo]
     attributes: dict[str, Any]
     metadata: dict[str, Any]
+
+    @property
+    def names(self) -> Set[str]:
+        """Of the arrays."""
+        return self.metadata.keys()
 
     def stored_bytes(self) -> dict[str, int]:
         """Bytes of each array in the file, without metadata."""

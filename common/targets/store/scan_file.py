@@ -10,36 +10,40 @@ Arrays, all at the root of the group (`cache/README.md` describes them for reade
     down1c.voxel_features    [S, C]          one row for each active voxel (only with voxel features)
 
 Layers of equal resolution share one array of coordinates. Features in one byte have their scales beside them, under
-the same name and a suffix. zarr writes the files; `read_members` reads them without it, several times faster.
+the same name and a suffix. `zip_of_group` writes the files and `read_members` reads them, both without zarr and several
+times faster; zarr reads them as well.
 """
 
-import io
 import math
-import threading
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import zarr
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
 from common.base.errors import StoreError
+from common.base.records import moved_tensor, to_host
 from common.targets.store.chunks import MemberError
-from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, decodable, encode, misfit
+from common.targets.store.encoding import (
+    STORED_DTYPES,
+    ArrayEncoding,
+    DecodableFeatures,
+    QuantisedFeatures,
+    decodable,
+    misfit,
+    quantise,
+)
 from common.targets.store.identity import TargetEncoding
 from common.targets.store.layout import FileLayout, attributes_of
-from common.targets.store.members import GroupMembers
+from common.targets.store.members import ArraySource, UnwrittenArrays
+from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 
 PILLAR_FEATURES = ".pillar_features"
 VOXEL_FEATURES = ".voxel_features"
 LOGITS = "logits"
-_SILENCE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class EncodedTargets:
         def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
             return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
 
-        coordinates = {name: linear.to(device, non_blocking=True) for name, linear in self.coordinates.items()}
+        coordinates = {name: moved_tensor(linear, device) for name, linear in self.coordinates.items()}
         return EncodedTargets(
             self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
         )
@@ -103,95 +107,108 @@ class EncodedTargets:
 
 def encoded_as_is(targets: TeacherTargets, grid_shape: tuple[int, int, int]) -> EncodedTargets:
     """Targets of one scan in the form in which stored ones are read; `decode` gives them back. No voxel features."""
-    coordinates = {coordinates_name("voxels", grid_shape): linear_tensor(targets.voxels, grid_shape)}
+    coordinates = {coordinates_name("voxels", grid_shape): linear_bins(targets.voxels, grid_shape)}
     for layer in targets.layers.values():
-        coordinates.setdefault(coordinates_name("pillars", layer.shape), linear_tensor(layer.pillars, layer.shape))
+        coordinates.setdefault(coordinates_name("pillars", layer.shape), linear_bins(layer.pillars, layer.shape))
     layers = {name: EncodedLayer(DecodableFeatures(part.features), part.shape) for name, part in targets.layers.items()}
     return EncodedTargets(grid_shape, coordinates, DecodableFeatures(targets.logits), layers, {})
-
-
-def linear_tensor(bins: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """As `to_linear`, as the int32 tensor that `EncodedTargets` holds."""
-    return torch.from_numpy(to_linear(bins, shape).view(np.int32))
 
 
 def scan_file_bytes(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> bytes:
-    """The file of one scan-view. Equal targets give equal bytes.
+    """The file of one scan-view, see `encoded_scan`. Equal targets give equal bytes."""
+    scan = encoded_scan(targets, grid_shape, encoding, attributes)
+    return zip_of_group(scan.arrays, scan.attributes, encoding)
+
+
+def encoded_scan(
+    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
+) -> UnwrittenArrays:
+    """What the file of one scan-view will hold: encoded on the targets' device, and waited for once.
 
     Raises:
         StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
             names the array.
     """
-    arrays: dict[str, np.ndarray] = {}
+    quantised: list[QuantisedFeatures] = []
+    placed: list[PlacedBins] = []
     layers: dict[str, dict[str, Any]] = {}
 
     def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
         if features.ndim != 2:
             raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
-        stored = encode(features.detach().float().cpu().numpy(), how, name)
-        arrays.update({f"{name}{suffix}": values for suffix, values in stored.items()})
+        quantised.append(quantise(features, how, name))
         layers[name] = {"shape": list(shape), "encoding": how}
 
-    def place(kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> None:
-        name = coordinates_name(kind, shape)
-        if bins.ndim != 2 or bins.shape[1] != 1 + len(shape) or bins[:, 0].any():
-            raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
-        try:
-            linear = to_linear(bins, shape)
-        except ValueError as error:
-            raise StoreError(f"{name}: a bin is beyond the grid ({error})") from error
-        if not np.array_equal(arrays.setdefault(name, linear), linear):
-            raise StoreError(f"{name}: teacher layers of this resolution have different coordinates")
-
-    place("voxels", targets.voxels, grid_shape)
+    placed.append(PlacedBins.of("voxels", targets.voxels, grid_shape))
     add(LOGITS, targets.logits, encoding.logits, grid_shape)
     for name, layer in targets.layers.items():
-        place("pillars", layer.pillars, layer.shape)
+        placed.append(PlacedBins.of("pillars", layer.pillars, layer.shape))
         add(f"{name}{PILLAR_FEATURES}", layer.features, encoding.pillar_features, layer.shape)
     for name, voxel_layer in targets.voxel_layers.items():
-        place("voxels", voxel_layer.voxels, voxel_layer.shape)
+        placed.append(PlacedBins.of("voxels", voxel_layer.voxels, voxel_layer.shape))
         add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
-    return zip_of_group(arrays, {**attributes, "grid_shape": list(grid_shape), "features": layers}, encoding)
+    tensors = [tensor for bins in placed for tensor in bins.tensors]
+    on_cpu = iter(to_host(tensors + [tensor for features in quantised for tensor in features.tensors]))
+    arrays: dict[str, np.ndarray] = {}
+    for bins in placed:
+        linear = bins.stored(islice(on_cpu, len(bins.tensors)))
+        if not np.array_equal(arrays.setdefault(bins.name, linear), linear):
+            raise StoreError(f"{bins.name}: teacher layers of this resolution have different coordinates")
+    for features in quantised:
+        stored = features.stored(islice(on_cpu, len(features.tensors)))
+        arrays.update({f"{features.name}{suffix}": values for suffix, values in stored.items()})
+    return UnwrittenArrays({**attributes, "grid_shape": list(grid_shape), "features": layers}, arrays)
 
 
-def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any], encoding: TargetEncoding) -> bytes:
-    """Arrays and attributes as a Zarr v3 group in a zip file, always in the same order and without times."""
-    members: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(members), attributes=dict(attributes))
-    for name, values in arrays.items():
-        group.create_array(
-            name,
-            data=values,
-            chunks=tuple(max(size, 1) for size in values.shape),
-            compressors=[*compressors(values, encoding), Crc32cCodec()],
-            # An absent chunk would mean zeros; here it must mean damage.
-            config={"write_empty_chunks": True},
-        )
-    # Warnings are switched off and on for the whole process: files are written by several threads.
-    with _SILENCE, warnings.catch_warnings():
-        # Not in the v3 specification yet: readers that do not know it find every array's own metadata as well.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(group.store)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(members):
-            archive.writestr(zipfile.ZipInfo(name), members[name].to_bytes())
-    return buffer.getvalue()
+@dataclass(frozen=True)
+class PlacedBins:
+    """Coordinates as they are stored, still on their device.
+
+    Attributes:
+        name: of their array.
+        linear: int32 [M], linear indices.
+        within: bool [], whether all of them are bins of scan 0 on the grid.
+    """
+
+    name: str
+    linear: torch.Tensor
+    within: torch.Tensor
+
+    @classmethod
+    def of(cls, kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> "PlacedBins":
+        """Bins int64 [M, 1 + K] of one scan.
+
+        Raises:
+            StoreError: they have another shape.
+        """
+        name = coordinates_name(kind, shape)
+        if bins.ndim != 2 or bins.shape[1] != 1 + len(shape):
+            raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
+        within = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
+        for column, size in zip(bins.unbind(1), (1, *shape), strict=True):
+            within &= (column >= 0) & (column < size)
+        return cls(name, linear_bins(bins, shape), within.all())
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that `stored` needs on the CPU."""
+        return [self.linear, self.within]
+
+    def stored(self, on_cpu: Iterable[torch.Tensor]) -> np.ndarray:
+        """The indices, uint32 [M], from copies of `tensors` on the CPU.
+
+        Raises:
+            StoreError: one is not of scan 0, or beyond the grid.
+        """
+        linear, within = on_cpu
+        if not within:
+            raise StoreError(f"{self.name}: a bin is beyond the grid, or the bins are not rows of scan 0")
+        return linear.numpy().view(np.uint32)
 
 
-def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec | ZstdCodec]:
-    """Codecs of one array: the bytes of wider numbers are shuffled first, single bytes need no shuffling."""
-    if encoding.codec == "none":
-        return []
-    if encoding.codec == "zstd" and values.dtype.itemsize == 1:
-        return [ZstdCodec(level=encoding.level)]
-    shuffle = BloscShuffle.shuffle if values.dtype.itemsize > 1 else BloscShuffle.bitshuffle
-    return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
-
-
-def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+def targets_of(members: ArraySource, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
     """Targets of one scan-view from its file. All checksums are verified.
 
     Args:
@@ -233,7 +250,7 @@ def targets_of(members: GroupMembers, layers: Iterable[str], voxel_features: boo
     return EncodedTargets(grid_shape, coordinates, logits.features, pillar_layers, voxel_layers)
 
 
-def read_coordinates(members: GroupMembers, name: str, cells: int) -> torch.Tensor:
+def read_coordinates(members: ArraySource, name: str, cells: int) -> torch.Tensor:
     """Linear indices int32 [M] of one resolution with so many cells.
 
     Raises:
@@ -259,14 +276,16 @@ def shape_of(name: str) -> tuple[int, ...]:
     return tuple(int(size) for size in name.rpartition(".")[2].split("x"))
 
 
-def to_linear(bins: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """Bins int64 [M, 1 + K] (scan first) of one scan to linear indices, uint32 [M]."""
-    columns = bins[:, 1:].cpu().numpy()
-    return np.ravel_multi_index(tuple(columns.T), shape).astype(np.uint32)
+def linear_bins(bins: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Bins int64 [M, 1 + K] (scan first) of one scan to linear indices, int32 [M], on their device."""
+    linear = bins[:, 1]
+    for column, size in enumerate(shape[1:], 2):
+        linear = linear * size + bins[:, column]
+    return linear.int()
 
 
 def from_linear(linear: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The inverse of `to_linear`: int64 [M, 1 + K], scan 0."""
+    """The inverse of `linear_bins`: int64 [M, 1 + K], scan 0."""
     rest = linear.long()
     out = rest.new_zeros(len(rest), 1 + len(shape))
     for column in range(len(shape), 0, -1):

@@ -14,7 +14,7 @@ from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
 from common.scans.view import View
-from common.targets.store.checks import ForeignFileError, check_belongs, check_scan_file, read_checked
+from common.targets.store.checks import ForeignFileError, check_arrays, check_belongs, check_scan_file, read_checked
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import UnstorableError
 from common.targets.store.identity import StoreIdentity, differences, grid_identity
@@ -22,8 +22,9 @@ from common.targets.store.layout import FileOrigin
 from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
 from common.targets.store.members import read_members
 from common.targets.store.opening import open_storage
-from common.targets.store.scan_file import EncodedTargets, scan_file_bytes
+from common.targets.store.scan_file import EncodedTargets, encoded_scan
 from common.targets.store.storage import MissingFileError, Storage
+from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import TeacherTargets
 
 SEQUENCES = "sequences/"
@@ -70,7 +71,11 @@ class TargetStore:
         # Of several processes that start at once one creates the manifest; all compare theirs with it.
         storage.create(MANIFEST, manifest_bytes(identity, environment() if provenance is None else provenance))
         store = cls.open(storage)
-        lines = differences(store.identity.model_dump(mode="json"), identity.model_dump(mode="json"))
+        # Which the plain values leave out where it is float32.
+        precisions = {"precision": store.identity.precision}, {"precision": identity.precision}
+        lines = differences(
+            store.identity.model_dump(mode="json") | precisions[0], identity.model_dump(mode="json") | precisions[1]
+        )
         if lines:
             raise StoreError(
                 f"{storage.location}: this store was made with other settings; nothing was written.\n"
@@ -145,7 +150,7 @@ class TargetStore:
             scan: which scan.
             index: number of the view.
             view: its parameters.
-            targets: of this one scan.
+            targets: of this one scan, on any device.
             points: of the scan as read from disk; their hash is stored, so that a changed scan is noticed.
 
         Returns:
@@ -153,7 +158,7 @@ class TargetStore:
 
         Raises:
             UnstorableError: a target is NaN or infinite, or too large for its encoding.
-            StoreError: the targets are not what this store's identity promises (see `checks.check_scan_file`), the view
+            StoreError: the targets are not what this store's identity promises (see `checks.check_arrays`), the view
                 is not one of the store's, or the file cannot be written.
         """
         views = self.identity.views.count
@@ -168,12 +173,13 @@ class TargetStore:
             "identity_hash": self.identity.hash,
         }
         try:
-            data = scan_file_bytes(targets, self.identity.grid.shape, self.identity.encoding, attributes)
-            check_scan_file(data, self.identity, scan, index)
+            encoded = encoded_scan(targets, self.identity.grid.shape, self.identity.encoding, attributes)
+            check_arrays(encoded, self.identity, scan, index)
         except UnstorableError as error:
             raise UnstorableError(f"scan {scan}, view {index}: {error.message}") from error
         except (StoreError, MemberError, ForeignFileError) as error:
             raise StoreError(f"scan {scan}, view {index}: {error}") from error
+        data = zip_of_group(encoded.arrays, encoded.attributes, self.identity.encoding)
         self.storage.write(self.name(scan, index), data)
         return len(data)
 

@@ -1,0 +1,114 @@
+"""A dump with several readers and writers: the same store, the same errors, the same report."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.base.config import load_settings
+from common.base.devices import Launch, side_stream
+from common.base.records import move_tensors, to_host
+from common.scans.formats.semantic_kitti import scan_path
+from common.scans.scan_id import ScanId
+from common.targets.store.encoding import DecodableFeatures
+from stage1_dump_teacher.dump import threads_of
+from stage1_dump_teacher.settings import DumpSettings
+from tests.shared.dataset_writer import write_dataset
+from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, dump, fail, succeed
+from tests.shared.small_stores import scan_files
+
+WORDS = ("splits=[train]", "views.count=3")
+THREADS = ("readers=3", "writers=3")
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    write_dataset(tmp_path / "dataset", {"00": 4}, points=600)
+    return tmp_path / "dataset"
+
+
+def test_threads_write_the_same_files(data, tmp_path, reduced_teacher):
+    for name, threads in {"one": ("readers=1", "writers=0"), "many": THREADS}.items():
+        assert "12 scan-views written" in succeed(
+            dump(data, reduced_teacher, tmp_path / name, STREET_GRID, *WORDS, *threads)
+        )
+    assert scan_files(tmp_path / "many") == scan_files(tmp_path / "one")
+
+
+def test_the_report_names_skipped_scans_in_order(data, tmp_path, reduced_teacher):
+    for frame in ("000001", "000002"):
+        scan_path(data, ScanId("00", frame)).write_bytes(b"")
+    words = (*WORDS, *THREADS, "on_bad_scan=skip")
+    output = succeed(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *words))
+    skipped = [line for line in output.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 6
+    assert skipped == sorted(skipped)
+    assert "6 scan-views written" in output
+
+
+def test_an_error_of_a_writer_ends_the_dump(data, tmp_path, reduced_teacher):
+    (tmp_path / "cache" / "sequences").mkdir(parents=True)
+    (tmp_path / "cache" / "sequences" / "00").write_text("in the way")
+    message = fail(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *WORDS, *THREADS))
+    assert "cannot be written" in message
+
+
+def test_threads_by_default():
+    settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert threads_of(settings, cpu, local=True) == (1, 0)
+    assert threads_of(settings, cpu, local=False)[1] >= 1
+    assert threads_of(settings, gpu, local=True)[0] == 2
+    assert threads_of(settings.model_copy(update={"readers": 5, "writers": 0}), gpu, local=True) == (5, 0)
+
+
+class Watched(torch.Tensor):
+    """A tensor that notes which of its copies nobody waits for."""
+
+    careless: list[str] = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        if function is torch.Tensor.to and (options or {}).get("non_blocking"):
+            cls.careless.append(str(arguments[1]))
+        return super().__torch_function__(function, types, arguments, options or {})
+
+
+def test_copies_to_the_cpu_are_waited_for():
+    features = DecodableFeatures(torch.zeros(3, 2).as_subclass(Watched))
+    move_tensors(features, "cpu")
+    move_tensors(features, torch.device("cpu"))
+    features.to("cpu")
+    assert Watched.careless == []
+
+
+def test_on_a_cpu_launching_is_the_work_itself():
+    with Launch(torch.device("cpu")) as launch, side_stream(torch.device("cpu")):
+        time.sleep(0.01)
+    assert launch.wait() >= 0.01
+    tensor = torch.ones(3)
+    assert to_host([tensor])[0] is tensor
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_targets_copied_by_another_thread_are_whole():
+    device, wrong = torch.device("cuda", 0), []
+    for number in range(20):
+        with Launch(device) as launch:
+            product = torch.ones(4096, 4096, device=device)
+            for _ in range(20):
+                product = product @ product / 4096
+            product = product * number
+
+        def copy(product: torch.Tensor = product, launch: Launch = launch, number: int = number) -> None:
+            launch.wait()
+            with side_stream(device):
+                (copied,) = to_host([product + 1])
+            wrong.append(int((copied != number + 1).sum()))
+
+        thread = threading.Thread(target=copy)
+        thread.start()
+        thread.join()
+    assert wrong == [0] * 20
