@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,8 +49,7 @@ class ScanPicture:
     layer: str = ""
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One image: uint8 [size, size, 3] colours, or float [size, size] values with a colour bar."""
 
     title: str
