@@ -65,7 +65,7 @@ COMMANDS = {
 }
 """Where each command is, and its line in the list of commands."""
 
-HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
 class Program(click.Group):

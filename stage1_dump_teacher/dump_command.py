@@ -5,19 +5,12 @@ from pathlib import Path
 import click
 
 from common.base.cluster import ray_option
-from common.base.command_options import (
-    cache_option,
-    config_option,
-    data_option,
-    device_option,
-    set_option,
-    teacher_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import cache_option, data_option, device_option, teacher_option
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
+from stage1_dump_teacher.command_options import settings_options
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
 
@@ -26,22 +19,18 @@ from stage1_dump_teacher.store_care.reports import dump_lines
 @data_option
 @teacher_option
 @cache_option
-@config_option
+@settings_options
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
 @ray_option
 @device_option
-@set_option
-@click.pass_context
 def dump(
-    context: click.Context,
     data: Path,
     teacher: Path,
     cache: str,
-    config: Path,
+    settings: DumpSettings,
     shard: str | None,
     address: str | None,
     device: str,
-    overrides: tuple[str, ...],
 ) -> None:
     """Cache the teacher's targets for every scan of a dataset. A second run dumps exactly what is missing.
 
@@ -56,7 +45,7 @@ def dump(
     from stage1_dump_teacher.cluster import run_on_cluster
     from stage1_dump_teacher.dump import run
 
-    settings, share = load_settings(DumpSettings, config, overrides), Shard.of_process(shard)
+    share = Shard.of_process(shard)
     if address is None:
         report = run(settings, data, teacher, cache, select_device(device), share)
     elif share != Shard():
@@ -65,5 +54,5 @@ def dump(
         report = run_on_cluster(settings, data, teacher, cache, device, address)
     click.echo("\n".join(dump_lines(report)))
     if report.left:
-        context.exit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")

@@ -1,106 +1,116 @@
 """Options that several commands of stage two share, and what they name."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import torch
 
-from common.base.command_options import path_type
+from common.base.command_options import Decorator, gathered, path_type
 from common.base.config import load_settings
 from common.base.config_files import find_config, known_configs
 from common.base.errors import SettingsError
+from common.scans.label_map import LabelMap
 from common.targets.teacher import Teacher, TeacherLoader
-from common.training.predictor import PredictionPlan
+from common.training.predictor import PredictionPlan, Predictor, VoxelLogits
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.runs import run_settings, run_weights
+from stage2_train_student.training.runs import load_student, run_settings, run_weights
 
 experiment_option = click.option(
     "--experiment",
     default="full",
-    show_default=True,
     help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
 online_teacher_option = click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 
-Command = Callable[..., Any]
 
+class Model(NamedTuple):
+    """A student or a teacher, ready to predict: its weights, the settings of its experiment, its classes, itself."""
 
-class Subject(NamedTuple):
-    """Settings of an experiment and the weights of its student, None where no student is named."""
-
+    path: Path
     settings: ExperimentSettings
+    label_map: LabelMap
+    logits: VoxelLogits
+
+    def predictor(self, device: torch.device, plan: PredictionPlan) -> Predictor:
+        """It on the grid of its settings."""
+        return Predictor(self.logits, self.settings.grid.grid(), device, plan)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a command is about: a run, weights with an experiment that fits them, or an experiment alone."""
+
+    run_folder: Path | None
     weights: Path | None
+    experiment: str | None
+    overrides: tuple[str, ...]
+
+    @property
+    def names_student(self) -> bool:
+        """Whether there is one."""
+        return self.run_folder is not None or self.weights is not None
+
+    def settings(self) -> ExperimentSettings:
+        """Of the run or the experiment.
+
+        Raises:
+            SettingsError: neither is named, or those of a run are to be changed.
+        """
+        if self.run_folder is not None:
+            if self.overrides:
+                raise SettingsError("--set changes the settings of --experiment; a run keeps those it was trained with")
+            return run_settings(self.run_folder)
+        if self.experiment is not None:
+            return load_settings(ExperimentSettings, experiment_file(self.experiment), self.overrides)
+        raise SettingsError(
+            "name a student: --run FOLDER, or --weights FILE with --experiment NAME (for a teacher --experiment alone)"
+        )
+
+    def student(self, device: torch.device) -> Model:
+        """The student.
+
+        Raises:
+            SettingsError: none is named.
+            CheckpointError: its weights do not fit its settings.
+        """
+        settings, weights = self.settings(), self.weights
+        if weights is None and self.run_folder is not None:
+            weights = run_weights(self.run_folder)
+        if weights is None:
+            raise SettingsError("name a student: --run FOLDER, or --weights FILE with --experiment NAME")
+        student, label_map = load_student(settings, weights, device)
+        return Model(weights, settings, label_map, lambda batch: student(batch).voxel_logits)
 
 
-def decorate(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """A command with some options, listed by --help in the order given here."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+subject_options = gathered(
+    "subject",
+    Subject,
+    click.option("--run", "run_folder", type=path_type, help="Folder of a training run."),
+    click.option("--weights", type=path_type, help="A plain PolarNet state dict, instead of --run."),
+    click.option("--experiment", help="Experiment whose settings fit --weights or a teacher."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of --experiment."),
+)
+at_least_one = click.IntRange(min=1)
+plan_options = gathered(
+    "plan",
+    PredictionPlan,
+    click.option(
+        "--views",
+        type=at_least_one,
+        default=1,
+        help="Views of each scan to average over: itself, and flipped, rotated and scaled ones.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the views."),
+    click.option("--batch-size", type=at_least_one, default=1, help="Scan-views predicted at once."),
+)
 
 
-def split_option(default: str) -> Callable[[Command], Command]:
+def split_option(default: str) -> Decorator:
     """The option that chooses scans; `default` says in words what is taken without it."""
     text = f"Split or sequence; repeatable.  [default: {default}]"
     return click.option("--split", "splits", multiple=True, help=text)
-
-
-def subject_options(command: Command) -> Command:
-    """Options that name an experiment's settings and a trained student; `choose_subject` reads them."""
-    return decorate(
-        command,
-        click.option("--run", "run_folder", type=path_type, help="Folder of a training run."),
-        click.option("--weights", type=path_type, help="A plain PolarNet state dict, instead of --run."),
-        click.option("--experiment", help="Experiment whose settings fit --weights or a teacher."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of --experiment."
-        ),
-    )
-
-
-def plan_options(command: Command) -> Command:
-    """Options that say how scans are predicted; `plan_of` reads them."""
-    at_least_one = click.IntRange(min=1)
-    return decorate(
-        command,
-        click.option(
-            "--views",
-            type=at_least_one,
-            default=1,
-            show_default=True,
-            help="Views of each scan to average over: itself, and flipped, rotated and scaled ones.",
-        ),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views."),
-        click.option(
-            "--batch-size", type=at_least_one, default=1, show_default=True, help="Scan-views predicted at once."
-        ),
-    )
-
-
-def plan_of(views: int, seed: int, batch_size: int) -> PredictionPlan:
-    """What `plan_options` said."""
-    return PredictionPlan(views, seed, batch_size)
-
-
-def choose_subject(
-    run_folder: Path | None, weights: Path | None, experiment: str | None, overrides: tuple[str, ...]
-) -> Subject:
-    """Settings and weights that the options name.
-
-    Raises:
-        SettingsError: they name no settings, or weights without settings that fit them.
-    """
-    if run_folder is not None:
-        if overrides:
-            raise SettingsError("--set changes the settings of --experiment; a run keeps those it was trained with")
-        return Subject(run_settings(run_folder), weights)
-    if experiment is not None:
-        return Subject(load_settings(ExperimentSettings, experiment_file(experiment), overrides), weights)
-    raise SettingsError(
-        "name a student: --run FOLDER, or --weights FILE with --experiment NAME (for a teacher --experiment alone)"
-    )
 
 
 def online_teacher(
@@ -114,22 +124,6 @@ def online_teacher(
     if checkpoint is None or settings.targets != "online":
         return None
     return load(settings.teacher, checkpoint, device)
-
-
-def student_of(
-    run_folder: Path | None, weights: Path | None, experiment: str | None, overrides: tuple[str, ...]
-) -> tuple[ExperimentSettings, Path]:
-    """Settings and weights of the student that the options name.
-
-    Raises:
-        SettingsError: they name none.
-    """
-    settings, weights = choose_subject(run_folder, weights, experiment, overrides)
-    if weights is None and run_folder is not None:
-        weights = run_weights(run_folder)
-    if weights is None:
-        raise SettingsError("name a student: --run FOLDER, or --weights FILE with --experiment NAME")
-    return settings, weights
 
 
 def experiment_file(experiment: str) -> Path:

@@ -32,13 +32,7 @@ SPLIT = "test"
 
 
 class DemoFolders(NamedTuple):
-    """Where the demo puts what it makes.
-
-    Attributes:
-        data: simulated scans.
-        cache: the teacher's targets.
-        runs: students, evaluations, the page.
-    """
+    """Where the demo puts simulated scans, the teacher's targets, and students with their evaluations and page."""
 
     data: Path = Path("data/demo")
     cache: Path = Path("cache/demo")
@@ -46,27 +40,33 @@ class DemoFolders(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One command of the demo.
-
-    Attributes:
-        title: what it does.
-        words: what follows `polar-distill`.
-    """
+    """One command of the demo: what it does, and what follows `polar-distill`."""
 
     title: str
     words: list[str]
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes that work at a time.")
+@click.option("--jobs", type=click.IntRange(1), default=2, help="Processes that work at a time.")
 def demo(jobs: int) -> None:
     """Simulate streets, dump a small teacher's targets once, train five students from them, compare them on a page.
 
     Needs no dataset, checkpoint or GPU. Takes some minutes on two cores; a second time seconds.
     """
     folders = DemoFolders()
+    _, cache, runs = folders
     numbers = run(folders, jobs)
-    click.echo("\n".join(closing_lines(numbers, folders)))
+    baseline, full, gain, teacher = (numbers[f"{name}_miou"] for name in ("baseline", "full", "gain", "teacher"))
+    click.echo(
+        f"\nmIoU on streets that no model trained on: baseline {baseline:.1f}, distilled from one cache {full:.1f} "
+        f"({gain:+.1f} points), teacher {teacher:.1f}. {numbers['demo_s']:.0f} s.\n"
+        f"  page      {runs / PAGE}   open it in a browser\n"
+        f"  numbers   {runs / SUMMARY}, {(runs / PAGE).with_suffix('.md')}, .csv\n"
+        f"  students  {', '.join(str(student_folder(runs, name)) for name in EXPERIMENTS)}\n"
+        f"  targets   {cache}   (make store-info CACHE={cache})\n"
+        f"  scans     {folders.data}\n"
+        "next: the same with your data: make dump-teacher train-student DATA=... TEACHER=..."
+    )
 
 
 def run(
@@ -86,39 +86,22 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[
     data, cache, runs = folders
     teacher = find_config(TEACHER) or TEACHER
     files = " ".join(str(configs / f"{name}.yaml") for name in experiments)
-    yield Step(
-        "simulate streets that a LiDAR drives through",
-        words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs),
-    )
-    yield Step(
-        "stage one: run the teacher once over the training scans",
-        words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml"),
-    )
-    yield Step(
-        "stage two: train the students, all from the same cache",
-        words("sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs),
-    )
-    theirs = runs / TEACHER_EVALUATION
+    title = "simulate streets that a LiDAR drives through"
+    yield Step(title, words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs))
+    title = "stage one: run the teacher once over the training scans"
+    yield Step(title, words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml"))
+    title = "stage two: train the students, all from the same cache"
+    yield Step(title, words("sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs))
+    theirs, first = runs / TEACHER_EVALUATION, configs / f"{experiments[0]}.yaml"
     if not theirs.is_file():
-        first = configs / f"{experiments[0]}.yaml"
-        yield Step(
-            "mIoU of the teacher on streets that no model trained on",
-            words(
-                "evaluate",
-                data=data,
-                teacher=teacher,
-                experiment=first,
-                split=SPLIT,
-                json=theirs,
-            ),
-        )
+        title = "mIoU of the teacher on streets that no model trained on"
+        command = words("evaluate", data=data, teacher=teacher, experiment=first, split=SPLIT, json=theirs)
+        yield Step(title, command)
     for name in experiments:
-        if not newer(student_folder(runs, name) / EVALUATION_FILE, student_folder(runs, name) / FINISHED_FILE):
-            run = student_folder(runs, name)
-            yield Step(
-                f"mIoU of the student of '{name}' there, and how often it agrees with the teacher",
-                words("evaluate", data=data, run=run, split=SPLIT, agreement=teacher),
-            )
+        folder = student_folder(runs, name)
+        if not newer(folder / EVALUATION_FILE, folder / FINISHED_FILE):
+            title = f"mIoU of the student of '{name}' there, and how often it agrees with the teacher"
+            yield Step(title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher))
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
     yield Step("the page", words("compare", runs, **page))
 
@@ -166,19 +149,3 @@ def summary(runs: Path, experiments: Sequence[str], seconds: float) -> dict[str,
         "teacher_miou": 100 * read_report(runs / TEACHER_EVALUATION)["miou"],
         "miou": miou,
     }
-
-
-def closing_lines(numbers: dict[str, Any], folders: DemoFolders) -> Sequence[str]:
-    """What the demo says at its end."""
-    return [
-        "",
-        f"mIoU on streets that no model trained on: baseline {numbers['baseline_miou']:.1f}, distilled from one cache "
-        f"{numbers['full_miou']:.1f} ({numbers['gain_miou']:+.1f} points), teacher {numbers['teacher_miou']:.1f}. "
-        f"{numbers['demo_s']:.0f} s.",
-        f"  page      {folders.runs / PAGE}   open it in a browser",
-        f"  numbers   {folders.runs / SUMMARY}, {(folders.runs / PAGE).with_suffix('.md')}, .csv",
-        f"  students  {', '.join(str(student_folder(folders.runs, name)) for name in EXPERIMENTS)}",
-        f"  targets   {folders.cache}   (make store-info CACHE={folders.cache})",
-        f"  scans     {folders.data}",
-        "next: the same with your data: make dump-teacher train-student DATA=... TEACHER=...",
-    ]

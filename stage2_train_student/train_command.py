@@ -30,14 +30,12 @@ from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
     "--local-copy",
     type=path_type,
     default=CopySettings().folder,
-    show_default=True,
     help="Folder that keeps what was read from a --cache at a URL.",
 )
 @click.option(
     "--local-copy-gb",
     type=click.FloatRange(min=0),
     default=CopySettings().gigabytes,
-    show_default=True,
     help="Largest size of that folder in GB; 0 keeps nothing.",
 )
 @online_teacher_option

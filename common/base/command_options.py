@@ -1,11 +1,18 @@
 """Options that commands of both stages have: name, default and help of each in one place."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 DEFAULT_CACHE = "cache/semantic_kitti"
 TEACHER_CONFIG = Path("configs/teachers/cylinder3d.yaml")
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 path_type = click.Path(path_type=Path)
 
@@ -20,18 +27,40 @@ teacher_option = click.option(
 cache_option = click.option(
     "--cache",
     default=DEFAULT_CACHE,
-    show_default=True,
     help="Target store: a folder, a .zip archive to read from, or a URL such as s3://bucket/prefix.",
 )
 config_option = click.option(
     "--config",
     type=path_type,
     default=TEACHER_CONFIG,
-    show_default=True,
     help="Settings of the dump (splits, grid, layers, encoding, views): a YAML file, or a name in configs/teachers/.",
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device_option = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 resume_option = click.option("--resume", is_flag=True, help="Go on with the run in its folder.")
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
 )
+
+
+def gathered(name: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
+    """Options that reach a command as one argument.
+
+    Args:
+        name: of the argument.
+        make: what makes it; each of its parameters is called as the option that it is the value of.
+        options: listed by --help in this order.
+    """
+    own = list(inspect.signature(make).parameters)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(*positional: Any, **values: Any) -> Any:
+            made = make(**{key: values.pop(key) for key in own})
+            return command(*positional, **values, **{name: made})
+
+        decorated: Command = call
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

@@ -43,18 +43,20 @@ class Settings(BaseModel):
     config_folder: ClassVar[str] = ""
 
 
-def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[str] = ()) -> SettingsT:
+def load_settings(kind: type[SettingsT], path: str | Path | None, overrides: Iterable[str] = ()) -> SettingsT:
     """Read settings from a YAML file.
 
     Args:
         kind: the settings class.
-        path: YAML file; where it is looked up says `config_files.find_config`.
+        path: YAML file; where it is looked up says `config_files.find_config`. None for the defaults of the class.
         overrides: `key=value` with dots for nested keys (`optimiser.learning_rate=1e-3`); values are YAML.
 
     Raises:
         SettingsError: the file cannot be read, or a key is unknown, missing or ill-typed. Names the file, the key and,
             for an unknown key, the nearest known one.
     """
+    if path is None:
+        return parse_settings(kind, overridden({}, overrides), "--set")
     found = find_config(path, kind.config_folder)
     if found is None:
         known = known_configs(kind.config_folder) if kind.config_folder else []
@@ -62,8 +64,7 @@ def load_settings(kind: type[SettingsT], path: str | Path, overrides: Iterable[s
     folders: list[Path] = []
     values = read_yaml(found, folders=folders)
     try:
-        for override in overrides:
-            apply_override(values, override)
+        overridden(values, overrides)
     except SettingsError as error:
         raise SettingsError(f"{found}: {error.message}") from error
     return parse_settings(kind, values, str(found), folders)
@@ -74,11 +75,10 @@ def parse_settings(
 ) -> SettingsT:
     """Check a plain dictionary against a settings class.
 
-    Args:
-        kind: the settings class.
-        values: the dictionary.
-        source: named in errors.
-        beside: folders in which files that the settings name are looked up as well.
+    Files that the settings name are looked up in the folders of `beside` as well.
+
+    Raises:
+        SettingsError: it does not fit; names the source, each key and, for an unknown key, the nearest known one.
     """
     try:
         return kind.model_validate(values, context={"beside": tuple(beside)})
@@ -96,6 +96,9 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[P
         path: the file.
         children: the files that led here.
         folders: gets the folder of each file that was read.
+
+    Raises:
+        SettingsError: it cannot be read, is no settings file, or extends itself.
     """
     path = Path(path)
     if folders is not None:
@@ -137,24 +140,26 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Change plain settings in place by one `key=value`, see `load_settings`.
+def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain settings, changed in place by `key=value` each, see `load_settings`.
 
     Raises:
-        SettingsError: it is not of that form, or the key has no place.
+        SettingsError: one is not of that form, or the key has no place.
     """
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise SettingsError(f"'{override}' is not of the form key=value")
-    value = parsed(text, f"'{override}'")
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise SettingsError(f"'{override}': '{parent}' is a single value, it has no keys below it")
-    values[last] = value
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"'{override}' is not of the form key=value")
+        value, place = parsed(text, f"'{override}'"), values
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+            if not isinstance(place, dict):
+                raise SettingsError(f"'{override}': '{parent}' is a single value, it has no keys below it")
+        place[last] = value
+    return values
 
 
 def parsed(text: str, source: str) -> Any:
@@ -231,8 +236,7 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
         return f"{key or 'settings'}: {problem['msg']} (got {SHORT.repr(problem.get('input'))})"
     known = list(_fields_at(kind, location[:-1]))
     near = difflib.get_close_matches(location[-1], known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
-    return f"{key}: unknown key; {hint}"
+    return f"{key}: unknown key; " + (f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}")
 
 
 def _fields_at(kind: type[BaseModel], location: list[str]) -> Iterator[str]:

@@ -26,16 +26,12 @@ def find_config(name: str | Path, kind: str = "", beside: Iterable[Path] = ()) -
         beside: folders of the files that say the name.
     """
     path = Path(name)
-    places = [NAME / kind / f"{path}.yaml", PACKAGED / kind / f"{path}.yaml"] if is_bare(path) and kind else []
+    bare = kind and len(path.parts) == 1 and not path.suffix
+    places = [folder / kind / f"{path}.yaml" for folder in (NAME, PACKAGED) if bare]
     places += [path, *(folder / path for folder in beside)]
     if path.parts[:1] == NAME.parts:
         places.append(PACKAGED.parent / path)
     return next((place for place in places if place.exists()), None)
-
-
-def is_bare(path: Path) -> bool:
-    """Whether it is a name such as `full` rather than a path."""
-    return len(path.parts) == 1 and not path.suffix
 
 
 def known_configs(kind: str) -> list[str]:
@@ -52,12 +48,8 @@ def lasting(path: Path, kind: str = "", beside: Iterable[Path] = ()) -> Path:
     found = None if path.is_absolute() else find_config(path, kind, beside)
     if found is None:
         return path
-    return NAME / found.resolve().relative_to(PACKAGED) if is_packaged(found) else found.absolute()
-
-
-def is_packaged(path: Path) -> bool:
-    """Whether a file is one of the configs that are installed with the program."""
-    return path.resolve().is_relative_to(PACKAGED)
+    real = found.resolve()
+    return NAME / real.relative_to(PACKAGED) if real.is_relative_to(PACKAGED) else found.absolute()
 
 
 def same_config(one: object, other: object) -> bool:
@@ -67,10 +59,9 @@ def same_config(one: object, other: object) -> bool:
     return lasting(Path(one)) == lasting(Path(other))
 
 
-def lasting_dataset(path: Path, info: ValidationInfo) -> Path:
-    """`lasting` for a setting, looked up beside the YAML files that it was read from."""
+def _lasting_dataset(path: Path, info: ValidationInfo) -> Path:
     return lasting(path, "datasets", (info.context or {}).get("beside", ()))
 
 
-DatasetFile = Annotated[Path, AfterValidator(lasting_dataset)]
+DatasetFile = Annotated[Path, AfterValidator(_lasting_dataset)]
 """A setting that names a dataset's YAML file: `semantic_kitti`, or a path."""

@@ -34,7 +34,7 @@ def sealed_archive(archive: bytes) -> bytes:
     body = archive[: -LENGTH.size]
     if archive[-EMPTY_END:][:4] != b"PK\x05\x06" or archive[-LENGTH.size :] != LENGTH.pack(0):
         raise ContentError("not a zip without a comment")
-    return body + LENGTH.pack(COMMENT_BYTES) + LABEL + hashlib.sha256(body).hexdigest().encode()
+    return body + LENGTH.pack(COMMENT_BYTES) + _comment(body)
 
 
 def check_archive(archive: bytes) -> bool:
@@ -48,7 +48,7 @@ def check_archive(archive: bytes) -> bool:
     """
     comment = archive[-COMMENT_BYTES:]
     sealed = comment.startswith(LABEL)
-    if sealed and comment[len(LABEL) :] != _hash_before(archive, COMMENT_BYTES + LENGTH.size):
+    if sealed and comment != _comment(memoryview(archive)[: -COMMENT_BYTES - LENGTH.size]):
         raise ContentError("its bytes do not match the hash that was kept with them")
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as members:
@@ -85,5 +85,5 @@ def check_safetensors(data: bytes, tensors: dict[str, torch.Tensor]) -> bool:
     return written is not None
 
 
-def _hash_before(data: bytes, end: int) -> bytes:
-    return hashlib.sha256(memoryview(data)[:-end]).hexdigest().encode()
+def _comment(data: bytes | memoryview) -> bytes:
+    return LABEL + hashlib.sha256(data).hexdigest().encode()

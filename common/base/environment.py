@@ -15,16 +15,8 @@ from common import __version__
 PROJECT = "polar-distill"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "torch",
-    "spconv-cu118",
-    "cumm-cu118",
-    "torch-scatter",
-    "zarr",
-    "numcodecs",
-    "numpy",
-    "pydantic",
-    "click",
-    "safetensors",
+    *("torch", "spconv-cu118", "cumm-cu118", "torch-scatter", "numpy"),
+    *("zarr", "numcodecs", "safetensors", "pydantic", "click"),
 )
 """Packages whose version can change a result, or the reading of a file."""
 
@@ -64,9 +56,8 @@ def package_version(name: str) -> str | None:
 
 def cuda_device_names() -> list[str]:
     """Names of the GPUs that PyTorch can see, by index."""
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(index) for index in range(usable)]
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -74,12 +65,20 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 
     A missing git, or one that refuses, counts as no checkout: results must not depend on it.
     """
-    top = _git(folder, "rev-parse", "--show-toplevel")
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(folder), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_SECONDS, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    top = git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
         return None, None
-    commit = _git(folder, "rev-parse", "--verify", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return commit, None if changes is None else bool(changes)
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--verify", "HEAD"), None if changes is None else bool(changes)
 
 
 def processors() -> int:
@@ -92,12 +91,3 @@ def processors() -> int:
 def processors_of_rank() -> int:
     """Processors for this process's share, where torchrun started several on the machine; at least 1."""
     return max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

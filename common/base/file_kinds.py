@@ -8,17 +8,11 @@ SAFETENSORS_HEADER = 100_000_000
 """Bytes of the largest header that the format allows."""
 
 LOOKED_AT = 4096
-PICKLE_PROTOCOLS = (2, 3, 4, 5)
-TAR_MAGIC = slice(257, 262)
+PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 
 
 class FileKind(NamedTuple):
-    """A kind of file, and what to do where a checkpoint was expected.
-
-    Attributes:
-        what: completes "the file is ...".
-        next_step: a sentence; empty for the kinds that can be loaded.
-    """
+    """What a file is, and the next step where a checkpoint was expected; empty for kinds that can be loaded."""
 
     what: str
     next_step: str = ""
@@ -60,14 +54,14 @@ def kind_of(data: bytes) -> FileKind:
         return EMPTY
     if data.startswith(b"PK\x03\x04"):
         return _kind_of_zip(data)
-    if data[0] == 0x80 and data[1:2] and data[1] in PICKLE_PROTOCOLS:
+    if data.startswith(PICKLES):
         return LEGACY
     for magic, kind in MAGIC:
         if data.startswith(magic):
             return kind
-    if data[TAR_MAGIC] == b"ustar":
+    if data[257:262] == b"ustar":
         return TAR
-    if _is_safetensors(data):
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= SAFETENSORS_HEADER:
         return SAFETENSORS
     start = data[:LOOKED_AT].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
@@ -84,10 +78,6 @@ def _kind_of_zip(data: bytes) -> FileKind:
     if "constants.pkl" in names:
         return SCRIPT
     return ARCHIVE if "data.pkl" in names else OTHER_ZIP
-
-
-def _is_safetensors(data: bytes) -> bool:
-    return len(data) > 8 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= SAFETENSORS_HEADER
 
 
 def _is_text(start: bytes) -> bool:

@@ -40,26 +40,7 @@ def named_class(name: str, room: str, kind: type[Kind], what: str) -> type[Kind]
         inside = class_called(import_named(f"{room}.{name}", name, what), name, kind)
         if inside is not None:
             return inside
-    raise SettingsError(
-        f"unknown {what} '{name}'; choose from {', '.join(names_in(room, kind))}, or name your own class, "
-        "package.module:Class"
-    )
-
-
-def names_in(room: str, kind: type) -> list[str]:
-    """Names of the classes in a room; a file that cannot be imported here is left out."""
-    found = []
-    for entry in pkgutil.iter_modules(importlib.import_module(room).__path__):
-        with suppress(ImportError):
-            if class_called(importlib.import_module(f"{room}.{entry.name}"), entry.name, kind) is not None:
-                found.append(entry.name)
-    return found
-
-
-def class_called(module: ModuleType, name: str, kind: type[Kind]) -> type[Kind] | None:
-    """The subclass of `kind` in a module whose own attribute `name` is `name`."""
-    own = (value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, kind))
-    return next((value for value in own if vars(value).get("name") == name), None)
+    raise unknown(name, room, kind, what)
 
 
 def import_named(module: str, name: str, what: str) -> ModuleType:
@@ -74,3 +55,21 @@ def import_named(module: str, name: str, what: str) -> ModuleType:
         raise SettingsError(
             f"{what} '{name}': {module} cannot be imported ({error}). Run from the folder that holds it, or install it."
         ) from error
+
+
+def unknown(name: str, room: str, kind: type, what: str) -> SettingsError:
+    """The error for a name that no file of a room has; a file that cannot be imported here is left out of the list."""
+    names = []
+    for entry in pkgutil.iter_modules(importlib.import_module(room).__path__):
+        with suppress(ImportError):
+            if class_called(importlib.import_module(f"{room}.{entry.name}"), entry.name, kind) is not None:
+                names.append(entry.name)
+    return SettingsError(
+        f"unknown {what} '{name}'; choose from {', '.join(names)}, or name your own class, package.module:Class"
+    )
+
+
+def class_called(module: ModuleType, name: str, kind: type[Kind]) -> type[Kind] | None:
+    """The subclass of `kind` in a module whose own attribute `name` is `name`."""
+    own = (value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, kind))
+    return next((value for value in own if vars(value).get("name") == name), None)

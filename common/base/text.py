@@ -1,4 +1,6 @@
-"""Text that may come from a file of somebody else, made safe to print."""
+"""Text for people: numbers, tables, and what may come from a file of somebody else, made safe to print."""
+
+from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
@@ -13,3 +15,29 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, line by line: line breaks and tabs stay."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: `4.3 MB`."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size:.0f} B"
+
+
+def count_text(count: int, noun: str) -> str:
+    """`1 scan`, `2 scans`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of aligned columns, indented; the first column is text, the others end on the right."""
+    (first, *widths) = (max(map(len, column)) for column in zip(*rows, strict=True))
+    cells = ([row[0].ljust(first), *map(str.rjust, row[1:], widths)] for row in rows)
+    return [("  " + "  ".join(row)).rstrip() for row in cells]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of Markdown, the first one the head; cells that hold its own signs are escaped."""
+    head, *rest = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]

@@ -4,6 +4,8 @@ Each is made around the origin on the ground with its front along x. Raw label i
 variants are chosen by the caller through `raw`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from common.simulate.shapes import BOX, CYLINDER, ELLIPSOID, Part
@@ -13,16 +15,9 @@ PERSON, BICYCLIST, MOTORCYCLIST = 30, 31, 32
 ROAD, PARKING, SIDEWALK, OTHER_GROUND, LANE_MARKING, TERRAIN = 40, 44, 48, 49, 60, 72
 BUILDING, FENCE, OTHER_STRUCTURE, VEGETATION, TRUNK, POLE, SIGN, OTHER_OBJECT = 50, 51, 52, 70, 71, 80, 81, 99
 
-MOVING = {
-    CAR: 252,
-    BICYCLIST: 253,
-    PERSON: 254,
-    MOTORCYCLIST: 255,
-    ON_RAILS: 256,
-    BUS: 257,
-    TRUCK: 258,
-    OTHER_VEHICLE: 259,
-}
+MOVING = dict(
+    zip((CAR, BICYCLIST, PERSON, MOTORCYCLIST, ON_RAILS, BUS, TRUCK, OTHER_VEHICLE), range(252, 260), strict=True)
+)
 """Raw id of a class while it moves."""
 
 LEAVES, HEDGE_LEAVES, MESH = 0.6, 0.15, 0.06
@@ -31,29 +26,23 @@ LEAVES, HEDGE_LEAVES, MESH = 0.6, 0.15, 0.06
 Generator = np.random.Generator
 
 
-def car(generator: Generator, raw: int = CAR) -> list[Part]:
+def car(generator: Generator, raw: int) -> list[Part]:
     """A car between small and estate: body, bonnet line, cabin, wheels."""
     length, width, height = generator.uniform((3.7, 1.65, 1.42), (4.8, 1.85, 1.65))
     paint = generator.choice((0.05, 0.09, 0.2, 0.4), p=(0.3, 0.35, 0.2, 0.15))
     middle = 0.55 * height
-    cabin = -0.06 * length
-    parts = [
+    cabin, roof, pillars = -0.06 * length, (middle + height - 0.12) / 2, (height - 0.12 - middle) / 2
+    return [
         Part(BOX, (0, 0, (0.22 + middle) / 2), (length / 2, width / 2, (middle - 0.22) / 2), raw, paint),
         Part(ELLIPSOID, (0, 0, middle), (length / 2, width / 2, 0.16), raw, paint),
         Part(ELLIPSOID, (cabin, 0, middle), (0.36 * length, 0.46 * width, height - middle), raw, paint),
-        Part(
-            BOX,
-            (cabin, 0, (middle + height - 0.12) / 2),
-            (0.24 * length, 0.43 * width, (height - 0.12 - middle) / 2),
-            raw,
-            paint,
-        ),
+        Part(BOX, (cabin, 0, roof), (0.24 * length, 0.43 * width, pillars), raw, paint),
         Part(BOX, (-length / 2 - 0.005, 0, 0.5), (0.01, 0.26, 0.06), raw, 0.95),
+        *_wheels(length * 0.31, width / 2 - 0.08, 0.31, raw),
     ]
-    return parts + _wheels(length * 0.31, width / 2 - 0.08, 0.31, raw)
 
 
-def truck(generator: Generator, raw: int = TRUCK) -> list[Part]:
+def truck(generator: Generator, raw: int) -> list[Part]:
     """A lorry: cab, load, chassis, wheels."""
     length, width, height = generator.uniform((6.0, 2.1, 2.8), (9.5, 2.5, 3.6))
     paint = generator.uniform(0.15, 0.5)
@@ -66,23 +55,18 @@ def truck(generator: Generator, raw: int = TRUCK) -> list[Part]:
     ]
 
 
-def van(generator: Generator, raw: int = OTHER_VEHICLE) -> list[Part]:
+def van(generator: Generator, raw: int) -> list[Part]:
     """A caravan or trailer: a body on small wheels with a draw bar."""
     length, width, height = generator.uniform((3.6, 1.9, 1.9), (6.0, 2.3, 2.7))
+    shine = generator.uniform(0.2, 0.5)
     return [
-        Part(
-            BOX,
-            (0, 0, (0.45 + height) / 2),
-            (length / 2, width / 2, (height - 0.45) / 2),
-            raw,
-            generator.uniform(0.2, 0.5),
-        ),
+        Part(BOX, (0, 0, (0.45 + height) / 2), (length / 2, width / 2, (height - 0.45) / 2), raw, shine),
         Part(BOX, (length / 2 + 0.5, 0, 0.45), (0.55, 0.06, 0.05), raw, 0.2),
         *_wheels(0.3, width / 2 - 0.1, 0.32, raw),
     ]
 
 
-def bus(generator: Generator, raw: int = BUS) -> list[Part]:
+def bus(generator: Generator, raw: int) -> list[Part]:
     """A city bus or, as on-rails, one car of a tram."""
     length = generator.uniform(10, 13)
     return [
@@ -91,7 +75,7 @@ def bus(generator: Generator, raw: int = BUS) -> list[Part]:
     ]
 
 
-def bicycle(generator: Generator, raw: int = BICYCLE) -> list[Part]:
+def bicycle(generator: Generator, raw: int) -> list[Part]:
     """Two wheels, frame, saddle, handlebar."""
     shine = generator.uniform(0.15, 0.4)
     return [
@@ -104,7 +88,7 @@ def bicycle(generator: Generator, raw: int = BICYCLE) -> list[Part]:
     ]
 
 
-def motorcycle(generator: Generator, raw: int = MOTORCYCLE) -> list[Part]:
+def motorcycle(generator: Generator, raw: int) -> list[Part]:
     """Two wheels, tank and engine, seat, handlebar."""
     shine = generator.uniform(0.08, 0.4)
     return [
@@ -118,7 +102,7 @@ def motorcycle(generator: Generator, raw: int = MOTORCYCLE) -> list[Part]:
     ]
 
 
-def person(generator: Generator, raw: int = PERSON) -> list[Part]:
+def person(generator: Generator, raw: int) -> list[Part]:
     """A person that stands or walks."""
     tall, cloth = generator.uniform(0.88, 1.08), generator.uniform(0.15, 0.6)
     stride = generator.uniform(0, 0.22)
@@ -149,23 +133,20 @@ def rider(generator: Generator, raw: int, seat: float) -> list[Part]:
     ]
 
 
-def bicyclist(generator: Generator, raw: int = BICYCLIST) -> list[Part]:
+def bicyclist(generator: Generator, raw: int) -> list[Part]:
     """A bicycle and its rider; both carry the rider's label, as in SemanticKITTI."""
     return bicycle(generator, raw) + rider(generator, raw, 0.95)
 
 
-def motorcyclist(generator: Generator, raw: int = MOTORCYCLIST) -> list[Part]:
+def motorcyclist(generator: Generator, raw: int) -> list[Part]:
     """A motorcycle and its rider; both carry the rider's label."""
     return motorcycle(generator, raw) + rider(generator, raw, 0.85)
 
 
 def tree(generator: Generator, clear_from: float = 1.2) -> list[Part]:
     """Trunk and a crown of several ellipsoids; the trunk is bare for at least about `clear_from` metres."""
-    clear, thick, spread = (
-        clear_from + generator.uniform(0, 1.4),
-        generator.uniform(0.06, 0.18),
-        generator.uniform(1.4, 3.0),
-    )
+    clear, thick, spread = generator.uniform((0, 0.06, 1.4), (1.4, 0.18, 3.0))
+    clear = clear_from + clear
     parts = [Part(CYLINDER, (0, 0, (clear + 1) / 2), (thick, thick, (clear + 1) / 2), TRUNK, 0.31)]
     for _ in range(int(generator.integers(4, 8))):
         aside, angle = generator.uniform(0, 0.6 * spread), generator.uniform(0, 2 * np.pi)
@@ -226,3 +207,9 @@ def _wheels(axle: float, aside: float, radius: float, raw: int) -> list[Part]:
         for x in (-axle, axle)
         for y in (-aside, aside)
     ]
+
+
+ASSEMBLIES: dict[int, Callable[[Generator, int], list[Part]]]
+ASSEMBLIES = {CAR: car, TRUCK: truck, OTHER_VEHICLE: van, BUS: bus, ON_RAILS: bus, BICYCLE: bicycle, PERSON: person}
+ASSEMBLIES |= {MOTORCYCLE: motorcycle, BICYCLIST: bicyclist, MOTORCYCLIST: motorcyclist}
+"""What makes a thing of a class, with the label that it gets."""

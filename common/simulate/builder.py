@@ -1,13 +1,12 @@
 """Collects the parts of a street while it is made, in coordinates along and across one of its roads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.base.errors import DataError
-from common.simulate.assemblies import MOVING
-from common.simulate.shapes import Part, placed
+from common.simulate.assemblies import ASSEMBLIES, MOVING
+from common.simulate.shapes import BOX, Part, placed
 from common.simulate.street import KERB, Patch
 
 LAST_INSTANCE = 0xFFFF
@@ -15,14 +14,9 @@ LAST_INSTANCE = 0xFFFF
 
 @dataclass
 class Builder:
-    """A street in the making.
+    """A street in the making: what draws everything random about it, its solids, ground and instance ids so far.
 
-    Attributes:
-        generator: of everything random about the street.
-        busy: how many times as many rare things as usual, see `SimulationSettings`.
-        parts: solids so far.
-        patches: ground so far.
-        instances: how many instance ids are given out.
+    `busy` is how many times as many rare things there are as usual, see `SimulationSettings`.
     """
 
     generator: np.random.Generator
@@ -57,14 +51,21 @@ class Side:
     """One side of a road: `along` it in metres from its origin, `out` from its middle line, metres.
 
     Attributes:
+        builder: collects what is put here.
         origin: where along and out are 0, metres.
         heading: direction of along in quarter turns, 0 = x, 1 = y.
         left: whether out points to the left of the heading.
     """
 
+    builder: Builder
     origin: tuple[float, float]
     heading: int
     left: bool
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """The builder's."""
+        return self.builder.generator
 
     def place(self, along: float, out: float) -> tuple[float, float]:
         """World coordinates, metres."""
@@ -73,7 +74,7 @@ class Side:
             return self.origin[0] + along, self.origin[1] + aside
         return self.origin[0] - aside, self.origin[1] + along
 
-    def yaw(self, turn: float = 0.0) -> float:
+    def yaw(self, turn: float) -> float:
         """World yaw of something that points along the traffic of this side (the right side drives along)."""
         return self.heading * np.pi / 2 + (np.pi if self.left else 0) + turn
 
@@ -82,26 +83,29 @@ class Side:
         (x0, y0), (x1, y1) = self.place(begin, inner), self.place(end, outer)
         return Patch(min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1), raw)
 
-    def box(self, begin: float, end: float, inner: float, outer: float, bottom: float, top: float,
-            raw: int, remission: float, depth: float = 0.0) -> Part:  # fmt: skip
-        """A box along the axes of the road."""
-        patch = self.patch(begin, end, inner, outer, raw)
-        centre = ((patch.west + patch.east) / 2, (patch.south + patch.north) / 2, (bottom + top) / 2)
-        half = ((patch.east - patch.west) / 2, (patch.north - patch.south) / 2, (top - bottom) / 2)
-        return Part(0, centre, half, raw, remission, depth)
+    def cover(self, *patches: Patch) -> None:
+        """Lay ground over what is there."""
+        self.builder.patches += patches
+
+    def build(self, patch: Patch, bottom: float, top: float, remission: float, depth: float = 0.0) -> None:
+        """Add a box over a rectangle."""
+        self.builder.parts.append(raised(patch, bottom, top, remission, depth))
+
+    def put(self, parts: list[Part], along: float, out: float, turn: float = 0.0) -> None:
+        """Add an assembly that is no instance, such as a tree."""
+        self.builder.parts += placed(parts, (*self.place(along, out), KERB), self.yaw(turn))
+
+    def put_thing(
+        self, raw: int, along: float, out: float, turn: float = 0.0, z: float = KERB, speed: float = 0.0
+    ) -> None:
+        """Add a thing of a class with an instance id of its own, under its moving label if it moves."""
+        parts = ASSEMBLIES[raw](self.generator, MOVING[raw] if speed else raw)
+        place, instance = (*self.place(along, out), z), self.builder.new_instance()
+        self.builder.parts += placed(parts, place, self.yaw(turn), instance, speed)
 
 
-Assembly = Callable[..., list[Part]]
-
-
-def put(builder: Builder, side: Side, parts: list[Part], along: float, out: float, *, turn: float = 0.0,
-        z: float = KERB) -> None:  # fmt: skip
-    """Add an assembly that is no instance, such as a tree."""
-    builder.parts += placed(parts, *side.place(along, out), z, side.yaw(turn))
-
-
-def put_thing(builder: Builder, side: Side, assembly: Assembly, raw: int, along: float, out: float, *,
-              turn: float = 0.0, z: float = KERB, speed: float = 0.0) -> None:  # fmt: skip
-    """Add an assembly with an instance id of its own, under its moving label if it moves."""
-    parts = assembly(builder.generator, MOVING[raw] if speed else raw)
-    builder.parts += placed(parts, *side.place(along, out), z, side.yaw(turn), builder.new_instance(), speed)
+def raised(patch: Patch, bottom: float, top: float, remission: float, depth: float = 0.0) -> Part:
+    """A box over a rectangle of ground."""
+    centre = ((patch.west + patch.east) / 2, (patch.south + patch.north) / 2, (bottom + top) / 2)
+    half = ((patch.east - patch.west) / 2, (patch.north - patch.south) / 2, (top - bottom) / 2)
+    return Part(BOX, centre, half, patch.raw, remission, depth)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -101,8 +100,7 @@ def sensor_pose(settings: SimulationSettings, street: Street, scan: ScanId) -> n
 
 def simulate_scan(settings: SimulationSettings, scan: ScanId) -> Scan:
     """One scan of a simulated dataset; the same settings always give the same bytes on one version of NumPy."""
-    street = street_of(settings, scan.sequence)
-    frame = int(scan.frame)
+    street, frame = street_of(settings, scan.sequence), int(scan.frame)
     pose = sensor_pose(settings, street, scan)
     shapes = at_time(street, frame * settings.spacing / DRIVING_SPEED, pose[:2, 3])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 1))
@@ -129,16 +127,18 @@ def missing_scans(settings: SimulationSettings, root: Path) -> list[ScanId]:
             )
     elif (root / "sequences").exists():
         raise DataError(f"{root}: holds sequences that were not simulated here. Choose another folder with --out.")
-    return [scan for scan in all_scans(settings) if not _whole(settings, root, scan)]
+
+    def is_whole(scan: ScanId) -> bool:
+        labelled = scan.sequence in settings.unlabelled or label_path(root, scan).is_file()
+        return labelled and scan_path(root, scan).is_file()
+
+    return [scan for scan in all_scans(settings) if not is_whole(scan)]
 
 
 def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> Iterator[ScanId]:
     """Write the scans that are missing, each file whole or not at all; yields each scan once it is on disk.
 
-    Args:
-        settings: the dataset.
-        root: gets `sequences/` and `simulation.yaml`.
-        jobs: processes that simulate.
+    `root` gets `sequences/` and `simulation.yaml`; so many processes simulate.
 
     Raises:
         DataError: see `missing_scans`.
@@ -152,20 +152,14 @@ def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> It
             _write_scan(settings, root, scan)
             yield scan
         return
-    with _pool(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
         pending = {pool.submit(_write_scan, settings, root, scan): scan for scan in missing}
         for done in as_completed(pending):
             done.result()
             yield pending[done]
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that stop at the next scan when the caller stops."""
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-    try:
-        yield pool
     finally:
+        # Where the caller stops, the processes stop at the next scan.
         pool.shutdown(cancel_futures=True)
 
 
@@ -189,11 +183,6 @@ def _write_drive(settings: SimulationSettings, root: Path, sequence: str) -> Non
     folder = root / "sequences" / sequence
     for name, text in (("poses.txt", lines), ("calib.txt", calibration)):
         write_atomically(folder / name, ("\n".join(text) + "\n").encode())
-
-
-def _whole(settings: SimulationSettings, root: Path, scan: ScanId) -> bool:
-    labelled = scan.sequence in settings.unlabelled or label_path(root, scan).is_file()
-    return labelled and scan_path(root, scan).is_file()
 
 
 def _numbers(matrix: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.simulate import assemblies as a
-from common.simulate.builder import Builder, Side, put, put_thing
+from common.simulate.builder import Builder, Side, raised
 from common.simulate.plots import fill_plots, furnish_kerb, park_along
 from common.simulate.shapes import Part, shapes_of
 from common.simulate.street import KERB, Street
@@ -23,10 +23,7 @@ PATH_STEP = 0.1
 def make_street(length: float, generator: np.random.Generator, busy: float = 1.0) -> Street:
     """A random street along x with side streets along y, for a drive of `length` metres from the origin.
 
-    Args:
-        length: of the drive, metres.
-        generator: of everything random about the street.
-        busy: how many times as many rare things as usual.
+    `busy` is how many times as many rare things there are as usual.
     """
     builder = Builder(generator, busy)
     half = generator.uniform(2.8, 4.4)
@@ -35,53 +32,56 @@ def make_street(length: float, generator: np.random.Generator, busy: float = 1.0
     begin, end = -REACH, length + REACH
     blocks: list[Part] = []
 
-    _markings(builder, Side((0, 0), 0, True), begin, end, generator.random() < 0.5)
+    if generator.random() < 0.5:
+        middle = Side(builder, (0, 0), 0, True)
+        middle.cover(*(middle.patch(at, at + 3.5, -0.07, 0.07, a.LANE_MARKING) for at in np.arange(begin, end, 9.0)))
     edges = [begin, *[x for at, w in zip(crossings, halves, strict=True) for x in (at - w, at + w)], end]
     spans = list(zip(edges[0::2], edges[1::2], strict=True))
     depth = generator.uniform(20, 26)
     for left in (False, True):
-        side = Side((0, 0), 0, left)
+        side = Side(builder, (0, 0), 0, left)
         lane, lane_raw = LANES[generator.choice(len(LANES), p=LANE_SHARES)]
         verge = float(generator.choice((0.0, generator.uniform(1.2, 3.0))))
         verge_raw = int(generator.choice((a.TERRAIN, a.OTHER_GROUND), p=(0.93, 0.07)))
         width = generator.uniform(1.6, 3.6)
         kerb = half + lane
         if lane:
-            builder.patches += [side.patch(*span, half, kerb, lane_raw) for span in spans]
+            side.cover(*(side.patch(*span, half, kerb, lane_raw) for span in spans))
+        inner = kerb + verge + width
         for span in spans:
-            base = side.box(*span, kerb, kerb + REACH, -0.5, KERB, a.SIDEWALK, 0.36)
-            blocks.append(base)
-            inner = kerb + verge + width
-            builder.patches += [
-                side.patch(*span, kerb, kerb + REACH, a.SIDEWALK),
-                side.patch(*span, kerb, kerb + verge, verge_raw),
-                side.patch(span[0] + 1.8, span[1] - 1.8, inner, kerb + REACH, a.TERRAIN),
-            ]
             inside = (span[0] + 1.8, span[1] - 1.8)
-            furnish_kerb(builder, side, inside, kerb, width, verge)
+            ground = side.patch(*span, kerb, kerb + REACH, a.SIDEWALK)
+            blocks.append(raised(ground, -0.5, KERB, 0.36))
+            plots = side.patch(*inside, inner, kerb + REACH, a.TERRAIN)
+            side.cover(ground, side.patch(*span, kerb, kerb + verge, verge_raw), plots)
+            furnish_kerb(side, inside, kerb, width, verge)
             full = generator.uniform(0.1, 0.5)
             if lane:
-                park_along(builder, side, inside, half + 1.1, 0.0, full)
-            fill_plots(builder, side, inside, inner, inner + depth)
-            _backdrop(builder, side, inside, inner + depth)
-        _side_streets(builder, side, crossings, halves, spans, kerb + verge + width + depth)
-        _traffic(builder, side, begin, end, half)
+                park_along(side, inside, half + 1.1, 0.0, full)
+            fill_plots(side, inside, inner, inner + depth)
+            _backdrop(side, inside, inner + depth)
+        for place, (at, aside) in enumerate(zip(crossings, halves, strict=True)):
+            for left_of_it, block in ((True, spans[place]), (False, spans[place + 1])):
+                room = (block[1] - block[0]) / 2 - 1.8
+                beside = Side(builder, (at, 0), 1, left_of_it)
+                _line_side_street(beside, left, aside, room, inner + depth)
+        _traffic(side, begin, end, half)
     path = _path(length, half, crossings, generator)
     return Street(shapes_of(blocks + builder.parts), len(blocks), builder.patches, path)
 
 
-def _backdrop(builder: Builder, side: Side, span: tuple[float, float], out: float) -> None:
+def _backdrop(side: Side, span: tuple[float, float], out: float) -> None:
     """Fences, trees and bushes behind the plots."""
-    generator = builder.generator
+    generator = side.generator
     for along in np.arange(span[0], span[1] - 8, 8.0):
         if generator.random() < 0.6:
             top = KERB + generator.uniform(1.2, 2.0)
-            builder.parts.append(side.box(along, along + 8, out, out + 0.1, 0, top, a.FENCE, 0.3))
+            side.build(side.patch(along, along + 8, out, out + 0.1, a.FENCE), 0, top, 0.3)
     for along in np.arange(span[0] + 2, span[1] - 2, 3.5):
         if generator.random() < 0.6:
-            put(builder, side, a.bush(generator, generator.uniform(2, 4)), along, out + generator.uniform(1, 4))
+            side.put(a.bush(generator, generator.uniform(2, 4)), along, out + generator.uniform(1, 4))
         if generator.random() < 0.3:
-            put(builder, side, a.tree(generator), along, out + generator.uniform(2, 6))
+            side.put(a.tree(generator), along, out + generator.uniform(2, 6))
 
 
 def _crossings(length: float, generator: np.random.Generator) -> list[float]:
@@ -93,49 +93,31 @@ def _crossings(length: float, generator: np.random.Generator) -> list[float]:
     return crossings
 
 
-def _markings(builder: Builder, side: Side, begin: float, end: float, dashed: bool) -> None:
-    """The middle line, where there is one."""
-    if dashed:
-        for along in np.arange(begin, end, 9.0):
-            builder.patches.append(side.patch(along, along + 3.5, -0.07, 0.07, a.LANE_MARKING))
+def _line_side_street(side: Side, main_left: bool, half: float, room: float, start: float) -> None:
+    """Parked cars and plots of so much `room`, metres, beyond the plots of the main street, which begin at `start`."""
+    span, near = (start, start + REACH - 35), (start - 22, start + 30)
+    if not main_left:
+        span, near = ((-end, -begin) for begin, end in (span, near))
+    fill_plots(side, span, half + 1.8, half + min(20.0, room))
+    park_along(side, near, half + 0.9, KERB, 0.2)
 
 
-def _side_streets(
-    builder: Builder,
-    main: Side,
-    crossings: list[float],
-    halves: list[float],
-    spans: list[tuple[float, float]],
-    start: float,
-) -> None:
-    """Parked cars and plots along the side streets, beyond the plots of the main street."""
-    for place, (at, half) in enumerate(zip(crossings, halves, strict=True)):
-        span = (start, start + REACH - 35) if main.left else (-start - REACH + 35, -start)
-        for left, block in ((True, spans[place]), (False, spans[place + 1])):
-            side = Side((at, 0), 1, left)
-            room = (block[1] - block[0]) / 2 - 1.8
-            fill_plots(builder, side, span, half + 1.8, half + min(20.0, room))
-            near = (start - 22, start + 30) if main.left else (-start - 30, -start + 22)
-            park_along(builder, side, near, half + 0.9, KERB, 0.2)
-
-
-def _traffic(builder: Builder, side: Side, begin: float, end: float, half: float) -> None:
+def _traffic(side: Side, begin: float, end: float, half: float) -> None:
     """Vehicles and riders that move along the main street; they begin anywhere and never change lane."""
-    generator = builder.generator
+    generator = side.generator
     speed = float(generator.uniform(6, 9))
     along = begin + generator.uniform(0, 30)
-    rare = ((a.truck, a.TRUCK), (a.bus, a.BUS), (a.bus, a.ON_RAILS), (a.van, a.OTHER_VEHICLE),
-            (a.motorcyclist, a.MOTORCYCLIST))  # fmt: skip
+    rare = (a.TRUCK, a.BUS, a.ON_RAILS, a.OTHER_VEHICLE, a.MOTORCYCLIST)
     # Oncoming traffic is gone after a while: it begins farther out along the drive.
     while along < end + (end - begin if side.left else 0):
-        assembly, raw = a.car, a.CAR
-        if builder.rarely(0.07):
-            assembly, raw = rare[generator.choice(len(rare), p=(0.3, 0.15, 0.1, 0.15, 0.3))]
-        put_thing(builder, side, assembly, raw, along, 0.5 * half, z=0.0, speed=speed)
+        raw = a.CAR
+        if side.builder.rarely(0.07):
+            raw = rare[generator.choice(len(rare), p=(0.3, 0.15, 0.1, 0.15, 0.3))]
+        side.put_thing(raw, along, 0.5 * half, z=0.0, speed=speed)
         along += generator.uniform(35, 130)
-    for along in builder.scattered((begin, end), 1200):
+    for along in side.builder.scattered((begin, end), 1200):
         rides = generator.uniform(3, 6) if generator.random() < 0.8 else 0.0
-        put_thing(builder, side, a.bicyclist, a.BICYCLIST, along, half - 0.45, z=0.0, speed=rides)
+        side.put_thing(a.BICYCLIST, along, half - 0.45, z=0.0, speed=rides)
 
 
 def _path(length: float, half: float, crossings: list[float], generator: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,9 @@ formula per kind serves all sizes (the slab test of Kay and Kajiya, SIGGRAPH 198
 beams inside the solid's angles as seen from the sensor are tried.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -58,13 +60,13 @@ def cast(
     maximum_range: float,
     generator: np.random.Generator,
 ) -> Hits:
-    """Find the first hit of every ray.
+    """Find the first hit of every ray, on a solid or on the plane z = 0, which is always there.
 
     Args:
         beams: directions in the sensor's frame.
         origin: position of the sensor in the world, float64 [3], metres.
         rotation: from the sensor's frame to the world's, float64 [3, 3].
-        shapes: the solids; the plane z = 0 is always there.
+        shapes: the solids.
         maximum_range: metres.
         generator: draws how deep a ray gets into leaves and meshes.
     """
@@ -77,15 +79,14 @@ def cast(
     ranges[ranges > maximum_range] = np.inf
     hit = np.where(np.isfinite(ranges), GROUND, NOTHING).astype(np.int32)
 
-    rows, distances, beam_spans, column_spans = _spans(beams, origin, rotation, shapes, maximum_range)
-    count = len(beams.azimuths)
-    for row, distance, (top, bottom), (first, last) in zip(rows, distances, beam_spans, column_spans, strict=True):
-        pieces = _pieces(first, last, count)
+    for row, distance, top, bottom, first, last in _spans(beams, origin, rotation, shapes, maximum_range):
+        pieces = _pieces(first, last, len(beams.azimuths))
         # Nearest first: a solid wholly behind others is passed over.
         if all(ranges[top:bottom, left:right].max() <= distance for left, right in pieces):
             continue
         half = shapes.half[row]
-        turn = _turn(shapes.yaw[row]) / half[:, None]
+        cosine, sine = np.cos(shapes.yaw[row]), np.sin(shapes.yaw[row])
+        turn = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]]) / half[:, None]
         start = (turn @ (origin - shapes.centre[row])).astype(np.float32)
         matrix = (turn @ rotation).astype(np.float32)
         level, climb = cos_elevation[top:bottom, None], sin_elevation[top:bottom, None]
@@ -110,8 +111,7 @@ def incidence(points: np.ndarray, directions: np.ndarray, shape: np.ndarray, sha
     Args:
         points: float64 [K, 3], where the surface was hit, world frame.
         directions: float64 [K, 3], unit directions of the rays, world frame.
-        shape: int [K], row of the solid hit, or GROUND.
-        shapes: the solids.
+        shape: int [K], row of the solid hit in `shapes`, or GROUND.
     """
     cosine = np.abs(directions[:, 2])
     solid = np.flatnonzero(shape >= 0)
@@ -138,11 +138,6 @@ def _pair(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def _turn(yaw: float) -> np.ndarray:
-    cosine, sine = np.cos(yaw), np.sin(yaw)
-    return np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
-
-
 def _turned(vectors: np.ndarray, yaw: np.ndarray) -> np.ndarray:
     """Vectors [K, 3] in the axes of solids turned by yaw [K]."""
     cosine, sine = np.cos(yaw), np.sin(yaw)
@@ -158,28 +153,18 @@ def _slab(start: np.float32, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _round(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Where rays enter and leave the unit circle or sphere; NaN where they pass it."""
-    a = _sum([s * s for s in step])
-    b = _sum([o * s for o, s in zip(start, step, strict=True)])
+    a = reduce(np.add, [s * s for s in step])
+    b = reduce(np.add, [o * s for o, s in zip(start, step, strict=True)])
     # Distance of the ray from the centre, squared: b * b - a * c would cancel for small solids far away.
     middle = -b / a
     aside = [o + middle * s for o, s in zip(start, step, strict=True)]
-    root = np.sqrt((1 - _sum([q * q for q in aside])) / a)
+    root = np.sqrt((1 - reduce(np.add, [q * q for q in aside])) / a)
     return middle - root, middle + root
 
 
-def _sum(terms: list[np.ndarray]) -> np.ndarray:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
 def _enter_box(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    near, far = _slab(start[0], step[0])
-    for axis in (1, 2):
-        low, high = _slab(start[axis], step[axis])
-        near, far = np.maximum(near, low), np.minimum(far, high)
-    return near, far
+    lows, highs = zip(*map(_slab, start, step), strict=True)
+    return reduce(np.maximum, lows), reduce(np.minimum, highs)
 
 
 def _enter_cylinder(start: np.ndarray, step: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +186,7 @@ def _pieces(first: int, last: int, count: int) -> list[tuple[int, int]]:
 
 def _spans(
     beams: Beams, origin: np.ndarray, rotation: np.ndarray, shapes: Shapes, maximum_range: float
-) -> tuple[list[int], list[float], list[list[int]], list[list[int]]]:
+) -> Iterable[tuple[int, float, int, int, int, int]]:
     """Solids that may be seen, nearest first; for each its distance, beams (top, bottom) and columns (first, last)."""
     offset = shapes.centre - origin
     local = np.abs(_turned(offset, shapes.yaw))
@@ -210,9 +195,8 @@ def _spans(
     offset, distance, half, yaw = offset[rows], distance[rows], shapes.half[rows], shapes.yaw[rows]
 
     signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, 8).T
-    corners = half[:, None, :] * signs
     cosine, sine = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    x, y, z = corners[..., 0], corners[..., 1], corners[..., 2]
+    x, y, z = np.moveaxis(half[:, None, :] * signs, 2, 0)
     world = np.stack((cosine * x - sine * y, sine * x + cosine * y, z), axis=2) + offset[:, None, :]
     seen = world @ rotation
     centre = offset @ rotation
@@ -241,9 +225,4 @@ def _spans(
 
     kept = np.flatnonzero(top < bottom)
     kept = kept[np.argsort(distance[kept], kind="stable")]
-    return (
-        rows[kept].tolist(),
-        distance[kept].tolist(),
-        np.stack((top, bottom), axis=1)[kept].tolist(),
-        np.stack((first, last), axis=1)[kept].tolist(),
-    )
+    return zip(*(values[kept].tolist() for values in (rows, distance, top, bottom, first, last)), strict=True)

@@ -141,10 +141,9 @@ def measure(
 
 def _surface(street: Street, shapes: Shapes, shape: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Raw labels uint32 [K] and perpendicular remissions float64 [K] of the surfaces hit."""
-    solid = np.maximum(shape, 0)
-    raw = shapes.raw[solid] if len(shapes) else np.zeros(len(shape), np.uint32)
-    remission = shapes.remission[solid].astype(np.float64) if len(shapes) else np.zeros(len(shape))
     on_ground = shape == GROUND
+    raw, remission = np.zeros(len(shape), np.uint32), np.zeros(len(shape))
+    raw[~on_ground], remission[~on_ground] = shapes.raw[shape[~on_ground]], shapes.remission[shape[~on_ground]]
     block = np.flatnonzero((shape >= 0) & (shape < street.blocks))
     tops = shapes.centre[shape[block], 2] + shapes.half[shape[block], 2]
     # Within 5 mm of its upper edge a kerb counts as the pavement above it.

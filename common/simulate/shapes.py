@@ -1,7 +1,7 @@
 """The solids a simulated street is made of: boxes, upright cylinders and ellipsoids."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,20 +33,15 @@ class Part(NamedTuple):
     velocity: tuple[float, float] = (0.0, 0.0)
 
 
+PART = np.dtype("u1, 3f8, 3f8, u4, f4, f4, f8, 2f8")
+PART.names = Part._fields
+"""The same as an array's row."""
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """M solids as arrays, see `Part`.
-
-    Attributes:
-        kind: uint8 [M].
-        centre: float64 [M, 3].
-        half: float64 [M, 3].
-        raw: uint32 [M].
-        remission: float32 [M].
-        depth: float32 [M].
-        yaw: float64 [M].
-        velocity: float64 [M, 2].
-    """
+    """M solids as arrays, see `Part`: uint8 [M], float64 [M, 3] twice, uint32 [M], float32 [M] twice, float64 [M] and
+    float64 [M, 2]."""
 
     kind: np.ndarray
     centre: np.ndarray
@@ -62,50 +57,33 @@ class Shapes:
 
     def take(self, rows: np.ndarray) -> "Shapes":
         """Some of the solids, by row numbers or a mask."""
-        return Shapes(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return Shapes(*(values[rows] for values in vars(self).values()))
 
 
 def shapes_of(parts: Iterable[Part]) -> Shapes:
     """Parts as arrays."""
-    parts = list(parts)
-    return Shapes(
-        kind=np.array([part.kind for part in parts], np.uint8),
-        centre=np.array([part.centre for part in parts], np.float64).reshape(-1, 3),
-        half=np.array([part.half for part in parts], np.float64).reshape(-1, 3),
-        raw=np.array([part.raw for part in parts], np.uint32),
-        remission=np.array([part.remission for part in parts], np.float32),
-        depth=np.array([part.depth for part in parts], np.float32),
-        yaw=np.array([part.yaw for part in parts], np.float64),
-        velocity=np.array([part.velocity for part in parts], np.float64).reshape(-1, 2),
-    )
+    table = np.array(list(parts), PART)
+    return Shapes(*(np.ascontiguousarray(table[name]) for name in Part._fields))
 
 
 def placed(
-    parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int = 0, speed: float = 0.0
+    parts: Iterable[Part], place: tuple[float, float, float], yaw: float, instance: int = 0, speed: float = 0.0
 ) -> list[Part]:
     """An assembly, made around the origin with its front along x, put into the world.
 
     Args:
         parts: the assembly.
-        x: where its origin goes, metres.
-        y: the same.
-        z: height of the ground below it, metres.
+        place: where its origin goes, x, y, z in metres.
         yaw: where its front points, radians.
         instance: instance id of all parts, 0 for none.
         speed: along its front, metres per second.
     """
-    cosine, sine = np.cos(yaw), np.sin(yaw)
+    (x, y, z), cosine, sine = place, np.cos(yaw), np.sin(yaw)
     velocity = (speed * cosine, speed * sine)
-    return [
-        part._replace(
-            centre=(
-                x + cosine * part.centre[0] - sine * part.centre[1],
-                y + sine * part.centre[0] + cosine * part.centre[1],
-                z + part.centre[2],
-            ),
-            yaw=part.yaw + yaw,
-            raw=part.raw | instance << 16,
-            velocity=velocity,
-        )
-        for part in parts
-    ]
+
+    def moved(part: Part) -> Part:
+        ahead, aside, up = part.centre
+        centre = (x + cosine * ahead - sine * aside, y + sine * ahead + cosine * aside, z + up)
+        return part._replace(centre=centre, yaw=part.yaw + yaw, raw=part.raw | instance << 16, velocity=velocity)
+
+    return list(map(moved, parts))

@@ -1,26 +1,19 @@
 """A made-up street as data, and what covers its ground."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from common.simulate.assemblies import (
-    LANE_MARKING,
-    OTHER_GROUND,
-    PARKING,
-    ROAD,
-    SIDEWALK,
-    TERRAIN,
-    VEGETATION,
-)
+from common.simulate import assemblies as a
+from common.simulate.assemblies import ROAD
 from common.simulate.shapes import Shapes
 
 KERB = 0.12
 """Height of pavements and plots above the road, metres."""
 
-GROUND_REMISSION = {ROAD: 0.29, PARKING: 0.34, SIDEWALK: 0.36, OTHER_GROUND: 0.38, LANE_MARKING: 0.6, TERRAIN: 0.4,
-                    VEGETATION: 0.36}  # fmt: skip
+GROUND_REMISSION = {ROAD: 0.29, a.PARKING: 0.34, a.SIDEWALK: 0.36, a.OTHER_GROUND: 0.38}
+GROUND_REMISSION |= {a.LANE_MARKING: 0.6, a.TERRAIN: 0.4, a.VEGETATION: 0.36}
 
 
 class Patch(NamedTuple):
@@ -39,7 +32,6 @@ class Street:
 
     Attributes:
         shapes: the solids; the first `blocks` are the raised blocks between the streets.
-        blocks: number of raised blocks.
         patches: what covers the ground, later ones on top; elsewhere it is road.
         path: float64 [P, 2], where the sensor drives, a point each 0.1 m.
     """
@@ -51,19 +43,11 @@ class Street:
 
 
 def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
-    """Raw label of the ground at some places, uint32 [K].
-
-    Args:
-        patches: see `Street`.
-        points: float64 [K, 2], x and y in the world, metres.
-    """
-    labels = np.full(len(points), ROAD, np.uint32)
-    if not len(points):
-        return labels
+    """Raw label of the ground at places float64 [K, 2], x and y in the world in metres, uint32 [K]."""
     # Sorted by x, a patch concerns one run of points.
     order = np.argsort(points[:, 0], kind="stable")
     x, y = points[order, 0], points[order, 1]
-    south, north = y.min(), y.max()
+    south, north = y.min(initial=np.inf), y.max(initial=-np.inf)
     painted = np.full(len(points), ROAD, np.uint32)
     begins = np.searchsorted(x, [patch.west for patch in patches])
     ends = np.searchsorted(x, [patch.east for patch in patches])
@@ -71,6 +55,7 @@ def ground_labels(patches: list[Patch], points: np.ndarray) -> np.ndarray:
         if begin < end and patch.south < north and patch.north > south:
             run = y[begin:end]
             painted[begin:end][(run >= patch.south) & (run < patch.north)] = patch.raw
+    labels = np.empty_like(painted)
     labels[order] = painted
     return labels
 
@@ -83,13 +68,9 @@ def ground_remission(raw: np.ndarray) -> np.ndarray:
 
 
 def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float = 3.5) -> Shapes:
-    """The solids of a street at some time, without the moving things that would touch the sensor's vehicle.
+    """The solids of a street after so many seconds, without the moving things that would touch the sensor's vehicle.
 
-    Args:
-        street: the street at time 0.
-        seconds: since then.
-        place: float64 [2], where the sensor's vehicle is, metres.
-        clearance: moving things nearer than this are left out, metres.
+    These are nearer than `clearance`, metres, to its `place`, float64 [2], metres.
     """
     shapes = street.shapes
     centre = shapes.centre.copy()
@@ -97,6 +78,4 @@ def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float 
     moving = (shapes.velocity != 0).any(axis=1)
     near = moving & (np.linalg.norm(centre[:, :2] - place, axis=1) - shapes.half[:, :2].max(axis=1) < clearance)
     touching = np.unique(shapes.raw[near])
-    moved = Shapes(shapes.kind, centre, shapes.half, shapes.raw, shapes.remission, shapes.depth, shapes.yaw,
-                   shapes.velocity)  # fmt: skip
-    return moved.take(~(moving & np.isin(shapes.raw, touching)))
+    return replace(shapes, centre=centre).take(~(moving & np.isin(shapes.raw, touching)))

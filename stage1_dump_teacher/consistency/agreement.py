@@ -1,7 +1,7 @@
 """Measures of how far targets are from what the live teacher says about the same cloud."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ BORDER_DISTANCES = (8, 16, 32)
 """Azimuth bins from the border at which agreement is looked at apart."""
 
 
-@dataclass(frozen=True)
-class LayerAgreement:
+class LayerAgreement(NamedTuple):
     """One layer of targets against the live teacher's.
 
     Attributes:
@@ -32,8 +31,7 @@ class LayerAgreement:
     reached: float
 
 
-@dataclass(frozen=True)
-class PointAgreement:
+class PointAgreement(NamedTuple):
     """Logits of some points against the live teacher's, and both against the labels; NaN where there are none.
 
     Attributes:
@@ -51,15 +49,10 @@ class PointAgreement:
     live_right: float
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Targets against the live teacher's on the same cloud.
+class Agreement(NamedTuple):
+    """Targets against the live teacher's on the same cloud: of all points, by teacher layer, and by place.
 
-    Attributes:
-        argmax: as in `PointAgreement`, of all points.
-        divergence: likewise.
-        layers: by teacher layer.
-        places: points by their distance from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
+    Places are distances of points from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
     """
 
     argmax: float
@@ -69,12 +62,9 @@ class Agreement:
 
 
 def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -> Agreement:
-    """Compare targets with the live teacher's on the same cloud.
+    """Compare targets with the live teacher's, row by row, on the same cloud.
 
-    Args:
-        targets: logits rows as in `live`.
-        live: what the teacher says.
-        cloud: what both speak about; its border is where the live teacher's convolutions end.
+    Its border is where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
@@ -119,21 +109,14 @@ def layer_agreement(targets: PillarFeatures, live: PillarFeatures) -> LayerAgree
 
 def mean(agreements: Sequence[Agreement]) -> Agreement:
     """Mean of every number over agreements; by place, over those that have points, or labels, there."""
-
-    def over(numbers: Iterable[float]) -> float:
-        values = list(numbers)
-        return float(np.mean(values)) if values else float("nan")
-
-    layers = {
-        name: LayerAgreement(
-            over(one.layers[name].cosine for one in agreements),
-            over(one.layers[name].relative_l2 for one in agreements),
-            over(one.layers[name].reached for one in agreements),
-        )
-        for name in agreements[0].layers
-    }
-    places = {}
-    for name in agreements[0].places:
-        columns = zip(*(astuple(one.places[name]) for one in agreements), strict=True)
-        places[name] = PointAgreement(*(over([value for value in column if value == value]) for column in columns))
-    return Agreement(over(one.argmax for one in agreements), over(one.divergence for one in agreements), layers, places)
+    first = agreements[0]
+    argmax, divergence = np.mean([one[:2] for one in agreements], axis=0).tolist()
+    layers = {name: np.mean([one.layers[name] for one in agreements], axis=0).tolist() for name in first.layers}
+    known = {name: np.ma.masked_invalid([one.places[name] for one in agreements]) for name in first.places}
+    places = {name: numbers.mean(axis=0).filled(np.nan).tolist() for name, numbers in known.items()}
+    return Agreement(
+        argmax,
+        divergence,
+        {name: LayerAgreement(*numbers) for name, numbers in layers.items()},
+        {name: PointAgreement(*numbers) for name, numbers in places.items()},
+    )

@@ -4,20 +4,13 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import (
-    config_option,
-    data_option,
-    device_option,
-    path_type,
-    set_option,
-    teacher_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import data_option, device_option, path_type, teacher_option
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.scans.dataset import open_dataset
 from common.scans.polar_grid import check_distillable
 from common.scans.view import AnchorSet
+from stage1_dump_teacher.command_options import settings_options
 from stage1_dump_teacher.settings import DumpSettings
 
 
@@ -28,11 +21,10 @@ from stage1_dump_teacher.settings import DumpSettings
     "--policy",
     type=click.Choice(["transport", "anchors", "replay"]),
     default="transport",
-    show_default=True,
     help="transport: targets of the scan as it is, moved to each augmentation; anchors: targets of the nearest of an "
     "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding.",
 )
-@click.option("--scans", "count", type=click.IntRange(min=1), default=1, show_default=True, help="Scans to measure on.")
+@click.option("--scans", "count", type=click.IntRange(min=1), default=1, help="Scans to measure on.")
 @click.option(
     "--augmentation",
     "augmentations",
@@ -47,9 +39,8 @@ from stage1_dump_teacher.settings import DumpSettings
     help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
 )
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the comparison.")
-@config_option
+@settings_options
 @device_option
-@set_option
 def consistency(
     data: Path,
     teacher: Path,
@@ -58,9 +49,8 @@ def consistency(
     augmentations: tuple[str, ...],
     draws: int | None,
     picture: Path | None,
-    config: Path,
+    settings: DumpSettings,
     device: str,
-    overrides: tuple[str, ...],
 ) -> None:
     """Measure how well cached targets fit augmented clouds, against the live teacher.
 
@@ -72,29 +62,26 @@ def consistency(
     """
     if augmentations and policy != "transport":
         raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
-    settings = load_settings(DumpSettings, config, overrides)
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.consistency import measure as measures
     from stage1_dump_teacher.consistency.report import draw, markdown_tables
 
-    grid, dataset = settings.grid.grid(), open_dataset(data, settings.dataset)
-    check_distillable(grid.shape)
-    live = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
+    shape, dataset = settings.grid.grid().shape, open_dataset(data, settings.dataset)
+    check_distillable(shape)
+    see = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
     scans = measures.spread_scans(dataset, settings.splits, count)
     if policy == "transport":
-        wanted = [
-            measures.augmentation_named(name, grid.shape[1]) for name in augmentations or measures.DEFAULT_AUGMENTATIONS
-        ]
-        found = measures.measure_transport(scans, wanted, live, grid)
+        names = augmentations or measures.DEFAULT_AUGMENTATIONS
+        found = measures.measure_transport(scans, see, [measures.augmentation_named(name, shape[1]) for name in names])
     elif policy == "anchors":
-        anchors = settings.views.anchors or AnchorSet()
-        found = measures.measure_anchors(scans, anchors, draws, live, grid)
+        found = measures.measure_anchors(scans, see, settings.views.anchors or AnchorSet(), shape[1], draws)
     else:
-        found = measures.measure_replay(scans, settings.views.policy, draws or 8, settings.encoding, live, grid)
-    rows = measures.rows_of(found)
+        found = measures.measure_replay(scans, see, settings.views.policy, draws or 8, settings.encoding)
+    rows = measures.means(found)
+    together = {measures.ALL: rows.pop(measures.ALL)}
     if policy == "anchors":
-        rows.sort(key=lambda row: (row.augmentation, row.way))
-    click.echo("\n".join(markdown_tables(rows, all_together=policy == "anchors")))
+        rows = dict(sorted(rows.items()))
+    click.echo("\n".join(markdown_tables(rows | together if policy == "anchors" else rows)))
     if picture is not None:
         draw(rows, picture)
         click.echo(f"\npicture  {picture}")

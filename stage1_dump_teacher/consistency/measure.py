@@ -2,33 +2,21 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from common.base.devices import set_float32_precision
 from common.base.errors import SettingsError
-from common.scans.dataset import Dataset, LabelledScan
+from common.scans import view as views
+from common.scans.dataset import Dataset, LabelledScan, voxelise_view
 from common.scans.label_map import LabelMap
-from common.scans.polar_grid import COARSEST_STRIDE, PolarGrid, voxelise
+from common.scans.polar_grid import COARSEST_STRIDE
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
-from common.scans.view import (
-    IDENTITY,
-    AnchoredView,
-    AnchorSet,
-    View,
-    ViewPolicy,
-    aligned_rotations,
-    anchor_view,
-    apply_view,
-    draw_anchored_view,
-    draw_view,
-    from_anchors,
-    rotated_by_bins,
-)
+from common.scans.view import IDENTITY, AnchoredView, AnchorSet, View, ViewPolicy
 from common.targets.composition import Anchor, anchored_targets
 from common.targets.store import TargetEncoding
 from common.targets.store.members import read_members
@@ -36,7 +24,7 @@ from common.targets.store.scan_file import scan_file_bytes, targets_of
 from common.targets.teacher import check_classes
 from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
-from stage1_dump_teacher.consistency.agreement import Agreement, agreement
+from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 
@@ -44,33 +32,30 @@ DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
     *("flip:y", "flip:x"),
 )
-AUGMENTATION = re.compile(r"(rotate|bins|flip|scale):(-?\d+(?:\.\d+)?|x|y)")
+NUMBER = r"-?\d+(?:\.\d+)?"
+AUGMENTATION = re.compile(
+    rf"rotate:(?P<degrees>{NUMBER})|bins:(?P<bins>{NUMBER})|flip:(?P<axis>[xy])|scale:(?P<factor>{NUMBER})"
+)
 
-LiveTargets = Callable[[ScanBatch], TeacherTargets]
+ALL = ("all", "")
+
+Scans = Iterable[tuple[ScanId, LabelledScan]]
+Teaching = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
+Found = Iterator[tuple[str, str, Agreement]]
+
+SEED = 0
+"""Of the views that are drawn from anchors."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """A view to measure.
+class Augmentation(NamedTuple):
+    """A view to measure, under the name that was given.
 
-    Attributes:
-        name: as given.
-        view: the augmentation.
-        bins: azimuth bins where it is a rotation that keeps every layer's cells whole, else None.
+    `bins` are azimuth bins where it is a rotation that keeps every layer's cells whole, else None.
     """
 
     name: str
     view: View
     bins: int | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """Agreement of one way to get targets for one augmentation, by scan."""
-
-    augmentation: str
-    way: str
-    scans: list[Agreement] = field(default_factory=list)
 
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
@@ -80,141 +65,107 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
         SettingsError: it is none of these.
     """
     match = AUGMENTATION.fullmatch(name)
-    kind, value = match.groups() if match else ("", "")
-    if not match or (kind == "flip") != (value in ("x", "y")) or (kind == "scale" and float(value) <= 0):
+    if match is None or (match["factor"] and float(match["factor"]) <= 0):
         raise SettingsError(
             f"'{name}' is not an augmentation; write rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR"
         )
-    if kind == "flip":
-        return Augmentation(name, View(flip_x=value == "x", flip_y=value == "y"))
-    number = float(value)
-    if kind == "scale":
-        return Augmentation(name, View(scale=number))
-    if kind == "rotate":
-        return Augmentation(name, View(rotation=number))
-    view = View(rotation=number * 360.0 / (azimuth_bins - 1))
-    return Augmentation(name, view, None if number % COARSEST_STRIDE else int(number))
+    if match["axis"]:
+        return Augmentation(name, View(flip_x=match["axis"] == "x", flip_y=match["axis"] == "y"))
+    if match["factor"]:
+        return Augmentation(name, View(scale=float(match["factor"])))
+    if match["degrees"]:
+        return Augmentation(name, View(rotation=float(match["degrees"])))
+    bins = float(match["bins"])
+    view = View(rotation=bins * 360.0 / (azimuth_bins - 1))
+    return Augmentation(name, view, None if bins % COARSEST_STRIDE else int(bins))
 
 
-def measure_transport(
-    scans: Iterable[tuple[ScanId, LabelledScan]],
-    augmentations: Sequence[Augmentation],
-    teacher: LiveTargets,
-    grid: PolarGrid,
-) -> Iterator[tuple[str, str, Agreement]]:
+def measure_transport(scans: Scans, see: Teaching, augmentations: Sequence[Augmentation]) -> Found:
     """Targets of the scan as it is, transported to each augmentation; aligned rotations in both ways.
 
     Yields:
         augmentation, way of transport, agreement; for every scan.
     """
-    for _, source_scan in scans:
-        source = cloud_in(source_scan, IDENTITY, grid)
-        cached = teacher(source)
-        for augmentation in augmentations:
-            target = cloud_in(source_scan, augmentation.view, grid)
-            live = teacher(target)
-            if augmentation.bins is not None:
-                shifted = rotate_by_bins(cached, augmentation.bins, source, target)
-                yield augmentation.name, "shift", agreement(shifted, live, target)
-            carried = carry_through_points(cached, source, target)
-            yield augmentation.name, "points", agreement(carried, live, target)
+    for _, scan in scans:
+        source, cached = see(scan, IDENTITY)
+        for name, view, bins in augmentations:
+            target, live = see(scan, view)
+            if bins is not None:
+                yield name, "shift", agreement(rotate_by_bins(cached, bins, source, target), live, target)
+            yield name, "points", agreement(carry_through_points(cached, source, target), live, target)
 
 
-def measure_anchors(
-    scans: Iterable[tuple[ScanId, LabelledScan]],
-    anchors: AnchorSet,
-    draws: int | None,
-    teacher: LiveTargets,
-    grid: PolarGrid,
-    seed: int = 0,
-) -> Iterator[tuple[str, str, Agreement]]:
+def measure_anchors(scans: Scans, see: Teaching, anchors: AnchorSet, azimuth: int, draws: int | None) -> Found:
     """Targets composed from anchors as in training, for every flip and aligned rotation or some that are drawn.
 
     Yields:
         distance to the nearest anchor, flip, agreement; for every scan and view.
     """
-    azimuth = grid.shape[1]
-    for scan, source_scan in scans:
-        views = views_to_measure(anchors, azimuth, draws, scan, seed)
-        needed = {index for seen in views for index in (seen.anchor, seen.other) if index is not None}
-        dumped_clouds = {index: cloud_in(source_scan, anchor_view(anchors, index, azimuth), grid) for index in needed}
-        dumped = {index: teacher(cloud) for index, cloud in dumped_clouds.items()}
-        for seen in tqdm(views, unit="view", desc=f"scan {scan}", leave=False):
-            nearest = Anchor(dumped[seen.anchor], dumped_clouds[seen.anchor], seen.bins)
-            other = None
+    for name, scan in scans:
+        chosen = views_to_measure(anchors, azimuth, draws, name)
+        needed = {index for seen in chosen for index in (seen.anchor, seen.other) if index is not None}
+        dumped = {index: see(scan, views.anchor_view(anchors, index, azimuth)) for index in needed}
+        for seen in tqdm(chosen, unit="view", desc=f"scan {name}", leave=False):
+            cloud, targets = dumped[seen.anchor]
+            nearest, other = Anchor(targets, cloud, seen.bins), None
             if seen.other is not None:
-                other = Anchor(dumped[seen.other], dumped_clouds[seen.other], seen.other_bins)
-            view = rotated_by_bins(anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
-            target = cloud_in(source_scan, view, grid)
-            live = teacher(target) if seen.bins else nearest.targets
-            found = agreement(anchored_targets(nearest, other, target), live, target)
+                other = Anchor(dumped[seen.other][1], dumped[seen.other][0], seen.other_bins)
+            view = views.rotated_by_bins(views.anchor_view(anchors, seen.anchor, azimuth), seen.bins, azimuth)
+            target, live = see(scan, view) if seen.bins else (cloud, targets)
             flip = anchors.flips[seen.anchor // anchors.rotations]
+            found = agreement(anchored_targets(nearest, other, target), live, target)
             yield f"{abs(seen.bins):3d} bins from an anchor", f"flip {flip}", found
 
 
-def views_to_measure(
-    anchors: AnchorSet, azimuth_bins: int, draws: int | None, scan: ScanId, seed: int
-) -> list[AnchoredView]:
+def views_to_measure(anchors: AnchorSet, azimuth_bins: int, draws: int | None, scan: ScanId) -> list[AnchoredView]:
     """Different views among those of so many epochs of training, or all that there are."""
     if draws is not None:
-        drawn = [draw_anchored_view(anchors, azimuth_bins, seed, scan, epoch) for epoch in range(draws)]
+        drawn = [views.draw_anchored_view(anchors, azimuth_bins, SEED, scan, epoch) for epoch in range(draws)]
         return list(dict.fromkeys(drawn))
-    flips, positions = range(len(anchors.flips)), range(aligned_rotations(azimuth_bins))
-    return [from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
+    flips, positions = range(len(anchors.flips)), range(views.aligned_rotations(azimuth_bins))
+    return [views.from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
 
 
-def measure_replay(
-    scans: Iterable[tuple[ScanId, LabelledScan]],
-    policy: ViewPolicy,
-    draws: int,
-    encoding: TargetEncoding,
-    teacher: LiveTargets,
-    grid: PolarGrid,
-) -> Iterator[tuple[str, str, Agreement]]:
+def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, encoding: TargetEncoding) -> Found:
     """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher.
 
     Yields:
         view, encoding of the pillar features, agreement; for every scan and view.
     """
-    for scan, source_scan in scans:
+    for name, scan in scans:
         for index in range(draws):
-            target = cloud_in(source_scan, draw_view(policy, scan, index), grid)
-            live = teacher(target)
-            stored = scan_file_bytes(live, grid.shape, encoding, {})
+            target, live = see(scan, views.draw_view(policy, name, index))
+            stored = scan_file_bytes(live, target.grid_shape, encoding, {})
             replayed = targets_of(read_members(stored), live.layers, voxel_features=False).decode()
-            name = "the scan as it is" if index == 0 else f"drawn view {index}"
-            yield name, encoding.pillar_features, agreement(replayed, live, target)
+            view = "the scan as it is" if index == 0 else f"drawn view {index}"
+            yield view, encoding.pillar_features, agreement(replayed, live, target)
 
 
-def cloud_in(scan: LabelledScan, view: View, grid: PolarGrid) -> ScanBatch:
-    """A scan in a view and on a grid."""
-    classes = 1 if scan.labels is None else int(scan.labels.max()) + 1
-    return batch_scans([voxelise(apply_view(scan.points, view), grid, scan.labels, classes)], grid.shape)
-
-
-def rows_of(found: Iterable[tuple[str, str, Agreement]]) -> list[Row]:
-    """Agreements gathered by augmentation and way, in the order of their first appearance."""
-    rows: dict[tuple[str, str], Row] = {}
+def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], Agreement]:
+    """Means by augmentation and way, in the order of their first appearance, and last of all together."""
+    groups: dict[tuple[str, str], list[Agreement]] = {}
     for augmentation, way, one in found:
-        rows.setdefault((augmentation, way), Row(augmentation, way)).scans.append(one)
-    return list(rows.values())
+        groups.setdefault((augmentation, way), []).append(one)
+    together = mean([one for group in groups.values() for one in group])
+    return {key: mean(group) for key, group in groups.items()} | {ALL: together}
 
 
-def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTargets:
-    """A checkpoint as a function from a cloud to targets on the CPU.
+def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> Teaching:
+    """A checkpoint as a function from a scan and a view to its batch and targets, both on the CPU.
 
     Raises:
         CheckpointError: it does not load completely.
         SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
     set_float32_precision(tf32=settings.precision == "tf32")
-    loaded = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
-    check_classes(loaded, label_map)
+    teacher, grid = load_named_teacher(settings.teacher, checkpoint, device, settings.precision), settings.grid.grid()
+    check_classes(teacher, label_map)
 
-    def targets(batch: ScanBatch) -> TeacherTargets:
-        return loaded.targets(batch.to(device), settings.layers).to("cpu")
+    def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:
+        batch = batch_scans([voxelise_view(scan, view, grid, label_map)], grid.shape)
+        return batch, teacher.targets(batch.to(device), settings.layers).to("cpu")
 
-    return targets
+    return see
 
 
 def spread_scans(dataset: Dataset, splits: list[str], count: int) -> Iterator[tuple[ScanId, LabelledScan]]:

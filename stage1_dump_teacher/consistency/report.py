@@ -1,14 +1,14 @@
 """Tables and a picture of how well targets fit augmented clouds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.base.files import replacing
-from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement, mean
-from stage1_dump_teacher.consistency.measure import Row
+from common.base.text import markdown_table
+from stage1_dump_teacher.consistency.agreement import Agreement, PointAgreement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,67 +19,46 @@ SMALLEST_DIVERGENCE = 1e-9
 """Below it a divergence is rounding."""
 
 
-def markdown_tables(rows: Sequence[Row], all_together: bool = False) -> list[str]:
-    """Three Markdown tables, means over scans: logits and cosines; logits by place; relative L2 and pillars reached.
+def markdown_tables(rows: Mapping[tuple[str, str], Agreement]) -> list[str]:
+    """Three Markdown tables of agreements by augmentation and way.
 
-    Args:
-        rows: at least one.
-        all_together: add a row with the mean over all measurements.
+    Logits and cosines; logits by place; relative L2 and the pillars reached.
     """
-    if all_together:
-        rows = [*rows, Row("all", "", [one for row in rows for one in row.scans])]
-    layers = list(rows[0].scans[0].layers)
-    places = list(rows[0].scans[0].places)
-    border = table_head(["augmentation", "targets", *places])
-    first = table_head(["augmentation", "targets", "arg-max", "KL", *layers])
-    second = table_head(["augmentation", "targets", *(f"{name} L2 (reached)" for name in layers)])
-    for row in rows:
-        found = mean(row.scans)
-        cosines = [f"{found.layers[name].cosine:.3f}" for name in layers]
-        start = [row.augmentation, row.way]
-        first.append(table_row([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines]))
-        border.append(table_row([*start, *places_of(found)]))
-        errors = [f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values()]
-        second.append(table_row([*start, *errors]))
+    first = next(iter(rows.values()))
+    logits = [["augmentation", "targets", "arg-max", "KL", *first.layers]]
+    border = [["augmentation", "targets", *first.places]]
+    features = [["augmentation", "targets", *(f"{name} L2 (reached)" for name in first.layers)]]
+    for start, found in rows.items():
+        cosines = [f"{layer.cosine:.3f}" for layer in found.layers.values()]
+        logits.append([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines])
+        border.append([*start, *map(place_cell, found.places.values())])
+        features.append([*start, *(f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values())])
     return [
         "Agreement with the live teacher: arg-max over points, KL at T = 10, cosine of channel-centred pillar features",
         "",
-        *first,
+        *markdown_table(logits),
         "",
         "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there; then "
         "the accuracy of the targets / of the live teacher against the labels, if there are any",
         "",
-        *border,
+        *markdown_table(border),
         "",
         "Relative L2 of pillar features with absent pillars as zeros, and the share of the teacher's pillars reached",
         "",
-        *second,
+        *markdown_table(features),
     ]
 
 
-def places_of(found: Agreement) -> list[str]:
-    """Cells of the table by place; a dash where a grid has no such place."""
-    return [place_cell(part) if part.argmax == part.argmax else "-" for part in found.places.values()]
-
-
 def place_cell(part: PointAgreement) -> str:
-    """One of them; without labels it does not say who is right."""
+    """A dash where the grid has no such place; without labels it does not say who is right."""
+    if np.isnan(part.argmax):
+        return "-"
     cell = f"{part.argmax:.3f}, {part.divergence:.1e} ({part.divergence_share:.0%})"
-    return cell if part.right != part.right else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
+    return cell if np.isnan(part.right) else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
 
 
-def table_head(cells: Sequence[str]) -> list[str]:
-    """Head of a Markdown table."""
-    return [table_row(cells), table_row(["---"] * len(cells))]
-
-
-def table_row(cells: Sequence[str]) -> str:
-    """Row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the same means as a PNG: arg-max agreement, divergence, and the cosine of every layer.
+def draw(rows: Mapping[tuple[str, str], Agreement], path: Path) -> None:
+    """Draw the same agreements as a PNG: arg-max agreement, divergence, and the cosine of every layer.
 
     Diamonds stand for the points that are farthest from phi = +-pi, the border that the live teacher cannot see across.
     """
@@ -87,12 +66,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    means = [mean(row.scans) for row in rows]
-    places = np.arange(len(rows))
+    means, names = list(rows.values()), [f"{augmentation} ({way})".replace(" ()", "") for augmentation, way in rows]
     figure = Figure(figsize=(15, 2.2 + 0.38 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.4))
-    left.set(yticks=places, yticklabels=[f"{row.augmentation} ({row.way})".replace(" ()", "") for row in rows])
+    left.set(yticks=range(len(rows)), yticklabels=names)
     draw_arg_max(left, means)
     draw_divergence(middle, means)
     figure.colorbar(draw_cosines(right, means), ax=right)

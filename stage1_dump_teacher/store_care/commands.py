@@ -1,4 +1,4 @@
-"""Commands that look after a target store: info, verify; and what they share with repair (`store_repair`)."""
+"""Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -9,18 +9,10 @@ import click
 import torch
 from tqdm import tqdm
 
-from common.base.command_options import (
-    cache_option,
-    config_option,
-    device_option,
-    optional_data_option,
-    path_type,
-    set_option,
-)
-from common.base.config import load_settings
+from common.base.command_options import cache_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device, set_float32_precision
-from common.base.environment import processors
 from common.base.errors import SettingsError
+from common.base.text import count_text
 from common.scans.dataset import open_dataset
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
@@ -29,37 +21,19 @@ from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
 from common.targets.teacher import Precision, Teacher
+from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
+from stage1_dump_teacher.store_care import reports
 from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
-from stage1_dump_teacher.store_care.reports import (
-    completeness,
-    completeness_lines,
-    contents_json,
-    contents_lines,
-    count_text,
-    live_lines,
-    problem_lines,
-    skipped_lines,
-    unsigned_line,
-)
 from stage1_dump_teacher.teachers.loading import load_named_teacher
-
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=processors,
-    show_default="processors",
-    help="Files worked on at once.",
-)
 
 
 @click.command()
 @cache_option
 @optional_data_option
-@config_option
-@set_option
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -> None:
     """Say what is in a store: what made it, which scans, what its arrays weigh; with --data, what is missing.
 
     \b
@@ -69,51 +43,42 @@ def info(cache: str, data: Path | None, config: Path, overrides: tuple[str, ...]
       polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
-    found, finished = contents(store), store.finished()
-    missing, expected = None, 0
+    found, finished, missing = contents(store), store.finished(), None
     if data is not None:
-        settings = load_settings(DumpSettings, config, overrides)
         scans = open_dataset(data, settings.dataset).select(settings.splits).scans
-        missing = completeness(store, finished, scans)
-        expected = len(scans) * store.identity.views.count
+        missing = reports.Missing.of(store, finished, scans)
     skipped = read_skipped(store, finished)
     if as_json:
-        click.echo(json.dumps(contents_json(store, found, missing, skipped), indent=1))
+        click.echo(json.dumps(reports.contents_json(store, found, missing, skipped), indent=1))
         return
-    lines = contents_lines(store, found)
-    if skipped:
-        lines += ["", *skipped_lines(skipped)]
-    if missing is not None:
-        total = found.total
-        lines += ["", *completeness_lines(missing, expected, total.size / max(total.scan_views, 1))]
-    unfinished = leftovers(store)
-    if unfinished:
-        lines += ["", f"{count_text(len(unfinished), 'half-written file')} of crashed dumps: repair removes them."]
-    click.echo("\n".join(lines))
+    unfinished = len(leftovers(store))
+    parts = [
+        reports.contents_lines(store, found),
+        reports.skipped_lines(skipped) if skipped else [],
+        missing.lines(found.total.size / max(found.total.scan_views, 1)) if missing else [],
+        [f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."] if unfinished else [],
+    ]
+    click.echo("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 
 @click.command()
 @cache_option
 @click.option("--sample", "count", type=click.IntRange(min=1), metavar="N", help="Check N random scan-views only.")
-@click.option("--seed", default=0, show_default=True, help="Of the random choices.")
+@click.option("--seed", default=0, help="Of the random choices.")
 @optional_data_option
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
 @click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
-@config_option
-@set_option
+@settings_options
 @device_option
 @threads_option
-@click.pass_context
 def verify(
-    context: click.Context,
     cache: str,
     count: int | None,
     seed: int,
     data: Path | None,
     live: int | None,
     teacher: Path | None,
-    config: Path,
-    overrides: tuple[str, ...],
+    settings: DumpSettings,
     device: str,
     threads: int,
 ) -> None:
@@ -132,7 +97,7 @@ def verify(
     """
     if live is not None and (data is None or teacher is None):
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
-    store, settings = TargetStore.open(cache), load_settings(DumpSettings, config, overrides)
+    store = TargetStore.open(cache)
     files = None if data is None else open_dataset(data, settings.dataset).files
     finished = store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
@@ -140,23 +105,23 @@ def verify(
     missing = absent(store, finished, neighbours(files, finished))
     problems = [problem for problem in missing if problem.scan_view not in skipped]
     problems += inspected(store, chosen, files, threads)
-    for line in problem_lines(problems):
+    for line in reports.problem_lines(problems):
         click.echo(line)
     checked = f"{len(chosen):,} of {count_text(len(finished), 'scan-view')} checked"
     click.echo(f"{checked}: {count_text(len(problems), 'problem') if problems else 'nothing wrong'}")
     if skipped:
-        click.echo("\n".join(skipped_lines(skipped)))
+        click.echo("\n".join(reports.skipped_lines(skipped)))
     if problems:
         click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
     failed = bool(problems)
     if live is not None and files is not None and teacher is not None:
-        bad = {(problem.scan, problem.view) for problem in problems}
+        bad = {problem.scan_view for problem in problems}
         usable = sample([item for item in finished if item not in bad], live, seed)
         chosen_device = select_device(device)
         load = partial(load_named_teacher, settings.teacher, teacher, chosen_device)
         failed |= not compare_with_teacher(store, load, files, usable, chosen_device)
     if failed:
-        context.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None, threads: int) -> list[Problem]:
@@ -168,7 +133,11 @@ def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None
     problems = [problem for problem in found if problem is not None]
     unsigned = sum(problem.is_note for problem in problems)
     if unsigned:
-        click.echo(unsigned_line(unsigned))
+        earlier = count_text(unsigned, "scan file")
+        click.echo(
+            f"note       {earlier} of an earlier version without the hash of the store's identity: volume and policy of "
+            "views could not be compared"
+        )
     return [problem for problem in problems if not problem.is_note]
 
 
@@ -200,6 +169,6 @@ def compare_with_teacher(
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"
             click.echo(f"The store is in {stored} ({within}), the teacher in {precision}.")
-        click.echo("\n".join(live_lines(errors, items)))
+        click.echo("\n".join(reports.live_lines(errors, items)))
         explained &= all(error.explained for error in errors)
     return explained

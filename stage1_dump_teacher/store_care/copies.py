@@ -6,10 +6,11 @@ import click
 from tqdm import tqdm
 
 from common.base.command_options import cache_option, path_type, set_option
-from common.base.config import apply_override, parse_settings
+from common.base.config import overridden, parse_settings
 from common.base.environment import environment
 from common.base.errors import SettingsError, StoreError
 from common.base.overlap import started_ahead
+from common.base.text import aligned_table, count_text, size_text
 from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, TargetStore
 from common.targets.store.conversion import (
@@ -24,9 +25,8 @@ from common.targets.store.conversion import (
 from common.targets.store.merging import archive_all, check_mergeable, copy_all, holders
 from common.targets.store.skipped import carry_over
 from common.targets.store.storage import MemoryStorage
+from stage1_dump_teacher.command_options import threads_option
 from stage1_dump_teacher.settings import PROFILES
-from stage1_dump_teacher.store_care.commands import threads_option
-from stage1_dump_teacher.store_care.reports import count_text, size_text, table
 
 
 @click.command()
@@ -36,9 +36,7 @@ from stage1_dump_teacher.store_care.reports import count_text, size_text, table
 @click.option("--layers", help="Teacher layers to keep, with commas: up2e,up0e.")
 @set_option
 @threads_option
-@click.pass_context
 def convert(
-    context: click.Context,
     cache: str,
     destination: str,
     profile: str | None,
@@ -66,9 +64,8 @@ def convert(
         values |= {**chosen, "encoding": values["encoding"] | chosen["encoding"]}
     if layers is not None:
         values["layers"] = [name.strip() for name in layers.split(",") if name.strip()]
-    for override in overrides:
-        apply_override(values, override)
-    identity = converted_identity(source.identity, parse_settings(KeptArrays, values, "convert"))
+    kept = parse_settings(KeptArrays, overridden(values, overrides), "convert")
+    identity = converted_identity(source.identity, kept)
     provenance = environment() | {"converted_from": origin(source)}
     target = TargetStore.create_or_resume(destination, identity, provenance, source.signed)
     if target.location == source.location:
@@ -86,21 +83,19 @@ def convert(
         return len(data)
 
     started = started_ahead(one, left, 2 * threads, threads)
-    results = [
-        future.result() for _, future in tqdm(started, total=len(left), unit="scan", desc="convert", leave=False)
-    ]
+    bar = tqdm(started, total=len(left), unit="scan", desc="convert", leave=False)
+    results = [future.result() for _, future in bar]
     carry_over([source], target, sizes.keys() | present.keys())
-    written = sum(result for result in results if isinstance(result, int))
+    written = [result for result in results if isinstance(result, int)]
     failed = [result.message for result in results if isinstance(result, StoreError)]
-    done = len(left) - len(failed)
-    before = sum(sizes[item] for item in left)
-    click.echo(f"{count_text(done, 'scan-view')} converted, {len(present):,} were there before: {target.location}")
-    if done and not failed:
-        click.echo(f"{size_text(before)} became {size_text(written)}")
+    converted = count_text(len(written), "scan-view")
+    click.echo(f"{converted} converted, {len(present):,} were there before: {target.location}")
+    if written and not failed:
+        click.echo(f"{size_text(sum(sizes[item] for item in left))} became {size_text(sum(written))}")
     for reason in failed:
         click.echo(f"left out  {reason}", err=True)
     if failed:
-        context.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 @click.command()
@@ -148,7 +143,7 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
 @click.command()
 @cache_option
 @click.option("--scan", required=True, metavar="SEQUENCE/FRAME", help="Which scan, for example 00/000000.")
-@click.option("--view", default=0, show_default=True, help="Number of the view.")
+@click.option("--view", default=0, help="Number of the view.")
 @click.option("--out", type=path_type, required=True, help="The .npz file to write.")
 def export(cache: str, scan: str, view: int, out: Path) -> None:
     """Write the targets of one scan and view to a NumPy file, decoded to float32, for a look.
@@ -163,8 +158,7 @@ def export(cache: str, scan: str, view: int, out: Path) -> None:
     arrays = plain_arrays(TargetStore.open(cache), ScanId.parse(scan), view)
     write_npz(arrays, out)
     click.echo(f"{out} ({size_text(out.stat().st_size)}):")
-    rows = [
-        (name, str(values.dtype), "x".join(map(str, values.shape))) for name, values in arrays.items() if values.ndim
-    ]
-    click.echo("\n".join(table(rows)))
-    click.echo(f"  and as JSON: {', '.join(name for name, values in arrays.items() if not values.ndim)}")
+    numbers = {name: values for name, values in arrays.items() if values.ndim}
+    rows = [(name, str(values.dtype), "x".join(map(str, values.shape))) for name, values in numbers.items()]
+    click.echo("\n".join(aligned_table(rows)))
+    click.echo(f"  and as JSON: {', '.join(name for name in arrays if name not in numbers)}")

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import cache_option, config_option, data_option, device_option, path_type, set_option
-from common.base.config import load_settings
+from common.base.command_options import cache_option, data_option, device_option, path_type
 from common.base.devices import select_device
 from common.base.errors import StoreError
 from common.base.signals import INTERRUPTED
+from common.base.text import count_text
 from common.scans.dataset import open_dataset
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
 from common.targets.store.maintenance import Problem, absent, leftovers
+from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.store_care.commands import inspected, threads_option
-from stage1_dump_teacher.store_care.reports import count_text, dump_lines, problem_lines
+from stage1_dump_teacher.store_care.commands import inspected
+from stage1_dump_teacher.store_care.reports import dump_lines, problem_lines
 
 FEW_FILES, SHARE = 5, 0.05
 """Files, and share of the store, up to which repair deletes without asking; the larger of the two counts."""
@@ -31,7 +32,6 @@ class RepairPlan:
     """What a repair is about to do.
 
     Attributes:
-        location: of the store.
         files: scan files in the store.
         problems: everything that is not as it should be.
         delete: those whose file is to go.
@@ -101,20 +101,16 @@ class RepairPlan:
 @cache_option
 @data_option
 @click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
-@config_option
-@set_option
+@settings_options
 @device_option
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--delete-many", is_flag=True, help="Go on where more than 5 % of the store (and 5 files) are wrong.")
-@click.pass_context
 def repair(
-    context: click.Context,
     cache: str,
     data: Path,
     teacher: Path,
-    config: Path,
-    overrides: tuple[str, ...],
+    settings: DumpSettings,
     device: str,
     threads: int,
     dry_run: bool,
@@ -133,7 +129,7 @@ def repair(
     from stage1_dump_teacher.dump import identity_of, run
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    settings, chosen_device = load_settings(DumpSettings, config, overrides), select_device(device)
+    chosen_device = select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
@@ -142,37 +138,28 @@ def repair(
     identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
     plan = RepairPlan.of(store, dataset.select(settings.splits).scans, dataset.files, threads)
-    for line in problem_lines(plan.problems):
-        click.echo(line)
-    click.echo(plan.summary("would be" if dry_run else "to be"))
+    click.echo("\n".join([*problem_lines(plan.problems), plan.summary("would be" if dry_run else "to be")]))
     plan.check_readings()
     if dry_run:
         click.echo(plan.too_many or "Nothing was changed.")
         return
     if plan.too_many and not delete_many:
         raise StoreError(plan.too_many)
-    delete(store, plan)
+    for problem in plan.delete:
+        store.storage.delete(store.name(*problem.scan_view))
+    for path in plan.half_written:
+        path.unlink(missing_ok=True)
     if plan.dump:
         report = run(settings, data, teacher, cache, chosen_device)
         click.echo("\n".join(dump_lines(report)))
         if report.left:
-            context.exit(INTERRUPTED)
+            raise click.exceptions.Exit(INTERRUPTED)
         if report.skipped:
-            context.exit(1)
+            raise click.exceptions.Exit(1)
     left = plan.remaining(identity.views.count)
     if left:
-        click.echo(
-            f"{count_text(len(left), 'scan-view')} could not be dumped: no scan of --data and --config, or not readable"
-        )
-        for line in problem_lines(left):
-            click.echo(line)
-        context.exit(1)
+        scan_views = count_text(len(left), "scan-view")
+        click.echo(f"{scan_views} could not be dumped: no scan of --data and --config, or not readable")
+        click.echo("\n".join(problem_lines(left)))
+        raise click.exceptions.Exit(1)
     click.echo("The store is whole.")
-
-
-def delete(store: TargetStore, plan: RepairPlan) -> None:
-    """Delete the files that a plan names."""
-    for problem in plan.delete:
-        store.storage.delete(store.name(problem.scan, problem.view))
-    for path in plan.half_written:
-        path.unlink(missing_ok=True)

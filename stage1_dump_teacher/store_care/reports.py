@@ -1,12 +1,13 @@
 """What the commands of stage one print."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from common.base.text import printable
+from common.base.text import aligned_table, count_text, printable, size_text
 from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, TargetStore
-from common.targets.store.contents import Provenance, StoreContents
+from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
 
@@ -16,136 +17,126 @@ if TYPE_CHECKING:
     from stage1_dump_teacher.store_care.live_check import LiveError
 
 LISTED_SCANS = 5
-"""Missing scan-views of a sequence that `info` names one by one."""
+"""Scan-views that a line names one by one."""
 
 LISTED_MISSING = 20
 """Missing scan-views that `verify` names one by one."""
 
 
-def size_text(size: float) -> str:
-    """Bytes for people: `4.3 MB`."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size:.0f} B"
+def named(items: Sequence[ScanView]) -> list[str]:
+    """Scan-views in words."""
+    return [f"{scan} view {view}" for scan, view in items]
 
 
-def count_text(count: int, noun: str) -> str:
-    """`1 scan`, `2 scans`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def first_named(items: Sequence[ScanView]) -> str:
+    """The first of them in words."""
+    return ", ".join(named(items[:LISTED_SCANS])) + (", ..." if len(items) > LISTED_SCANS else "")
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of aligned columns, indented; the first column is text, the others end on the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+@dataclass(frozen=True)
+class Missing:
+    """Scan-views of a dataset, and by sequence those that a store does not hold yet."""
 
+    expected: int
+    by_sequence: dict[str, list[ScanView]]
 
-def completeness(store: TargetStore, held: set[ScanView], scans: Sequence[ScanId]) -> dict[str, list[ScanView]]:
-    """Scan-views of each sequence of a dataset that a store does not hold yet."""
-    missing: dict[str, list[ScanView]] = {scan.sequence: [] for scan in scans}
-    for scan in scans:
-        for view in range(store.identity.views.count):
-            if (scan, view) not in held:
-                missing[scan.sequence].append((scan, view))
-    return missing
+    @classmethod
+    def of(cls, store: TargetStore, held: set[ScanView], scans: Sequence[ScanId]) -> "Missing":
+        """Hold the scans of a dataset against what a store holds."""
+        found: dict[str, list[ScanView]] = {scan.sequence: [] for scan in scans}
+        expected = [(scan, view) for scan in scans for view in range(store.identity.views.count)]
+        for item in expected:
+            if item not in held:
+                found[item[0].sequence].append(item)
+        return cls(len(expected), found)
+
+    @property
+    def count(self) -> int:
+        """In all sequences."""
+        return sum(map(len, self.by_sequence.values()))
+
+    def lines(self, mean_size: float) -> list[str]:
+        """In words; `mean_size` is the bytes of a scan-view."""
+        expected = f"{count_text(self.expected, 'scan-view')} of DATA"
+        if not self.count:
+            return [f"complete   {expected}, none is missing"]
+        share = 100 * (self.expected - self.count) / self.expected
+        size = f" (about {size_text(mean_size * self.count)})" if mean_size else ""
+        of_sequences = [
+            f"  {sequence}: {len(items):,} missing: {first_named(items)}"
+            for sequence, items in self.by_sequence.items()
+            if items
+        ]
+        head = f"complete   {share:.1f} %: {self.count:,} of {expected} are missing{size}"
+        return [head, *of_sequences, "  make dump-teacher dumps exactly these."]
 
 
 def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     """The report of `info`, without completeness."""
-    identity, made, total = store.identity, found.provenance, found.total
-    grid = identity.grid
-    ranges = ", ".join(
-        f"{name} {low:.2f}..{high:.2f}"
-        for name, low, high in zip(("rho", "phi", "z"), grid.minimum, grid.maximum, strict=True)
-    )
-    encoding = identity.encoding
-    versions = ", ".join(f"{name} {version}" for name, version in made.packages.items() if version)
-    lines = [
-        f"store      {store.location}  (format {identity.format_version}, identity {identity.hash[:12]})",
-        f"made       {found.manifest['made']} with polar-distill {made.project}"
-        + (f", commit {made.git_commit[:12]}" if made.git_commit else ""),
-        f"packages   {versions}",
-        f"teacher    {identity.teacher_hash}",
-        f"grid       {' x '.join(map(str, grid.shape))} bins over {ranges}",
-        f"classes    {len(identity.classes)}",
-        f"layers     {', '.join(f'{name} ({channels})' for name, channels in identity.layers.items())}",
-        f"encoding   pillar features {encoding.pillar_features}, logits {encoding.logits}, voxel features "
-        + (encoding.voxel_features if identity.voxel_features else "not kept")
-        + f"; codec {encoding.codec}"
-        + ("" if encoding.codec == "none" else f" level {encoding.level}"),
-        f"views      {identity.views.describe()}",
+    identity, made, encoding = store.identity, found.provenance, store.identity.encoding
+    limits = zip(("rho", "phi", "z"), identity.grid.minimum, identity.grid.maximum, strict=True)
+    commit = f", commit {made.git_commit[:12]}" if made.git_commit else ""
+    voxel_features = encoding.voxel_features if identity.voxel_features else "not kept"
+    level = "" if encoding.codec == "none" else f" level {encoding.level}"
+    sources = [("converted", made.converted_from)] if made.converted_from else []
+    sources += [("merged", source) for source in made.merged_from]
+    facts = [
+        ("store", f"{store.location}  (format {identity.format_version}, identity {identity.hash[:12]})"),
+        ("made", f"{found.manifest['made']} with polar-distill {made.project}{commit}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in made.packages.items() if version)),
+        ("teacher", identity.teacher_hash),
+        (
+            "grid",
+            f"{' x '.join(map(str, identity.grid.shape))} bins over "
+            + ", ".join(f"{name} {low:.2f}..{high:.2f}" for name, low, high in limits),
+        ),
+        ("classes", f"{len(identity.classes)}"),
+        ("layers", ", ".join(f"{name} ({channels})" for name, channels in identity.layers.items())),
+        (
+            "encoding",
+            f"pillar features {encoding.pillar_features}, logits {encoding.logits}, voxel features {voxel_features}; "
+            f"codec {encoding.codec}{level}",
+        ),
+        ("views", identity.views.describe()),
+        *([] if identity.precision == "float32" else [("precision", identity.precision)]),
+        *(("from", f"{how} from {source.location}, made {source.made}") for how, source in sources),
     ]
-    if identity.precision != "float32":
-        lines.append(f"precision  {identity.precision}")
-    lines += [f"from       {text}" for text in origins(made)]
-    if not total.scan_views:
-        return [*map(printable, lines), "", "The store is empty so far."]
-    rows = [("sequence", "scans", "scan-views", "size")]
-    sequences = [*found.sequences.items(), ("all", total)] if len(found.sequences) > 1 else found.sequences.items()
-    rows += [(name, f"{part.scans:,}", f"{part.scan_views:,}", size_text(part.size)) for name, part in sequences]
-    return [*map(printable, lines), "", *map(printable, table(rows)), "", *map(printable, array_lines(found))]
-
-
-def origins(provenance: Provenance) -> list[str]:
-    """Stores that a store was converted or merged from."""
-    converted = provenance.converted_from
-    texts = [f"converted from {converted.location}, made {converted.made}"] if converted else []
-    return texts + [f"merged from {part.location}, made {part.made}" for part in provenance.merged_from]
+    lines = [f"{name:<10} {text}" for name, text in facts]
+    if found.total.scan_views:
+        sequences = {**found.sequences, **({"all": found.total} if len(found.sequences) > 1 else {})}
+        rows = [("sequence", "scans", "scan-views", "size")]
+        rows += [(name, f"{p.scans:,}", f"{p.scan_views:,}", size_text(p.size)) for name, p in sequences.items()]
+        lines += ["", *aligned_table(rows), "", *array_lines(found)]
+    else:
+        lines += ["", "The store is empty so far."]
+    return list(map(printable, lines))
 
 
 def array_lines(found: StoreContents) -> list[str]:
     """Sizes of arrays, as a table."""
+    read = "be read as one of this store: run verify."
     readable = found.sampled - found.unreadable
     if not readable:
-        return [
-            f"None of {count_text(found.sampled, 'sampled scan file')} could be read as one of this store: run verify."
-        ]
+        return [f"None of {count_text(found.sampled, 'sampled scan file')} could {read}"]
+    sizes = found.arrays.values()
+    sums = [sum(getattr(size, field) for size in sizes) for field in ("stored", "uncompressed", "plain")]
     rows = [("array", "encoding", "stored", "codec", "float32")]
-    arrays = found.arrays
-    for name, size in arrays.items():
-        coordinates = size.encoding == "uint32"
-        against = "" if coordinates else times(size.plain, size.stored)
+    for name, size in [*found.arrays.items(), ("all", ArraySize("", *sums))]:
+        against = "" if size.encoding == "uint32" else times(size.plain, size.stored)
         rows.append((name, size.encoding, size_text(size.stored), times(size.uncompressed, size.stored), against))
-    stored, uncompressed, plain = (
-        sum(getattr(size, field) for size in arrays.values()) for field in ("stored", "uncompressed", "plain")
-    )
-    rows.append(("all", "", size_text(stored), times(uncompressed, stored), times(plain, stored)))
     lines = [
         f"Mean sizes in {count_text(readable, 'sampled scan file')}; how many times smaller than the encoded numbers "
         "(codec) and than",
         "float32 numbers (float32). Scales are counted with their array.",
-        *table(rows),
+        *aligned_table(rows),
     ]
-    if found.unreadable:
-        unreadable = count_text(found.unreadable, "sampled scan file")
-        lines.append(f"{unreadable} could not be read as one of this store: run verify.")
-    return lines
+    unreadable = count_text(found.unreadable, "sampled scan file")
+    return lines + ([f"{unreadable} could not {read}"] if found.unreadable else [])
 
 
 def times(larger: float, smaller: float) -> str:
     """How many times one size is another: `2.5 x`."""
     return f"{larger / smaller:.1f} x" if smaller else ""
-
-
-def completeness_lines(missing: dict[str, list[ScanView]], expected: int, mean_size: float) -> list[str]:
-    """How complete a store is for a dataset."""
-    left = sum(map(len, missing.values()))
-    if not left:
-        return [f"complete   {count_text(expected, 'scan-view')} of DATA, none is missing"]
-    share = 100 * (expected - left) / expected
-    lines = [f"complete   {share:.1f} %: {left:,} of {count_text(expected, 'scan-view')} of DATA are missing"]
-    if mean_size:
-        lines[0] += f" (about {size_text(mean_size * left)})"
-    for sequence, items in missing.items():
-        if items:
-            named = ", ".join(f"{scan} view {view}" for scan, view in items[:LISTED_SCANS])
-            lines.append(f"  {sequence}: {len(items):,} missing: {named}{', ...' if len(items) > LISTED_SCANS else ''}")
-    return [*lines, "  make dump-teacher dumps exactly these."]
 
 
 def skipped_lines(skipped: Skipped) -> list[str]:
@@ -156,10 +147,7 @@ def skipped_lines(skipped: Skipped) -> list[str]:
 
 
 def contents_json(
-    store: TargetStore,
-    found: StoreContents,
-    missing: dict[str, list[ScanView]] | None,
-    skipped: Skipped,
+    store: TargetStore, found: StoreContents, missing: Missing | None, skipped: Skipped
 ) -> dict[str, Any]:
     """The report of `info` for programs."""
     report = {
@@ -172,40 +160,30 @@ def contents_json(
         "sampled_files": found.sampled,
         "unreadable_files": found.unreadable,
         "arrays": {name: vars(size) for name, size in found.arrays.items()},
-        "skipped": {f"{scan} view {view}": reason for (scan, view), reason in skipped.items()},
+        "skipped": dict(zip(named(list(skipped)), skipped.values(), strict=True)),
     }
     if missing is not None:
-        names = {sequence: [f"{scan} view {view}" for scan, view in items] for sequence, items in missing.items()}
-        report |= {"missing": sum(map(len, missing.values())), "missing_scan_views": names}
+        names = {sequence: named(items) for sequence, items in missing.by_sequence.items()}
+        report |= {"missing": missing.count, "missing_scan_views": names}
     return report
 
 
 def problem_lines(problems: Sequence[Problem]) -> list[str]:
     """A line for each problem; of missing scan-views the first ones are named, the others counted."""
-    missing = [problem for problem in problems if problem.kind == "missing"]
-    lines = [problem_line(problem) for problem in missing[:LISTED_MISSING]]
+
+    def line(problem: Problem) -> str:
+        array = f"{problem.array}: " if problem.array else ""
+        return printable(f"{problem.kind:<10} {problem.scan} view {problem.view}  {array}{problem.text}")
+
+    missing = [line(problem) for problem in problems if problem.kind == "missing"]
+    lines = missing[:LISTED_MISSING]
     if len(missing) > LISTED_MISSING:
         lines.append(f"{'missing':<10} and {len(missing) - LISTED_MISSING:,} more: info --data counts them")
-    return lines + [problem_line(problem) for problem in problems if problem.kind != "missing"]
-
-
-def problem_line(problem: Problem) -> str:
-    """One line about one scan-view."""
-    array = f"{problem.array}: " if problem.array else ""
-    return printable(f"{problem.kind:<10} {problem.scan} view {problem.view}  {array}{problem.text}")
-
-
-def unsigned_line(count: int) -> str:
-    """What `verify` could not find out about files that were written before they had the hash of their store."""
-    return (
-        f"note       {count_text(count, 'scan file')} of an earlier version without the hash of the store's identity: "
-        "volume and policy of views could not be compared"
-    )
+    return lines + [line(problem) for problem in problems if problem.kind != "missing"]
 
 
 def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list[str]:
     """The table of `verify --live`."""
-    named = ", ".join(f"{scan} view {view}" for scan, view in items[:LISTED_SCANS])
     rows = [("array", "encoding", "relative error", "limit", "")]
     for error in errors:
         text = "other voxels" if error.error == float("inf") else f"{error.error:.1e}"
@@ -213,17 +191,14 @@ def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list
     wrong = sum(not error.explained for error in errors)
     differs = "1 array differs" if wrong == 1 else f"{wrong} arrays differ"
     verdict = f"{differs} more than the encoding explains." if wrong else "All as the teacher says."
-    more = ", ..." if len(items) > LISTED_SCANS else ""
-    head = f"Largest difference to the teacher on {count_text(len(items), 'scan-view')} ({named}{more}):"
-    return [head, *table(rows), verdict]
+    head = f"Largest difference to the teacher on {count_text(len(items), 'scan-view')} ({first_named(items)}):"
+    return [head, *aligned_table(rows), verdict]
 
 
 def dump_lines(report: "DumpReport") -> list[str]:
     """What a dump did."""
-    lines = [
-        f"{count_text(report.written, 'scan-view')} written ({size_text(report.size)}), "
-        f"{report.present:,} were there before"
-    ]
+    written = f"{count_text(report.written, 'scan-view')} written ({size_text(report.size)})"
+    lines = [f"{written}, {report.present:,} were there before"]
     lines += [f"skipped  {reason}" for reason in report.skipped]
     if report.skipped:
         lines.append(

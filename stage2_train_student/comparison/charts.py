@@ -1,67 +1,64 @@
-"""Charts as plain geometry that the page's template writes as SVG: paths, ticks and places of values in pixels."""
+"""Charts as plain geometry that the page's template writes as SVG: paths, ticks and places of values in pixels.
 
-import math
+Curves are of what was recorded while training: mean and range over the seeds of an experiment.
+"""
+
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from stage2_train_student.comparison.curves import Curve
+from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.results import Result
-from stage2_train_student.comparison.statistics import Sample
 
+NO_TERMS = {"kind", "step", "epoch", "seconds", "waited"}
+"""What a step's record holds besides numbers to draw."""
+
+FIRST_TERMS, LAST_TERMS = ("loss", "cross_entropy", "lovasz"), ("gradient_norm", "learning_rate")
+MOST_POINTS = 100
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 30
 LOGARITHMIC_FROM = 30.0
 """Ratio of the largest to the smallest value from which an axis of positive values is logarithmic."""
 
-LABEL_WIDTH, ROW_HEIGHT = 130, 34
+ROUND = (1, 2, 5, 10)
+"""Axes are marked at multiples of these times a power of ten."""
+
+DOTS_WIDTH, LABEL_WIDTH, NUMBER_WIDTH, ROW_HEIGHT = 640, 130, 90, 34
+
+Ticks = list[tuple[float, str]]
+"""Marks on an axis: place in pixels, and text."""
 
 
-class Tick(NamedTuple):
-    """A mark on an axis: its place in pixels and its text."""
-
-    place: float
-    text: str
-
-
-class Line(NamedTuple):
-    """A curve in pixels.
+class Series(NamedTuple):
+    """A curve in pixels: SVG path data of the mean, and of the range over seeds (empty for one seed).
 
     Attributes:
-        experiment: index of the experiment, which chooses the colour.
-        name: of the experiment.
-        path: of the mean, as SVG path data.
-        band: outline of the range over seeds, as SVG path data; empty for one seed.
+        experiment: its index, which chooses the colour.
+        hover: for the page's script, which shows values under the pointer: experiment, name, and for each point its
+            place in pixels, its step and its value as text.
     """
 
     experiment: int
     name: str
     path: str
     band: str
+    hover: dict[str, Any]
 
 
 class LineChart(NamedTuple):
-    """A chart of curves.
-
-    Attributes:
-        title: what is drawn.
-        logarithmic: whether the vertical axis is.
-        x_ticks: on the horizontal axis, steps.
-        y_ticks: on the vertical axis.
-        lines: one for each experiment that has such a curve.
-        hover: what the page's script shows under the pointer: places in pixels and values by experiment.
-    """
+    """Curves over training steps, on a vertical axis that may be logarithmic."""
 
     title: str
     logarithmic: bool
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    lines: list[Line]
-    hover: list[dict[str, Any]]
+    x_ticks: Ticks
+    y_ticks: Ticks
+    series: list[Series]
 
 
 class Dot(NamedTuple):
-    """One experiment of the dot chart: all in pixels along the horizontal axis."""
+    """One experiment of the dot chart; all but its row `y` in pixels along the horizontal axis."""
 
     experiment: int
     name: str
@@ -76,97 +73,89 @@ class Dot(NamedTuple):
 class DotChart(NamedTuple):
     """mIoU of every experiment: each seed, their mean, and one standard deviation to each side."""
 
-    width: int
     height: int
     dots: list[Dot]
-    ticks: list[Tick]
+    ticks: Ticks
     baseline: float | None
     teacher: float | None
 
 
-def line_chart(title: str, curves: list[tuple[int, Curve]], last_step: int) -> LineChart:
-    """Place curves, each with the index of its experiment, on common axes that end at `last_step`."""
-    values = np.concatenate([part for _, curve in curves for part in (curve.low, curve.high)])
+def line_charts(results: list[Result], last_step: int) -> list[LineChart]:
+    """mIoU of the validations and each number that steps record; without those that nobody has."""
+    experiments, width = [result.experiment for result in results], block_width(last_step)
+    wanted = {"validation mIoU, %": [validation_curve(experiment) for experiment in experiments]}
+    for term in recorded_terms(experiments):
+        wanted[term.replace("_", " ")] = [term_curve(experiment, term, width) for experiment in experiments]
+    names = [experiment.name for experiment in experiments]
+    return [
+        line_chart(title, names, curves, last_step)
+        for title, curves in wanted.items()
+        if any(curve is not None for curve in curves)
+    ]
+
+
+def line_chart(title: str, names: list[str], curves: list[np.ndarray | None], last_step: int) -> LineChart:
+    """Place the curves of experiments, see `mean_curve`, on common axes that end at `last_step`."""
+    values = np.concatenate([curve[2:].ravel() for curve in curves if curve is not None])
     logarithmic = bool(values.min() > 0 and values.max() / values.min() >= LOGARITHMIC_FROM)
-    x_low, x_high = 0.0, float(last_step)
-    scaled = np.log10(values) if logarithmic else values
-    y_low, y_high = padded(float(scaled.min()), float(scaled.max()), 0.05)
+    scaled = np.log10 if logarithmic else np.asarray
+    bottom, top = padded(scaled(values), 0.05)
 
     def across(step: np.ndarray) -> np.ndarray:
-        return LEFT + (step - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + step / last_step * (WIDTH - LEFT - RIGHT)
 
     def up(value: np.ndarray) -> np.ndarray:
-        height = np.log10(value) if logarithmic else value
-        return HEIGHT - BOTTOM - (height - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scaled(value) - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
-    lines, hover = [], []
-    for index, curve in curves:
-        x, mean = across(curve.steps), up(curve.mean)
-        band = ""
-        if (curve.high > curve.low).any():
-            band = path(np.append(x, x[::-1]), np.append(up(curve.high), up(curve.low)[::-1])) + "Z"
-        lines.append(Line(index, curve.name, path(x, mean), band))
-        hover.append(
-            {
-                "experiment": index,
-                "name": curve.name,
-                "x": np.round(x, 1).tolist(),
-                "y": np.round(mean, 1).tolist(),
-                "step": np.round(curve.steps, 1).tolist(),
-                "value": [short(value) for value in curve.mean],
-            }
-        )
-    x_ticks = [Tick(float(across(np.array(value))), short(value)) for value in nice_ticks(x_low, x_high, 5)]
+    series = []
+    for index, (name, curve) in enumerate(zip(names, curves, strict=True)):
+        if curve is None:
+            continue
+        (steps, mean, low, high), band = curve, ""
+        x = across(steps)
+        if (high > low).any():
+            band = path(np.append(x, x[::-1]), np.append(up(high), up(low)[::-1])) + "Z"
+        hover: dict[str, Any] = {"experiment": index, "name": name, "step": steps.tolist()}
+        hover |= {"x": np.round(x, 1).tolist(), "value": list(map(short, mean))}
+        series.append(Series(index, name, path(x, up(mean)), band, hover))
     if logarithmic:
-        y_ticks = [Tick(float(up(np.array(value))), short(value)) for value in decade_ticks(y_low, y_high)]
+        heights = marks(LogLocator(subs=(1,) if top - bottom > 3 else (1, 2, 5)), 10**bottom, 10**top)
     else:
-        y_ticks = [Tick(float(up(np.array(value))), short(value)) for value in nice_ticks(y_low, y_high, 5)]
-    return LineChart(title, logarithmic, x_ticks, y_ticks, lines, hover)
+        heights = marks(MaxNLocator(5, steps=ROUND), bottom, top)
+    steps = marks(MaxNLocator(5, steps=ROUND), 0, last_step)
+    return LineChart(title, logarithmic, ticks(steps, across(steps)), ticks(heights, up(heights)), series)
 
 
-def dot_chart(results: list[Result], teacher_miou: float | None, width: int = 640) -> DotChart | None:
+def dot_chart(results: list[Result], teacher_miou: float | None) -> DotChart | None:
     """mIoU of the experiments in percent; None where none has one."""
-    shown = [(index, result) for index, result in enumerate(results) if result.miou.mean is not None]
+    shown = [(index, result, result.miou.mean) for index, result in enumerate(results) if result.miou.mean is not None]
     if not shown:
         return None
-    ends = [100 * value for _, result in shown for value in (*result.miou.values, *whisker(result.miou))]
-    ends += [100 * teacher_miou] if teacher_miou is not None else []
-    low, high = padded(min(ends), max(ends), 0.08)
+    spreads = {index: result.miou.spread or 0.0 for index, result, _ in shown}
+    ends = [mean + side * spreads[index] for index, _, mean in shown for side in (-1, 1)]
+    ends += [value for _, result, _ in shown for value in result.miou.values]
+    low, high = padded(100 * np.array([*ends, *([] if teacher_miou is None else [teacher_miou])]), 0.08)
 
     def across(share: float) -> float:
-        return round(LABEL_WIDTH + (100 * share - low) / (high - low) * (width - LABEL_WIDTH - 90), 1)
+        return round(LABEL_WIDTH + (100 * share - low) / (high - low) * (DOTS_WIDTH - LABEL_WIDTH - NUMBER_WIDTH), 1)
 
     dots = []
-    for row, (index, result) in enumerate(shown):
-        mean = result.miou.mean or 0.0
-        left, right = whisker(result.miou)
-        seeds = [across(value) for value in result.miou.values]
-        y = TOP + (row + 0.5) * ROW_HEIGHT
-        name = result.experiment.name
-        dots.append(Dot(index, name, y, across(mean), across(left), across(right), seeds, f"{100 * mean:.1f}"))
+    for row, (index, result, mean) in enumerate(shown):
+        sides = (across(mean - spreads[index]), across(mean + spreads[index]))
+        y, seeds = TOP + (row + 0.5) * ROW_HEIGHT, list(map(across, result.miou.values))
+        dots.append(Dot(index, result.experiment.name, y, across(mean), *sides, seeds, f"{100 * mean:.1f}"))
+    percents = marks(MaxNLocator(6, steps=ROUND), low, high)
     baseline = next((dot.mean for dot in dots if results[dot.experiment].is_baseline), None)
-    return DotChart(
-        width,
-        TOP + len(dots) * ROW_HEIGHT + BOTTOM,
-        dots,
-        [Tick(across(value / 100), short(value)) for value in nice_ticks(low, high, 6)],
-        baseline,
-        None if teacher_miou is None else across(teacher_miou),
-    )
+    teacher = None if teacher_miou is None else across(teacher_miou)
+    height = TOP + len(dots) * ROW_HEIGHT + BOTTOM
+    return DotChart(height, dots, ticks(percents, np.array([across(one / 100) for one in percents])), baseline, teacher)
 
 
-def whisker(sample: Sample) -> tuple[float, float]:
-    """One standard deviation to each side of the mean; the mean itself for one seed."""
-    mean, spread = sample.mean or 0.0, sample.spread or 0.0
-    return mean - spread, mean + spread
-
-
-def padded(low: float, high: float, share: float) -> tuple[float, float]:
-    """An interval widened to both sides by a share of its length; never empty."""
-    if high <= low:
-        margin = 0.5 * abs(low) or 0.5
-        return low - margin, high + margin
-    return low - share * (high - low), high + share * (high - low)
+def padded(values: np.ndarray, share: float) -> tuple[float, float]:
+    """The interval that holds some values, widened to both sides by a share of its length; never empty."""
+    low, high = float(values.min()), float(values.max())
+    margin = share * (high - low) if high > low else 0.5 * abs(low) or 0.5
+    return low - margin, high + margin
 
 
 def path(x: np.ndarray, y: np.ndarray) -> str:
@@ -174,25 +163,66 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten in an interval, about `count` of them."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step) + 1)]
+def marks(locator: Locator, low: float, high: float) -> np.ndarray:
+    """Values in an interval that an axis is marked at, float [K]."""
+    values = np.asarray(locator.tick_values(low, high))
+    return values[(values >= low) & (values <= high)]
 
 
-def decade_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, and where they are few their multiples by 2 and 5, between two logarithms."""
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    factors = (1,) if high - low > 3 else (1, 2, 5)
-    values = [factor * 10.0**decade for decade in decades for factor in factors]
-    return [value for value in values if low <= math.log10(value) <= high]
+def ticks(values: np.ndarray, places: np.ndarray) -> Ticks:
+    """Marks of some values at some places."""
+    return [(round(place, 1), short(value)) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
 
 
 def short(value: float) -> str:
     """A number in few characters."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def recorded_terms(experiments: Iterable[Experiment]) -> list[str]:
+    """Every number that some run recorded at its steps, in the order in which they are shown."""
+    records = (record for experiment in experiments for run in experiment.runs for record in run.steps[:1])
+    names = {name for record in records for name in record} - NO_TERMS
+    middle = sorted(names - {*FIRST_TERMS, *LAST_TERMS})
+    return [name for name in (*FIRST_TERMS, *middle, *LAST_TERMS) if name in names]
+
+
+def term_curve(experiment: Experiment, term: str, width: int) -> np.ndarray | None:
+    """One term over the steps, each point the mean of `width` steps; None where the experiment has no such term."""
+    series = [pairs for run in experiment.runs if len(pairs := values_of(run.steps, term))]
+    return mean_curve([block_means(pairs, width) for pairs in series])
+
+
+def validation_curve(experiment: Experiment) -> np.ndarray | None:
+    """mIoU of the validations in percent, over the steps; None without a validation."""
+    series = [pairs * (1, 100) for run in experiment.runs if len(pairs := values_of(run.validations, "miou"))]
+    return mean_curve(series)
+
+
+def values_of(records: list[dict[str, Any]], name: str) -> np.ndarray:
+    """Step and value of the records that hold a finite value, float [N, 2]."""
+    pairs = [(record["step"], record[name]) for record in records if name in record]
+    found = np.array(pairs, np.float64).reshape(-1, 2)
+    return found[np.isfinite(found[:, 1])]
+
+
+def block_width(steps: int) -> int:
+    """Steps that are averaged into one point of a curve."""
+    return max(1, -(-steps // MOST_POINTS))
+
+
+def block_means(pairs: np.ndarray, width: int) -> np.ndarray:
+    """Means over blocks of `width` consecutive steps, float [M, 2]: middle of the block, and mean of its values."""
+    block = ((pairs[:, 0] - 1) // width).astype(np.int64)
+    present, place = np.unique(block, return_inverse=True)
+    sums = np.bincount(place, weights=pairs[:, 1])
+    return np.stack((present * width + (width + 1) / 2, sums / np.bincount(place)), axis=1)
+
+
+def mean_curve(series: list[np.ndarray]) -> np.ndarray | None:
+    """Rising steps that all seeds have; mean, lowest and highest over seeds: float [4, N]; None without any."""
+    common = sorted(set.intersection(*(set(pairs[:, 0]) for pairs in series))) if series else []
+    if not common:
+        return None
+    values = np.stack([pairs[np.isin(pairs[:, 0], common), 1] for pairs in series])
+    return np.stack((common, values.mean(axis=0), values.min(axis=0), values.max(axis=0)))

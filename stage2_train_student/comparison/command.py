@@ -1,53 +1,82 @@
 """The command that compares training runs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
-import torch
 
-from common.base.command_options import device_option, path_type
+from common.base.command_options import device_option, gathered, path_type
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
 from common.scans.dataset import Dataset
+from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
-from common.targets.teacher import Teacher, TeacherLoader
-from stage2_train_student.comparison.experiments import (
-    Experiment,
-    choose_baseline,
-    differing_settings,
-    group_runs,
-    one_label_map,
-)
+from common.targets.teacher import TeacherLoader
+from stage2_train_student.comparison import experiments as grouping
+from stage2_train_student.comparison import tables
+from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.notes import notes
-from stage2_train_student.comparison.results import (
-    Result,
-    Source,
-    choose_source,
-    evaluation_protocol,
-    report_protocol,
-    results,
-)
-from stage2_train_student.comparison.tables import (
-    class_table,
-    csv_text,
-    distance_table,
-    markdown,
-    settings_table,
-    summary_table,
-)
+from stage2_train_student.comparison.results import Source, choose_source, differences, report_protocol, results
 from stage2_train_student.comparison.training_runs import find_runs, read_run
 from stage2_train_student.evaluation.evaluation_file import read_report
 
 if TYPE_CHECKING:
+    from stage2_train_student.comparison.page import Comparison
     from stage2_train_student.comparison.scan_pictures import ScanPictures
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which pictures of scans are asked for; without `data` none.
+
+    Raises:
+        SettingsError: scans or a teacher are named without the folder of the scans.
+    """
+
+    data: Path | None
+    scan_names: tuple[str, ...]
+    teacher: Path | None
+    radius: float
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.data is None and (self.scan_names or self.teacher is not None):
+            raise SettingsError("--scan and --teacher are for pictures, which need --data, the folder of the scans")
+
+    def draw(
+        self, experiments: list[Experiment], label_map: LabelMap, load_teacher: TeacherLoader
+    ) -> "list[ScanPictures]":
+        """Pictures of the scans that were named, or of one that the experiments are validated on."""
+        if self.data is None:
+            return []
+        from stage2_train_student.comparison.scan_pictures import default_scan, draw_scans
+
+        device, dataset = select_device(self.device), Dataset.open(self.data, label_map)
+        named = experiments[0].settings.teacher
+        live = None if self.teacher is None else load_teacher(named, self.teacher, device)
+        scans = [ScanId.parse(name) for name in self.scan_names] or [default_scan(experiments, dataset)]
+        return draw_scans(experiments, dataset, scans, live, device, self.radius)
+
+
+drawing_options = gathered(
+    "drawing",
+    Drawing,
+    click.option("--data", type=path_type, help="Folder that holds sequences/: draws a scan as every student sees it."),
+    click.option(
+        "--scan", "scan_names", multiple=True, help="Scan to draw, such as 08/000000; repeatable.  [default: one]"
+    ),
+    click.option("--teacher", type=path_type, help="Teacher checkpoint to draw as well."),
+    click.option("--radius", type=click.FloatRange(min=1), default=50.0, help="Metres drawn each way."),
+    device_option,
+)
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=path_type)
-@click.option("--out", type=path_type, default=Path("comparison.html"), show_default=True, help="The page.")
-@click.option("--title", default="Did distillation help?", show_default=True, help="Heading of the page.")
+@click.option("--out", type=path_type, default=Path("comparison.html"), help="The page.")
+@click.option("--title", default="Did distillation help?", help="Heading of the page.")
 @click.option("--baseline", help="Experiment to measure the others against.  [default: the one without a teacher]")
 @click.option(
     "--scores",
@@ -56,13 +85,7 @@ if TYPE_CHECKING:
     "has one]",
 )
 @click.option("--teacher-evaluation", type=path_type, help="JSON of evaluate --teacher: the teacher's mIoU is shown.")
-@click.option("--data", type=path_type, help="Folder that holds sequences/: draws a scan as every student sees it.")
-@click.option(
-    "--scan", "scan_names", multiple=True, help="Scan to draw, such as 08/000000; repeatable.  [default: one]"
-)
-@click.option("--teacher", type=path_type, help="Teacher checkpoint to draw as well.")
-@click.option("--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres drawn each way.")
-@device_option
+@drawing_options
 @click.pass_obj
 def compare(
     load_teacher: TeacherLoader,
@@ -72,11 +95,7 @@ def compare(
     baseline: str | None,
     scores: Source | None,
     teacher_evaluation: Path | None,
-    data: Path | None,
-    scan_names: tuple[str, ...],
-    teacher: Path | None,
-    radius: float,
-    device: str,
+    drawing: Drawing,
 ) -> None:
     """Compare training runs on one HTML page that opens anywhere, without a network.
 
@@ -93,50 +112,28 @@ def compare(
 
     if out.suffix != ".html":
         raise SettingsError(f"--out {out}: a page ends in .html; the tables beside it get its name")
-    if data is None and (scan_names or teacher is not None):
-        raise SettingsError("--scan and --teacher are for pictures, which need --data, the folder of the scans")
-    experiments = group_runs([read_run(folder) for folder in find_runs(list(folders))])
-    label_map = one_label_map(experiments)
-    reference = choose_baseline(experiments, baseline)
-    source = choose_source(experiments, scores, label_map)
-    found = results(experiments, reference, source, label_map)
+    given = grouping.group_runs([read_run(folder) for folder in find_runs(list(folders))])
+    label_map = grouping.one_label_map(given)
+    reference = grouping.choose_baseline(given, baseline)
+    source = choose_source(given, scores, label_map)
+    found = results(given, reference, source, label_map)
     ordered = [result.experiment for result in found]
-    pictures: list[ScanPictures] = []
-    if data is not None:
-        chosen = select_device(device)
-        live = None if teacher is None else load_teacher(ordered[0].settings.teacher, teacher, chosen)
-        pictures = draw(ordered, Dataset.open(data, label_map), scan_names, live, chosen, radius)
     comparison = Comparison(
         title=title,
         results=found,
         label_map=label_map,
         scored_on=scored_on(ordered, source),
         notes=notes(found, source, label_map),
-        settings=differing_settings(ordered),
+        settings=grouping.differing_settings(ordered),
         teacher_miou=None if teacher_evaluation is None else teacher_miou(teacher_evaluation, ordered, source),
-        pictures=pictures,
-        radius=radius,
+        pictures=drawing.draw(ordered, label_map, load_teacher),
+        radius=drawing.radius,
     )
     write_atomically(out, page(comparison).encode())
-    write_atomically(out.with_suffix(".md"), tables_text(found, comparison.settings, comparison.notes).encode())
-    write_atomically(out.with_suffix(".csv"), csv_text(found).encode())
-    click.echo(markdown(summary_table(found)))
+    write_atomically(out.with_suffix(".md"), tables_text(comparison).encode())
+    write_atomically(out.with_suffix(".csv"), tables.csv_text(found).encode())
+    click.echo(tables.summary_table(found).markdown())
     click.echo(f"page: {out}    tables: {out.with_suffix('.md')}, {out.with_suffix('.csv')}")
-
-
-def draw(
-    experiments: list[Experiment],
-    dataset: Dataset,
-    scan_names: tuple[str, ...],
-    teacher: Teacher | None,
-    device: torch.device,
-    radius: float,
-) -> "list[ScanPictures]":
-    """Pictures of the scans that were named, or of one that the experiments are validated on."""
-    from stage2_train_student.comparison.scan_pictures import default_scan, draw_scans
-
-    scans = [ScanId.parse(name) for name in scan_names] or [default_scan(experiments, dataset)]
-    return draw_scans(experiments, dataset, scans, teacher, device, radius)
 
 
 def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> float | None:
@@ -149,9 +146,8 @@ def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> f
     if source != "evaluation":
         raise SettingsError("--teacher-evaluation needs an evaluation of every run; run evaluate --run for each")
     numbers = read_report(path)
-    theirs, ours = report_protocol(numbers), evaluation_protocol(experiments[0].runs[0])
-    if theirs != ours:
-        unequal = ", ".join(f"{name} {theirs[name]} and {ours[name]}" for name in ours if theirs[name] != ours[name])
+    unequal = differences(report_protocol(numbers), report_protocol(experiments[0].runs[0].evaluation or {}))
+    if unequal:
         raise SettingsError(f"{path}: the teacher was not scored on the same points as the students: {unequal}")
     return None if numbers["miou"] is None else float(numbers["miou"])
 
@@ -159,23 +155,23 @@ def teacher_miou(path: Path, experiments: list[Experiment], source: Source) -> f
 def scored_on(experiments: list[Experiment], source: Source) -> str:
     """The scans that scores are about, in words."""
     run = experiments[0].runs[0]
-    if source == "validation" or run.evaluation is None:
-        return f"validated on {', '.join(run.settings.validate_on) or 'nothing'}"
     numbers = run.evaluation
+    if source == "validation" or numbers is None:
+        return f"validated on {', '.join(run.settings.validate_on) or 'nothing'}"
     views = f", {numbers['views']} views averaged" if numbers["views"] > 1 else ""
-    return (
-        f"evaluated on {', '.join(numbers['splits'])} ({numbers['scans']:,} scans, {numbers['points']:,} points){views}"
-    )
+    scans = f"{numbers['scans']:,} scans, {numbers['points']:,} points"
+    return f"evaluated on {', '.join(numbers['splits'])} ({scans}){views}"
 
 
-def tables_text(found: list[Result], settings: dict[str, list[str]], remarks: list[str]) -> str:
+def tables_text(comparison: "Comparison") -> str:
     """All tables in Markdown."""
+    found = comparison.results
     names = [result.experiment.name for result in found]
     parts = [
-        ("Summary", summary_table(found)),
-        ("IoU of each class, %", class_table(found)),
-        ("mIoU by distance", distance_table(found)),
-        ("Settings that differ", settings_table(names, settings)),
+        ("Summary", tables.summary_table(found)),
+        ("IoU of each class, %", tables.class_table(found)),
+        ("mIoU by distance", tables.distance_table(found)),
+        ("Settings that differ", tables.settings_table(names, comparison.settings)),
     ]
-    shown = [f"## {title}\n\n{markdown(table)}" for title, table in parts if table is not None and table.rows]
-    return "\n".join([*shown, *(f"- {remark}" for remark in remarks)]) + "\n"
+    shown = [f"## {title}\n\n{table.markdown()}" for title, table in parts if table is not None and table.rows]
+    return "\n".join([*shown, *(f"- {remark}" for remark in comparison.notes)]) + "\n"

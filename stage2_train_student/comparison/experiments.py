@@ -21,12 +21,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seed, and in settings that change nothing about the student, only.
-
-    Attributes:
-        name: from the names of the run folders.
-        runs: by rising seed.
-    """
+    """Runs, by rising seed, that differ in their seed and in settings that change nothing about the student only."""
 
     name: str
     runs: tuple[TrainingRun, ...]
@@ -51,16 +46,12 @@ def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
     Raises:
         SettingsError: two runs have the same settings and the same seed.
     """
-    hashes: dict[str, set[str]] = {}
-    for run in runs:
-        known = hashes.setdefault(settings_key(run), set())
-        if run.targets_hash is not None:
-            known.add(run.targets_hash)
+    keys = [json.dumps(comparable_settings(run.settings), sort_keys=True) for run in runs]
     groups: dict[tuple[str, str | None], list[TrainingRun]] = {}
-    for run in runs:
-        known = hashes[settings_key(run)]
-        targets = next(iter(known)) if run.targets_hash is None and len(known) == 1 else run.targets_hash
-        groups.setdefault((settings_key(run), targets), []).append(run)
+    for run, key in zip(runs, keys, strict=True):
+        alike = {one.targets_hash for one, other in zip(runs, keys, strict=True) if other == key} - {None}
+        targets = alike.pop() if run.targets_hash is None and len(alike) == 1 else run.targets_hash
+        groups.setdefault((key, targets), []).append(run)
     members = [sorted(group, key=lambda run: run.settings.seed) for group in groups.values()]
     for group in members:
         for one, other in pairwise(group):
@@ -71,11 +62,6 @@ def group_runs(runs: list[TrainingRun]) -> list[Experiment]:
                 )
     names = distinct_names([group[0].folder for group in members])
     return [Experiment(name, tuple(group)) for name, group in zip(names, members, strict=True)]
-
-
-def settings_key(run: TrainingRun) -> str:
-    """The settings that make an experiment, as text."""
-    return json.dumps(comparable_settings(run.settings), sort_keys=True)
 
 
 def comparable_settings(settings: ExperimentSettings) -> dict[str, Any]:
@@ -133,19 +119,19 @@ def choose_baseline(experiments: list[Experiment], name: str | None) -> Experime
     Raises:
         SettingsError: no experiment has that name; lists the names.
     """
-    known = ", ".join(experiment.name for experiment in experiments)
     if name is not None:
-        named = [experiment for experiment in experiments if experiment.name == name]
-        if not named:
+        named = next((experiment for experiment in experiments if experiment.name == name), None)
+        if named is None:
+            known = ", ".join(experiment.name for experiment in experiments)
             raise SettingsError(f"--baseline {name}: no such experiment here; there are: {known}")
-        return named[0]
+        return named
     without = [experiment for experiment in experiments if experiment.settings.targets == "none"]
-    if len(without) > 1:
-        without = [experiment for experiment in without if experiment.name == BASELINE] or without
-    if len(without) > 1:
-        names = ", ".join(experiment.name for experiment in without)
+    called = [experiment for experiment in without if experiment.name == BASELINE]
+    found = called if len(without) > 1 and called else without
+    if len(found) > 1:
+        names = ", ".join(experiment.name for experiment in found)
         raise SettingsError(f"several experiments have no teacher ({names}); choose one with --baseline")
-    return without[0] if without else None
+    return found[0] if found else None
 
 
 def differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:

@@ -23,6 +23,18 @@ def training_differences(experiment: Experiment, baseline: Experiment, label_map
     return [*view_differences(experiment, baseline), *unequal]
 
 
+def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
+    """How the views of two experiments differ, as far as that is known."""
+    both = [views_of(experiment.runs), views_of(baseline.runs)]
+    # Where one is not known: whichever views a store holds, they are a few of each scan, so never fresh ones.
+    if both[0] == both[1] or (None in both and all(views is None or views.kind != "fresh" for views in both)):
+        return []
+    ours, theirs = ("those of a store" if views is None else views.describe() for views in both)
+    setting = None if both[0] is None else both[0].as_augmentation()
+    hint = "" if setting is None else f" (a baseline that sees the same has {setting})"
+    return [f"views: {ours}; the baseline's: {theirs}{hint}"]
+
+
 def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     """What must be the same besides the views; None where it is not known, or need not be the same."""
     settings, runs = experiment.settings, experiment.runs
@@ -45,28 +57,6 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
 def listed(values: Iterable[Any]) -> str | None:
     """Values in words, None for none."""
     return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values) or None
-
-
-def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
-    """How the views of two experiments differ, as far as that is known."""
-    ours, theirs = views_of(experiment.runs), views_of(baseline.runs)
-    if ours is None and theirs is None:
-        return []
-    if ours is None or theirs is None:
-        known = ours or theirs
-        assert known is not None
-        # Whichever views a store holds, they are a few of each scan.
-        if known.kind != "fresh":
-            return []
-    if ours == theirs:
-        return []
-    said = [UNKNOWN_STORE if views is None else views.describe() for views in (ours, theirs)]
-    setting = ours.as_augmentation() if ours is not None else None
-    hint = "" if setting is None else f" (a baseline that sees the same has {setting})"
-    return [f"views: {said[0]}; the baseline's: {said[1]}{hint}"]
-
-
-UNKNOWN_STORE = "those of a store"
 
 
 def views_of(runs: Iterable[TrainingRun]) -> SeenViews | None:

@@ -3,16 +3,15 @@
 from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.fairness import unrecorded
 from stage2_train_student.comparison.results import Result, Source, not_evaluated
+from stage2_train_student.comparison.training_runs import TrainingRun
 
 
 def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]:
-    """What a reader must know to judge the numbers."""
+    """A sentence or two each."""
     experiments = [result.experiment for result in found]
     runs = [run for experiment in experiments for run in experiment.runs]
-    lines = []
-    unfinished = [str(run.folder) for run in runs if not run.finished]
-    if unfinished:
-        lines.append(f"Not finished: {', '.join(unfinished)}.")
+    lacking = not_evaluated(experiments)
+    lines = about_runs("Not finished", [run for run in runs if not run.finished])
     if source == "evaluation":
         lines.append("mIoU and IoU are those of evaluate, kept in each run's evaluation.json.")
     else:
@@ -20,14 +19,10 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
             "mIoU and IoU are those of each run's best validation, the one that chose the student; as the best of "
             "several it is a little optimistic."
         )
-        lacking = not_evaluated(experiments)
         if len(lacking) < len(runs):
-            lines.append(
-                f"Not evaluated, so that evaluations are not shown: {', '.join(str(run.folder) for run in lacking)}."
-            )
-    outdated = [str(run.folder) for run in runs if run.evaluation_problem is not None]
-    if outdated:
-        lines.append(f"Evaluations that cannot be used are left out: {', '.join(outdated)}.")
+            lines += about_runs("Not evaluated, so that evaluations are not shown", lacking)
+    outdated = [run for run in runs if run.evaluation_problem is not None]
+    lines += about_runs("Evaluations that cannot be used are left out", outdated)
     chosen_on = sorted({name for run in runs for name in run.chosen_on(label_map)})
     if source == "evaluation" and chosen_on:
         lines.append(
@@ -35,11 +30,7 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
             "several validations it is a little optimistic."
         )
     lines += [*how_tested(found), *how_alike(found)]
-    machines = {
-        (str(run.environment.get("devices")), run.environment.get("threads"), run.environment.get("platform"))
-        for run in runs
-    }
-    if len(machines) > 1:
+    if len({str([run.environment.get(key) for key in ("devices", "threads", "platform")]) for run in runs}) > 1:
         lines.append(
             "The runs were made on different machines or with different numbers of threads: their times cannot "
             "be compared."
@@ -51,17 +42,20 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
     return lines
 
 
+def about_runs(what: str, runs: list[TrainingRun]) -> list[str]:
+    """A line that names some runs, none where there are none."""
+    return [f"{what}: {', '.join(str(run.folder) for run in runs)}."] if runs else []
+
+
 def how_tested(found: list[Result]) -> list[str]:
     """What the numbers behind the verdict are."""
     lines = ["± of a mean is the standard deviation over seeds (n - 1); ± of a difference its standard error."]
-    tested = [result.gain for result in found if result.gain is not None and result.gain.comparisons]
-    if tested:
-        paired = sum(gain.paired for gain in tested)
-        how = (
-            "by seed" if paired == len(tested) else "of means" if not paired else "by seed where the seeds are the same"
-        )
+    paired = [result.gain.paired for result in found if result.gain is not None and result.gain.comparisons]
+    if paired:
+        mixed = "by seed where the seeds are the same"
+        how = "by seed" if all(paired) else mixed if any(paired) else "of means"
         lines.append(
-            f"Tested with Student's t on differences {how}, corrected for {len(tested)} comparisons with the baseline "
+            f"Tested with Student's t on differences {how}, corrected for {len(paired)} comparisons with the baseline "
             "(Bonferroni): without any effect, a difference counts as clear in at most 5 % of pages like this."
         )
     return lines

@@ -2,42 +2,19 @@
 
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
 from common.scans.label_map import LabelMap
-from stage2_train_student.comparison.charts import (
-    BOTTOM,
-    HEIGHT,
-    LABEL_WIDTH,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    LineChart,
-    dot_chart,
-    line_chart,
-)
-from stage2_train_student.comparison.curves import block_width, recorded_terms, term_curve, validation_curve
+from stage2_train_student.comparison import charts, tables
 from stage2_train_student.comparison.results import Result
 from stage2_train_student.comparison.scan_pictures import ScanPictures
-from stage2_train_student.comparison.tables import (
-    NOTHING,
-    Cell,
-    Column,
-    Table,
-    class_table,
-    distance_table,
-    duration,
-    gigabytes,
-    settings_table,
-    summary_table,
-)
-from stage2_train_student.comparison.verdict import Verdict, verdict
-from stage2_train_student.evaluation.render import RIGHT as RIGHT_COLOUR
-from stage2_train_student.evaluation.render import WRONG as WRONG_COLOUR
+from stage2_train_student.comparison.statistics import points_text
+from stage2_train_student.comparison.tables import duration, gigabytes
+from stage2_train_student.comparison.verdict import Verdict, step_ratio, verdict
+from stage2_train_student.evaluation.render import RIGHT, WRONG
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 COLOURS = 8
@@ -48,16 +25,9 @@ COLOURS = 8
 class Comparison:
     """Everything that a page shows.
 
-    Attributes:
-        title: heading.
-        results: of each experiment, the baseline first.
-        label_map: classes and their colours.
-        scored_on: in words, the scans that mIoU is about.
-        notes: what a reader must know to judge the numbers.
-        settings: dotted names of the settings that differ, with one value for each result.
-        teacher_miou: in 0..1, None where it is not known.
-        pictures: of some scans.
-        radius: metres that pictures show each way.
+    Results come with the baseline first; `scored_on` says in words which scans mIoU is about, `notes` what a reader
+    must know to judge the numbers, `settings` which settings differ, by dotted name with a value for each result.
+    `teacher_miou` is in 0..1, `radius` the metres that pictures show each way.
     """
 
     title: str
@@ -84,40 +54,32 @@ def page(comparison: Comparison) -> str:
     found = comparison.results
     answer = verdict(found)
     has_baseline = any(result.is_baseline for result in found)
-    experiments = [result.experiment for result in found]
-    dots = dot_chart(found, comparison.teacher_miou)
-    names = [experiment.name for experiment in experiments]
+    names = [result.experiment.name for result in found]
+    last = max((run.last_step for result in found for run in result.experiment.runs), default=0) or 1
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.globals["colour"] = lambda index: colour_class(index, has_baseline)
     return environment.from_string(part("page.html")).render(
+        vars(comparison),
         css=Markup(part("page.css")),
         script=Markup(part("page.js")),
-        title=comparison.title,
-        dataset=comparison.label_map.name,
-        scored_on=comparison.scored_on,
         sentence=answer.sentence if answer else sentence_without_baseline(found),
         tone=answer.tone if answer else "unclear",
         tiles=tiles(found, answer, comparison.teacher_miou),
-        dots=None
-        if dots is None
-        else {**dots._asdict(), "label_end": LABEL_WIDTH - 14, "number_start": dots.width - 70},
-        summary=summary_table(found),
-        notes=comparison.notes,
-        classes=class_table(found),
+        dots=charts.dot_chart(found, comparison.teacher_miou),
+        summary=tables.summary_table(found),
+        classes=tables.class_table(found),
         has_baseline=has_baseline,
-        distances=distance_table(found),
-        class_colours=class_colours(comparison.label_map),
-        pictures=comparison.pictures,
-        radius=f"{comparison.radius:g}",
-        right_colour=hexadecimal(RIGHT_COLOUR),
-        wrong_colour=hexadecimal(WRONG_COLOUR),
+        distances=tables.distance_table(found),
+        # The official colour of each class but the ignored one.
+        class_colours={info.name: hexadecimal(info.colour) for info in comparison.label_map.classes[1:]},
+        right_colour=hexadecimal(RIGHT),
+        wrong_colour=hexadecimal(WRONG),
         names=names,
-        validation=validation_chart(found),
-        terms=term_charts(found),
-        block=block_width(last_step(found)),
-        settings=settings_table(names, comparison.settings),
-        runs=runs_table(found),
-        size={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+        line_charts=charts.line_charts(found, last),
+        block=charts.block_width(last),
+        differing=tables.settings_table(names, comparison.settings),
+        runs=tables.runs_table(found),
+        size=charts,
     )
 
 
@@ -132,124 +94,53 @@ def colour_class(index: int, has_baseline: bool) -> str:
     return f"c{place % COLOURS}" + (" dashed" if place >= COLOURS else "")
 
 
+def hexadecimal(colour: tuple[int, int, int]) -> str:
+    """A colour as CSS writes it."""
+    return "#" + bytes(colour).hex()
+
+
 def sentence_without_baseline(found: list[Result]) -> str:
     """What can be said where nothing is measured against a baseline."""
-    scored = [result for result in found if result.miou.mean is not None]
-    if not scored:
+    mious = {result.experiment.name: result.miou.mean for result in found if result.miou.mean is not None}
+    if not mious:
         return "No run has been validated or evaluated yet, so there is no mIoU to compare."
-    best = max(scored, key=lambda result: result.miou.mean or 0.0)
+    name, best = max(mious.items(), key=lambda item: item[1])
     return (
-        f"{best.experiment.name} is the best of {len(scored)} with an mIoU of {100 * (best.miou.mean or 0):.1f} %. "
+        f"{name} is the best of {len(mious)} with an mIoU of {100 * best:.1f} %. "
         "Whether distillation helped cannot be said without the mIoU of a baseline, an experiment without a teacher."
     )
 
 
 def tiles(found: list[Result], answer: Verdict | None, teacher_miou: float | None) -> list[Tile]:
     """The few numbers that answer whether distillation helped, by how much, and at what cost."""
+
+    def percent(share: float) -> str:
+        return f"{100 * share:.1f} %"
+
     baseline = next((result for result in found if result.is_baseline), None)
     if answer is None or baseline is None or answer.best.gain is None:
-        return [
-            Tile(f"{100 * (result.miou.mean or 0):.1f} %", "mIoU", result.experiment.name)
-            for result in found
-            if result.miou.mean is not None
-        ][:4]
-    best, gain = answer.best, answer.best.gain
-    name = best.experiment.name
-    made = [Tile(f"{100 * gain.value:+.1f}", "points of mIoU", f"{certainty(best)}; {name} against the baseline")]
-    assert best.miou.mean is not None
-    assert baseline.miou.mean is not None
-    made.append(Tile(f"{100 * best.miou.mean:.1f} %", f"mIoU of {name}", f"baseline {100 * baseline.miou.mean:.1f} %"))
-    if best.seconds_per_step.mean and baseline.seconds_per_step.mean:
-        ratio = best.seconds_per_step.mean / baseline.seconds_per_step.mean
-        note = f"{duration(best.seconds_per_step.mean)}, baseline {duration(baseline.seconds_per_step.mean)}"
-        made.append(Tile(f"{ratio:.2f} {TIMES}", "time of a step", note))
-    if best.peak_memory.values and baseline.peak_memory.values:
-        note = f"baseline {gigabytes(max(baseline.peak_memory.values))}"
-        made.append(Tile(gigabytes(max(best.peak_memory.values)), "peak memory", note))
+        mious = [(result.experiment.name, result.miou.mean) for result in found]
+        return [Tile(percent(miou), "mIoU", name) for name, miou in mious if miou is not None][:4]
+    best, gain, ratio = answer.best, answer.best.gain, step_ratio(answer.best, found)
+    name, ours, theirs = best.experiment.name, best.miou.mean, baseline.miou.mean
+    assert ours is not None
+    assert theirs is not None
+    sure = f"95 % interval {points_text(gain.interval)}" if gain.interval else "one seed only"
+    sure = "trained otherwise, see below" if best.unlike_baseline else sure
+    made = [
+        Tile(f"{100 * gain.value:+.1f}", "points of mIoU", f"{sure}; {name} against the baseline"),
+        Tile(percent(ours), f"mIoU of {name}", f"baseline {percent(theirs)}"),
+    ]
+    if ratio is not None:
+        times = [duration(one.seconds_per_step.mean or 0.0) for one in (best, baseline)]
+        made.append(Tile(f"{ratio:.2f} {TIMES}", "time of a step", f"{times[0]}, baseline {times[1]}"))
+    memory = best.peak_memory.most, baseline.peak_memory.most
+    if memory[0] and memory[1]:
+        made.append(Tile(gigabytes(memory[0]), "peak memory", f"baseline {gigabytes(memory[1])}"))
     if best.agreement.mean is not None:
-        known = "" if baseline.agreement.mean is None else f"baseline {100 * baseline.agreement.mean:.1f} %"
-        made.append(Tile(f"{100 * best.agreement.mean:.1f} %", "agreement with the teacher", known))
-    if teacher_miou is not None and teacher_miou > baseline.miou.mean:
-        share = gain.value / (teacher_miou - baseline.miou.mean)
-        note = f"teacher {100 * teacher_miou:.1f} %"
-        made.append(Tile(f"{100 * share:.0f} %", "of the way to the teacher", note))
+        known = "" if baseline.agreement.mean is None else f"baseline {percent(baseline.agreement.mean)}"
+        made.append(Tile(percent(best.agreement.mean), "agreement with the teacher", known))
+    if teacher_miou is not None and teacher_miou > theirs:
+        share = f"{100 * gain.value / (teacher_miou - theirs):.0f} %"
+        made.append(Tile(share, "of the way to the teacher", f"teacher {percent(teacher_miou)}"))
     return made
-
-
-def certainty(result: Result) -> str:
-    """How sure the gain of a result is, in a few words."""
-    if result.unlike_baseline:
-        return "trained otherwise, see below"
-    if result.gain is None or result.gain.interval is None:
-        return "one seed only"
-    low, high = result.gain.interval
-    return f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-
-
-def validation_chart(found: list[Result]) -> LineChart | None:
-    """mIoU of the validations."""
-    curves = [(index, validation_curve(result.experiment)) for index, result in enumerate(found)]
-    drawn = [(index, curve) for index, curve in curves if curve is not None and len(curve.steps)]
-    return line_chart("validation mIoU, %", drawn, last_step(found)) if drawn else None
-
-
-def term_charts(found: list[Result]) -> list[LineChart]:
-    """One chart for each number that steps record."""
-    charts, last = [], last_step(found)
-    for term in recorded_terms(result.experiment for result in found):
-        curves = [
-            (index, term_curve(result.experiment, term, block_width(last_step(found))))
-            for index, result in enumerate(found)
-        ]
-        drawn = [(index, curve) for index, curve in curves if curve is not None and len(curve.steps)]
-        if drawn:
-            charts.append(line_chart(term.replace("_", " "), drawn, last))
-    return charts
-
-
-def last_step(found: list[Result]) -> int:
-    """Of the longest run."""
-    return max((run.steps[-1]["step"] for one in found for run in one.experiment.runs if run.steps), default=1)
-
-
-def runs_table(found: list[Result]) -> Table:
-    """Every run folder: how far it came, what it took, and the code and device that made it."""
-    columns = ["folder", "experiment", "seed", "steps", "state", "time in all", "device", "commit"]
-    rows = []
-    for index, result in enumerate(found):
-        for run in result.experiment.runs:
-            steps = run.steps[-1]["step"] if run.steps else 0
-            in_all = sum(record["seconds"] for record in run.costs)
-            commit = str(run.environment.get("git_commit") or NOTHING)[:10]
-            state = "finished" if run.finished else "not finished"
-            rows.append(
-                [
-                    Cell(str(run.folder), str(run.folder), swatch=index),
-                    Cell(result.experiment.name, result.experiment.name),
-                    Cell(str(run.settings.seed), run.settings.seed),
-                    Cell(f"{steps:,}", steps),
-                    Cell(state, state),
-                    Cell(duration(in_all) if run.costs else NOTHING, in_all if run.costs else None),
-                    Cell(machine(run.environment), machine(run.environment)),
-                    Cell(commit + ("*" if run.environment.get("git_modified") else ""), commit),
-                ]
-            )
-    return Table([Column(name) for name in columns], rows)
-
-
-def machine(environment: dict[str, Any]) -> str:
-    """The device of a run, as far as it is recorded."""
-    if not environment:
-        return NOTHING
-    devices = ", ".join(environment.get("devices") or [])
-    return devices or f"CPU, {environment.get('threads', '?')} threads"
-
-
-def class_colours(label_map: LabelMap) -> dict[str, str]:
-    """Official colour of each class but the ignored one, as CSS writes it."""
-    return {info.name: hexadecimal(info.colour) for info in label_map.classes[1:]}
-
-
-def hexadecimal(colour: tuple[int, int, int]) -> str:
-    """A colour as CSS writes it."""
-    return "#" + bytes(colour).hex()

@@ -8,7 +8,7 @@ from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.fairness import training_differences
 from stage2_train_student.comparison.statistics import Difference, Sample, difference
-from stage2_train_student.comparison.training_runs import Score, TrainingRun
+from stage2_train_student.comparison.training_runs import TrainingRun
 
 Source = Literal["evaluation", "validation"]
 
@@ -17,20 +17,13 @@ Source = Literal["evaluation", "validation"]
 class Result:
     """What is known about an experiment.
 
+    Shares (mIoU, IoU, agreement) are in 0..1, memory in bytes; of a run, `seconds_per_step` is the median and
+    `training_seconds` the sum over its steps. Gains are differences to the baseline, None for the baseline itself or
+    where one has no value. Distances are by the start of each range in metres.
+
     Attributes:
-        experiment: which one.
-        is_baseline: whether the others are measured against it.
-        miou: in 0..1.
-        gain: mIoU minus the baseline's; None for the baseline itself, or where there is none.
         unlike_baseline: in what the student's training differs from the baseline's beside the teacher, in words; where
             there is anything, the gain is not tested.
-        iou: by class name, in 0..1.
-        iou_gain: the same as differences to the baseline; None where one has no value.
-        miou_by_distance: by the start of each distance range in metres.
-        agreement: share of points where student and teacher say the same.
-        seconds_per_step: median over the steps of each run.
-        training_seconds: sum of the steps' seconds.
-        peak_memory: bytes.
     """
 
     experiment: Experiment
@@ -50,10 +43,7 @@ class Result:
 def choose_source(experiments: list[Experiment], wanted: Source | None, label_map: LabelMap) -> Source:
     """Where scores come from: one source for all runs, so that like is compared with like.
 
-    Args:
-        experiments: to compare.
-        wanted: a source that was asked for; None takes evaluations where every run has one, else best validations.
-        label_map: says which sequences a split is.
+    That which was asked for; else evaluations where every run has one, best validations elsewhere.
 
     Raises:
         DataError: evaluations were asked for and a run has none; one is of another student, and nobody asked for
@@ -70,15 +60,10 @@ def choose_source(experiments: list[Experiment], wanted: Source | None, label_ma
             f"Run evaluate --run {lacking[0].folder}, or compare their validations (--scores validation)."
         )
     source: Source = wanted or ("validation" if lacking else "evaluation")
-    protocols = [
-        evaluation_protocol(run) if source == "evaluation" else validation_protocol(run, label_map) for run in runs
-    ]
-    first = protocols[0]
-    for run, other in zip(runs[1:], protocols[1:], strict=True):
-        if other != first:
-            unequal = ", ".join(
-                f"{name} {first[name]} and {other[name]}" for name in first if first[name] != other[name]
-            )
+    first = protocol(runs[0], source, label_map)
+    for run in runs[1:]:
+        unequal = differences(first, protocol(run, source, label_map))
+        if unequal:
             raise DataError(
                 f"{runs[0].folder} and {run.folder} were not scored on the same points: {unequal}. Evaluate all "
                 "runs with the same --data, --split and --views, or leave one of them out."
@@ -91,8 +76,10 @@ def not_evaluated(experiments: list[Experiment]) -> list[TrainingRun]:
     return [run for experiment in experiments for run in experiment.runs if run.evaluated() is None]
 
 
-def evaluation_protocol(run: TrainingRun) -> dict[str, Any]:
-    """What must agree for evaluations to be comparable; `run` has one."""
+def protocol(run: TrainingRun, source: Source, label_map: LabelMap) -> dict[str, Any]:
+    """What must agree for scores to be comparable."""
+    if source == "validation":
+        return {"validate_on": sorted(label_map.sequences(run.settings.validate_on))}
     return report_protocol(run.evaluation or {})
 
 
@@ -103,54 +90,48 @@ def report_protocol(numbers: dict[str, Any]) -> dict[str, Any]:
     return {name: numbers.get(name) for name in names} | {"scans' hash": str(numbers.get("scans_sha256"))[:12]}
 
 
-def validation_protocol(run: TrainingRun, label_map: LabelMap) -> dict[str, Any]:
-    """What must agree for validations to be comparable."""
-    return {"validate_on": sorted(label_map.sequences(run.settings.validate_on))}
-
-
-def score_of(run: TrainingRun, source: Source) -> Score | None:
-    """A run's score from the chosen source."""
-    return run.evaluated() if source == "evaluation" else run.best_validation()
+def differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """What two protocols do not share, in words; empty where they agree."""
+    return ", ".join(f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name])
 
 
 def results(
     experiments: list[Experiment], baseline: Experiment | None, source: Source, label_map: LabelMap
 ) -> list[Result]:
-    """Everything in numbers, the baseline first."""
+    """Everything in numbers, the baseline first; the gains are tested as so many comparisons with it."""
     if baseline is None:
         return [one_result(experiment, None, source, label_map) for experiment in experiments]
     reference = one_result(baseline, None, source, label_map)
-    others = [
-        one_result(experiment, reference, source, label_map) for experiment in experiments if experiment is not baseline
-    ]
-    return [replace(reference, is_baseline=True), *tested_together(others)]
-
-
-def tested_together(found: list[Result]) -> list[Result]:
-    """The same results, their gains tested as so many comparisons with one baseline."""
-
-    def testable(result: Result) -> bool:
-        return result.gain is not None and result.gain.error is not None and not result.unlike_baseline
-
-    count = sum(map(testable, found))
+    others = [one_result(one, reference, source, label_map) for one in experiments if one is not baseline]
+    count = sum(map(testable, others))
     return [
-        replace(result, gain=result.gain._replace(comparisons=count)) if result.gain and testable(result) else result
-        for result in found
+        replace(reference, is_baseline=True),
+        *(
+            replace(one, gain=one.gain._replace(comparisons=count)) if one.gain and testable(one) else one
+            for one in others
+        ),
     ]
+
+
+def testable(result: Result) -> bool:
+    """Whether chance can be told from effect."""
+    return result.gain is not None and result.gain.error is not None and not result.unlike_baseline
 
 
 def one_result(experiment: Experiment, baseline: Result | None, source: Source, label_map: LabelMap) -> Result:
     """The numbers of one experiment; `baseline` is None for the baseline itself, or where there is none."""
     runs = experiment.runs
-    scores = {run.settings.seed: score for run in runs if (score := score_of(run, source)) is not None}
     # Agreement has one source only, whatever the scores come from.
-    evaluated = [score for score in (run.evaluated() for run in runs) if score is not None]
-    miou = Sample.by_seed({seed: score.miou for seed, score in scores.items()})
+    evaluated = [run.evaluated() for run in runs]
+    chosen = evaluated if source == "evaluation" else [run.best_validation() for run in runs]
+    scores = {seed: score for seed, score in zip(experiment.seeds, chosen, strict=True) if score is not None}
+    miou = Sample.by_seed({seed: score["miou"] for seed, score in scores.items()})
     iou = {
-        name: Sample.by_seed({seed: score.iou.get(name) for seed, score in scores.items()})
+        name: Sample.by_seed({seed: score["iou"].get(name) for seed, score in scores.items()})
         for name in label_map.names[1:]
     }
-    starts = sorted({start for score in scores.values() for start in score.miou_by_distance})
+    by_distance = [{part["from"]: part["miou"] for part in score.get("ranges", [])} for score in scores.values()]
+    starts = sorted({start for ranges in by_distance for start in ranges})
     return Result(
         experiment=experiment,
         is_baseline=False,
@@ -158,14 +139,10 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
         gain=None if baseline is None else difference(miou, baseline.miou),
         unlike_baseline=[] if baseline is None else training_differences(experiment, baseline.experiment, label_map),
         iou=iou,
-        iou_gain={
-            name: None if baseline is None else difference(sample, baseline.iou[name]) for name, sample in iou.items()
-        },
-        miou_by_distance={
-            start: Sample.of(score.miou_by_distance.get(start) for score in scores.values()) for start in starts
-        },
-        agreement=Sample.of(score.agreement for score in evaluated),
+        iou_gain={name: difference(one, baseline.iou[name]) if baseline else None for name, one in iou.items()},
+        miou_by_distance={start: Sample.of(ranges.get(start) for ranges in by_distance) for start in starts},
+        agreement=Sample.of(score.get("agreement", {}).get("share") for score in evaluated if score is not None),
         seconds_per_step=Sample.of(run.seconds_per_step() for run in runs),
-        training_seconds=Sample.of(run.step_seconds() for run in runs),
+        training_seconds=Sample.of(float(sum(run.seconds())) for run in runs),
         peak_memory=Sample.of(run.peak_memory() for run in runs),
     )

@@ -17,37 +17,33 @@ from common.scans.scan_id import ScanId
 from common.targets.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluation.evaluate import student_logits
-from stage2_train_student.evaluation.picture_sources import live_teacher, scan_picture
+from stage2_train_student.evaluation.picture_sources import Viewers, live_teacher, scan_picture
 from stage2_train_student.evaluation.raster import points_image
-from stage2_train_student.evaluation.render import BACKGROUND, class_colours, error_colours, share_right
+from stage2_train_student.evaluation.render import BACKGROUND, ScanPicture, class_colours, error_colours, share_right
 from stage2_train_student.training.runs import load_student, run_weights
 
 LAYER = "up0e"
 SIZE = 480
 
 
-class Picture(NamedTuple):
-    """A PNG as a data URI, what it shows, and a note such as the share of points that are right."""
+class Prediction(NamedTuple):
+    """What somebody predicts, and where that is wrong: PNG as data URIs; without labels there is no picture of errors.
 
-    title: str
+    The note says which share of the points is right.
+    """
+
+    name: str
     note: str
-    uri: str
+    labels: str
+    errors: str
 
 
 class ScanPictures(NamedTuple):
-    """Pictures of one scan: what everybody predicts and, below each, where that is wrong.
+    """Pictures of one scan: ground truth, empty without labels, then each experiment and last the teacher."""
 
-    Attributes:
-        scan: its name.
-        truth: None where the scan has no labels.
-        predictions: of each experiment and, last, of the teacher where there is one.
-        errors: in the same order; empty where the scan has no labels.
-    """
-
-    scan: str
-    truth: Picture | None
-    predictions: list[Picture]
-    errors: list[Picture]
+    name: str
+    truth: str
+    predictions: list[Prediction]
 
 
 def draw_scans(
@@ -58,88 +54,44 @@ def draw_scans(
     device: torch.device,
     radius: float,
 ) -> list[ScanPictures]:
-    """Run the student of each experiment's first seed, and the teacher, on some scans.
+    """Run the student of each experiment's first seed, and the teacher on the first one's grid, on some scans.
 
-    Args:
-        experiments: with saved students.
-        dataset: the scans.
-        scans: which scans.
-        label_map: classes.
-        teacher: on the device, None for none; it works on the first experiment's grid.
-        device: of all networks.
-        radius: metres shown each way.
+    All networks are on `device`; pictures show `radius` metres each way.
 
     Raises:
         CheckpointError: a run has saved no student.
         DataError: a scan cannot be read.
     """
     targets = None if teacher is None else live_teacher(teacher, LAYER, dataset.label_map)
-    points: dict[ScanId, np.ndarray] = {}
-    truths: dict[ScanId, np.ndarray | None] = {}
-    labels: dict[ScanId, list[tuple[str, np.ndarray]]] = {scan: [] for scan in scans}
-    of_teacher: dict[ScanId, np.ndarray] = {}
-    jobs = [(experiment, scan) for experiment in experiments for scan in scans]
-    student, loaded = None, None
-    for experiment, scan in tqdm(jobs, desc="pictures", unit="picture"):
+    found: dict[ScanId, list[ScanPicture]] = {scan: [] for scan in scans}
+    for experiment in tqdm(experiments, desc="pictures", unit="student"):
         run = experiment.runs[0]
-        if loaded is not experiment:
-            network, _ = load_student(run.settings, run_weights(run.folder), device)
-            student, loaded = student_logits(network), experiment
-        grid = experiment.settings.grid.grid()
-        wanted = targets if experiment is experiments[0] else None
-        picture = scan_picture(dataset, scan, grid, device, student, wanted, LAYER)
-        points[scan], truths[scan] = picture.points, picture.truth
-        assert picture.student is not None
-        labels[scan].append((experiment.name, picture.student))
-        if picture.teacher is not None:
-            of_teacher[scan] = picture.teacher
-    return [
-        scan_pictures(
-            str(scan),
-            points[scan],
-            truths[scan],
-            [*labels[scan], *([("teacher", of_teacher[scan])] if scan in of_teacher else [])],
-            dataset.label_map,
-            radius,
-        )
-        for scan in scans
-    ]
+        student, _ = load_student(run.settings, run_weights(run.folder), device)
+        viewers = Viewers(run.settings.grid.grid(), device, student_logits(student), targets, LAYER)
+        for scan in scans:
+            found[scan].append(scan_picture(dataset, scan, viewers))
+        targets = None
+    names = [experiment.name for experiment in experiments]
+    return [scan_pictures(str(scan), names, found[scan], dataset.label_map, radius) for scan in scans]
 
 
 def scan_pictures(
-    scan: str,
-    points: np.ndarray,
-    truth: np.ndarray | None,
-    predictions: list[tuple[str, np.ndarray]],
-    label_map: LabelMap,
-    radius: float,
+    scan: str, names: list[str], pictures: list[ScanPicture], label_map: LabelMap, radius: float
 ) -> ScanPictures:
-    """Draw what is known about a scan.
+    """Draw a scan that each named experiment's student has predicted, and the first one's teacher."""
+    first, colours = pictures[0], class_colours(label_map)
+    points, truth = first.points, first.truth
 
-    Args:
-        scan: its name.
-        points: float32 [N, 4].
-        truth: training labels [N], None where there are none.
-        predictions: names, and training labels [N].
-        label_map: classes and their colours.
-        radius: metres shown each way.
-    """
-    colours = class_colours(label_map)
+    def drawn(colour_of_point: np.ndarray) -> str:
+        return png_uri(points_image(points, colour_of_point, BACKGROUND, radius, SIZE, dot=2))
 
-    def drawn(title: str, note: str, colour_of_point: np.ndarray) -> Picture:
-        return Picture(title, note, png_uri(points_image(points, colour_of_point, BACKGROUND, radius, SIZE, dot=2)))
-
-    return ScanPictures(
-        scan,
-        None if truth is None else drawn("ground truth", "", colours[truth]),
-        [
-            drawn(name, "" if truth is None else share_right(labels, truth), colours[labels])
-            for name, labels in predictions
-        ],
-        []
-        if truth is None
-        else [drawn(f"errors of {name}", "", error_colours(labels, truth)) for name, labels in predictions],
-    )
+    predictions = []
+    for name, labels in zip([*names, "teacher"], [*(one.student for one in pictures), first.teacher], strict=True):
+        if labels is not None:
+            note = "" if truth is None else share_right(labels, truth)
+            errors = "" if truth is None else drawn(error_colours(labels, truth))
+            predictions.append(Prediction(name, note, drawn(colours[labels]), errors))
+    return ScanPictures(scan, "" if truth is None else drawn(colours[truth]), predictions)
 
 
 def png_uri(image: np.ndarray) -> str:

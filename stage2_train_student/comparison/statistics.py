@@ -12,14 +12,12 @@ LEVEL = 0.05
 
 
 class Sample(NamedTuple):
-    """Values of one quantity over the seeds of an experiment; a seed without a value is left out.
+    """Values of one quantity over the seeds of an experiment, and these seeds where they are known.
 
-    Attributes:
-        values: one for each seed.
-        seeds: of the values; empty where they are not known.
+    A seed without a value is left out.
     """
 
-    values: tuple[float, ...]
+    values: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
 
     @classmethod
@@ -39,6 +37,11 @@ class Sample(NamedTuple):
         return float(np.mean(self.values)) if self.values else None
 
     @property
+    def most(self) -> float | None:
+        """None without a value."""
+        return max(self.values, default=None)
+
+    @property
     def spread(self) -> float | None:
         """Standard deviation over seeds, with n - 1 in the denominator; None for fewer than two values."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
@@ -48,9 +51,7 @@ class Difference(NamedTuple):
     """Difference of two means, and how sure it is.
 
     Attributes:
-        value: of the difference.
-        error: its standard error; None where either mean is of fewer than two values.
-        freedom: degrees of freedom of the error.
+        error: its standard error, with so many degrees of freedom; None where a mean is of fewer than two values.
         paired: whether the error is that of differences by seed.
         comparisons: differences to the same baseline among which this is one; 0 where it is not tested.
     """
@@ -87,6 +88,16 @@ class Difference(NamedTuple):
         return self.p_value is not None and self.p_value < LEVEL
 
 
+def points_text(interval: tuple[float, float]) -> str:
+    """An interval of shares in points of 100."""
+    return "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval))
+
+
+def p_value_text(value: float) -> str:
+    """A p-value in two digits."""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
 def difference(sample: Sample, baseline: Sample) -> Difference | None:
     """Difference of the means; None where one has no value.
 
@@ -100,8 +111,8 @@ def difference(sample: Sample, baseline: Sample) -> Difference | None:
     if not freedom:
         return Difference(value)
     if sample.seeds and sample.seeds == baseline.seeds:
-        by_seed = np.subtract(sample.values, baseline.values)
-        return Difference(value, float(np.std(by_seed, ddof=1)) / math.sqrt(len(by_seed)), freedom, paired=True)
+        by_seed = Sample(tuple(np.subtract(sample.values, baseline.values)))
+        return Difference(value, (by_seed.spread or 0.0) / math.sqrt(len(by_seed.values)), freedom, paired=True)
     return Difference(value, welch_error(sample, baseline), freedom)
 
 

@@ -2,29 +2,27 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
+from common.base.text import markdown_table
 from stage2_train_student.comparison.results import Result
-from stage2_train_student.comparison.statistics import Difference, Sample
+from stage2_train_student.comparison.statistics import Difference, Sample, p_value_text, points_text
 
 NOTHING = "\N{EN DASH}"
-PLUS_MINUS = "±"
 
 
 class Cell(NamedTuple):
-    """One cell.
+    """One cell: the text shown, and the value that the page sorts by; None sorts last.
 
     Attributes:
-        text: shown.
-        value: that the page sorts by; None sorts last.
-        tone: `better` or `worse` than the baseline, or empty.
-        strength: of the tone, in 0..1.
+        tone: `better` or `worse` than the baseline, or empty; with a strength in 0..1.
         best: whether it is the highest of its row.
         swatch: number of the experiment whose colour is shown before the text, None for none.
     """
 
-    text: str
+    text: str = NOTHING
     value: float | str | None = None
     tone: str = ""
     strength: float = 0.0
@@ -45,71 +43,59 @@ class Table(NamedTuple):
     columns: list[Column]
     rows: list[list[Cell]]
 
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        cells = [[column.name for column in self.columns], *([cell.text for cell in row] for row in self.rows)]
+        return "\n".join(markdown_table(cells)) + "\n"
+
 
 def summary_table(results: list[Result]) -> Table:
     """One row for each experiment; columns that nobody has a value for are left out."""
-    largest = max((abs(result.gain.value) for result in results if result.gain), default=0.0) or 1.0
-    columns: list[tuple[Column, Callable[[int, Result], Cell]]] = [
+    largest = largest_of(result.gain for result in results)
+    columns: list[tuple[str, str, Callable[[Result], Cell]]] = [
+        ("seeds", "training runs that differ in their seed only", seeds_cell),
+        ("mIoU, %", "mean ± standard deviation over seeds", lambda one: percent_cell(one.miou)),
+        ("to the baseline", "difference of the means in points ± its standard error", partial(gain_cell, largest)),
+        ("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons", interval_cell),
+        ("p", "chance of such a difference if nothing had an effect, times the number of comparisons", p_value_cell),
+        ("agreement, %", "points whose class student and teacher agree on", lambda one: percent_cell(one.agreement)),
+        ("per step", "median time of a training step", lambda one: time_cell(one.seconds_per_step)),
         (
-            Column("experiment"),
-            lambda index, result: Cell(result.experiment.name, result.experiment.name, swatch=index),
-        ),
-        (Column("seeds", "training runs that differ in their seed only"), lambda _, result: seeds_cell(result)),
-        (
-            Column("mIoU, %", "mean ± standard deviation over seeds"),
-            lambda _, result: percent_cell(result.miou),
-        ),
-        (
-            Column("to the baseline", "difference of the means in points ± its standard error"),
-            lambda _, result: gain_cell(result.gain, result.is_baseline, largest),
-        ),
-        (
-            Column("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons"),
-            lambda _, result: interval_cell(result.gain),
+            "training",
+            "sum of all steps, validation and saving left out; mean over seeds",
+            lambda one: time_cell(one.training_seconds),
         ),
         (
-            Column("p", "chance of such a difference if nothing had an effect, times the number of comparisons"),
-            lambda _, result: p_value_cell(result.gain),
+            "peak memory",
+            "highest of all seeds: on the GPU, or in RAM",
+            lambda one: cell(one.peak_memory.most, gigabytes),
         ),
-        (
-            Column("agreement, %", "points that student and teacher give the same class"),
-            lambda _, result: percent_cell(result.agreement),
-        ),
-        (Column("per step", "median time of a training step"), lambda _, result: time_cell(result.seconds_per_step)),
-        (
-            Column("training", "sum of all steps, validation and saving left out; mean over seeds"),
-            lambda _, result: time_cell(result.training_seconds),
-        ),
-        (Column("peak memory", "highest of all seeds: on the GPU, or in RAM"), lambda _, result: memory_cell(result)),
     ]
-    filled = [(column, [make(index, result) for index, result in enumerate(results)]) for column, make in columns]
-    kept = [(column, cells) for column, cells in filled if any(cell.value is not None for cell in cells)]
-    return Table([column for column, _ in kept], [list(row) for row in zip(*(cells for _, cells in kept), strict=True)])
+    made = [(Column(name, meaning), list(map(make, results))) for name, meaning, make in columns]
+    made = [(column, cells) for column, cells in made if any(one.value is not None for one in cells)]
+    rows = zip(name_cells(results), *(cells for _, cells in made), strict=True)
+    return Table([Column("experiment"), *(column for column, _ in made)], list(map(list, rows)))
 
 
 def class_table(results: list[Result]) -> Table:
     """One row for each class with a value, one column for each experiment; coloured by the gain on the baseline."""
     names = [name for name in results[0].iou if any(result.iou[name].values for result in results)]
-    gains = [gain.value for result in results for gain in result.iou_gain.values() if gain is not None]
-    rows = [class_row(name, [(result.iou[name], result.iou_gain[name]) for result in results], gains) for name in names]
+    largest = largest_of(gain for result in results for gain in result.iou_gain.values())
+    rows = [class_row(name, [(one.iou[name], one.iou_gain[name]) for one in results], largest) for name in names]
     if rows:
-        mean_gains = [result.gain.value for result in results if result.gain]
-        rows.append(class_row("mean", [(result.miou, result.gain) for result in results], mean_gains))
+        means = [(result.miou, result.gain) for result in results]
+        rows.append(class_row("mean", means, largest_of(result.gain for result in results)))
     return Table([Column("class"), *(Column(result.experiment.name) for result in results)], rows)
 
 
-def class_row(name: str, cells: list[tuple[Sample, Difference | None]], gains: list[float]) -> list[Cell]:
-    """Cells of a class; `gains` sets the scale of the colours."""
-    largest = max((abs(gain) for gain in gains), default=0.0) or 1.0
-    means = [sample.mean for sample, _ in cells if sample.mean is not None]
+def class_row(name: str, samples: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
+    """Cells of a class; `largest` is the gain of the strongest colour."""
+    means = [sample.mean for sample, _ in samples if sample.mean is not None]
     highest = max(means, default=None)
-    row = [Cell(name, name)]
-    for sample, gain in cells:
-        tone = "" if gain is None or gain.value == 0 else "better" if gain.value > 0 else "worse"
-        strength = abs(gain.value) / largest if gain is not None else 0.0
-        best = len(cells) > 1 and sample.mean == highest and means.count(sample.mean or 0.0) == 1
-        row.append(percent_cell(sample)._replace(tone=tone, strength=round(strength, 2), best=best))
-    return row
+    alone = len(samples) > 1 and means.count(highest or 0.0) == 1
+    cells = [toned(percent_cell(sample), gain, largest) for sample, gain in samples]
+    best = [alone and sample.mean == highest for sample, _ in samples]
+    return [cell(name), *(one._replace(best=is_best) for one, is_best in zip(cells, best, strict=True))]
 
 
 def distance_table(results: list[Result]) -> Table | None:
@@ -117,74 +103,95 @@ def distance_table(results: list[Result]) -> Table | None:
     starts = sorted({start for result in results for start in result.miou_by_distance})
     if not starts:
         return None
-    ends = [*starts[1:], None]
-    names = [
-        f"{start:.0f}+ m" if end is None else f"{start:.0f}-{end:.0f} m"
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    ends = [f"-{end:.0f} m" for end in starts[1:]] + ["+ m"]
+    names = [f"{start:.0f}{end}" for start, end in zip(starts, ends, strict=True)]
     rows = [
-        [
-            Cell(result.experiment.name, result.experiment.name, swatch=index),
-            *(percent_cell(result.miou_by_distance.get(start, Sample(()))) for start in starts),
-        ]
-        for index, result in enumerate(results)
+        [name, *(percent_cell(result.miou_by_distance.get(start, Sample())) for start in starts)]
+        for name, result in zip(name_cells(results), results, strict=True)
     ]
     return Table([Column("mIoU, %"), *map(Column, names)], rows)
 
 
 def settings_table(names: list[str], differing: dict[str, list[str]]) -> Table:
     """One row for each setting that differs, one column for each experiment."""
-    rows = [[Cell(name, name), *(Cell(value, value) for value in values)] for name, values in differing.items()]
+    rows = [[cell(text) for text in (name, *values)] for name, values in differing.items()]
     return Table([Column("setting"), *map(Column, names)], rows)
+
+
+def runs_table(results: list[Result]) -> Table:
+    """Every run folder: how far it came, what it took, and the code and device that made it."""
+    columns = ["folder", "experiment", "seed", "steps", "state", "time in all", "device", "commit"]
+    rows = []
+    for index, result in enumerate(results):
+        for run in result.experiment.runs:
+            made = run.environment
+            devices = ", ".join(made.get("devices") or []) or f"CPU, {made.get('threads', '?')} threads"
+            commit = str(made.get("git_commit") or NOTHING)[:10] + ("*" if made.get("git_modified") else "")
+            words = [cell("finished" if run.finished else "not finished")]
+            words.append(cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration))
+            words += [cell(devices if made else NOTHING), cell(commit)]
+            numbers = [cell(run.settings.seed), cell(run.last_step, "{:,}".format)]
+            rows.append([cell(run.folder)._replace(swatch=index), cell(result.experiment.name), *numbers, *words])
+    return Table(list(map(Column, columns)), rows)
+
+
+def largest_of(gains: Iterable[Difference | None]) -> float:
+    """Size of the largest difference, which gets the strongest colour; 1 without any."""
+    return max((abs(gain.value) for gain in gains if gain is not None), default=0.0) or 1.0
+
+
+def cell(value: Any, text: Callable[[Any], str] = str) -> Cell:
+    """A value as `text` writes it; a dash for None."""
+    return Cell() if value is None else Cell(text(value), value if isinstance(value, int | float) else str(value))
+
+
+def toned(plain: Cell, gain: Difference | None, largest: float) -> Cell:
+    """A cell in the colour of a gain."""
+    if gain is None or gain.value == 0:
+        return plain
+    tone = "better" if gain.value > 0 else "worse"
+    return plain._replace(tone=tone, strength=round(abs(gain.value) / largest, 2))
+
+
+def name_cells(results: list[Result]) -> list[Cell]:
+    """Names of experiments with their colours."""
+    return [cell(result.experiment.name)._replace(swatch=index) for index, result in enumerate(results)]
 
 
 def seeds_cell(result: Result) -> Cell:
     """How many, and which."""
-    seeds = ", ".join(map(str, result.experiment.seeds))
-    return Cell(f"{len(result.experiment.runs)} ({seeds})", len(result.experiment.runs))
+    return cell(len(result.experiment.seeds), lambda count: f"{count} ({', '.join(map(str, result.experiment.seeds))})")
 
 
 def percent_cell(sample: Sample) -> Cell:
     """Mean and spread of shares, in percent."""
-    if sample.mean is None:
-        return Cell(NOTHING)
-    spread = "" if sample.spread is None else f" {PLUS_MINUS} {100 * sample.spread:.1f}"
-    return Cell(f"{100 * sample.mean:.1f}{spread}", sample.mean)
+    spread = "" if sample.spread is None else f" ± {100 * sample.spread:.1f}"
+    return cell(sample.mean, lambda mean: f"{100 * mean:.1f}{spread}")
 
 
-def gain_cell(gain: Difference | None, is_baseline: bool, largest: float) -> Cell:
+def gain_cell(largest: float, result: Result) -> Cell:
     """Difference and standard error in points; coloured where the difference is clear, `largest` the strongest."""
+    gain = result.gain
     if gain is None:
-        return Cell("baseline" if is_baseline else NOTHING)
-    error = "" if gain.error is None else f" {PLUS_MINUS} {100 * gain.error:.1f}"
-    tone = ("better" if gain.value > 0 else "worse") if gain.clear else ""
-    return Cell(f"{100 * gain.value:+.1f}{error}", gain.value, tone, round(abs(gain.value) / largest, 2))
+        return Cell("baseline" if result.is_baseline else NOTHING)
+    error = "" if gain.error is None else f" ± {100 * gain.error:.1f}"
+    return toned(Cell(f"{100 * gain.value:+.1f}{error}", gain.value), gain if gain.clear else None, largest)
 
 
-def interval_cell(gain: Difference | None) -> Cell:
+def interval_cell(result: Result) -> Cell:
     """Differences that fit the runs, in points; nothing where the difference was not tested."""
-    if gain is None or gain.interval is None:
-        return Cell(NOTHING)
-    low, high = gain.interval
-    return Cell(f"{100 * low:+.1f} to {100 * high:+.1f}", low)
+    interval = result.gain and result.gain.interval
+    return Cell(points_text(interval), interval[0]) if interval else Cell()
 
 
-def p_value_cell(gain: Difference | None) -> Cell:
+def p_value_cell(result: Result) -> Cell:
     """The corrected p-value; nothing where the difference was not tested."""
-    if gain is None or gain.p_value is None:
-        return Cell(NOTHING)
-    return Cell("< 0.001" if gain.p_value < 0.001 else f"{gain.p_value:.2g}", gain.p_value)
+    return cell(result.gain and result.gain.p_value, p_value_text)
 
 
 def time_cell(sample: Sample) -> Cell:
     """Mean of seconds."""
-    return Cell(NOTHING if sample.mean is None else duration(sample.mean), sample.mean)
-
-
-def memory_cell(result: Result) -> Cell:
-    """Highest of all seeds."""
-    highest = max(result.peak_memory.values, default=None)
-    return Cell(NOTHING if highest is None else gigabytes(highest), highest)
+    return cell(sample.mean, duration)
 
 
 def gigabytes(count: float) -> str:
@@ -202,16 +209,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def markdown(table: Table) -> str:
-    """A table in Markdown; cells that hold its own signs are escaped."""
-
-    def line(words: list[str]) -> str:
-        return "| " + " | ".join(word.replace("|", "\\|").replace("\n", " ") for word in words) + " |"
-
-    head = [line([column.name for column in table.columns]), line(["---"] * len(table.columns))]
-    return "\n".join([*head, *(line([cell.text for cell in row]) for row in table.rows)]) + "\n"
-
-
 def csv_text(results: list[Result]) -> str:
     """One line for each experiment with everything in full precision: shares in 0..1, seconds, bytes."""
     records = [csv_record(result) for result in results]
@@ -224,24 +221,25 @@ def csv_text(results: list[Result]) -> str:
 
 def csv_record(result: Result) -> dict[str, Any]:
     """Names and values of one experiment; None where nothing is known."""
+    gain = result.gain
+    low, high = (gain and gain.interval) or (None, None)
     record: dict[str, Any] = {
         "experiment": result.experiment.name,
         "baseline": int(result.is_baseline),
         "seeds": " ".join(map(str, result.experiment.seeds)),
         "miou_mean": result.miou.mean,
         "miou_standard_deviation": result.miou.spread,
-        "miou_gain": result.gain.value if result.gain else None,
-        "miou_gain_standard_error": result.gain.error if result.gain else None,
-        "miou_gain_interval_low": result.gain.interval[0] if result.gain and result.gain.interval else None,
-        "miou_gain_interval_high": result.gain.interval[1] if result.gain and result.gain.interval else None,
-        "miou_gain_p_value": result.gain.p_value if result.gain else None,
+        "miou_gain": gain and gain.value,
+        "miou_gain_standard_error": gain and gain.error,
+        "miou_gain_interval_low": low,
+        "miou_gain_interval_high": high,
+        "miou_gain_p_value": gain and gain.p_value,
         "unlike_baseline": "; ".join(result.unlike_baseline),
         "agreement_mean": result.agreement.mean,
         "seconds_per_step": result.seconds_per_step.mean,
         "training_seconds": result.training_seconds.mean,
-        "peak_memory_bytes": max(result.peak_memory.values, default=None),
+        "peak_memory_bytes": result.peak_memory.most,
     }
     for name, sample in result.iou.items():
-        record[f"iou_mean {name}"] = sample.mean
-        record[f"iou_standard_deviation {name}"] = sample.spread
+        record |= {f"iou_mean {name}": sample.mean, f"iou_standard_deviation {name}": sample.spread}
     return record

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,33 +16,14 @@ from stage2_train_student.training.runs import run_settings
 from stage2_train_student.training.seen_data import SeenData, read_seen
 
 
-class Score(NamedTuple):
-    """IoU of one student over the points of some scans.
-
-    Attributes:
-        miou: in 0..1, over the classes that occur.
-        iou: by class name; None for a class that does not occur.
-        agreement: share of points where student and teacher agree, None where it was not measured.
-        miou_by_distance: by the start of each distance range in metres; empty where it was not recorded.
-    """
-
-    miou: float
-    iou: dict[str, float | None]
-    agreement: float | None = None
-    miou_by_distance: dict[float, float | None] = {}
-
-
 @dataclass(frozen=True)
 class TrainingRun:
     """One run folder.
 
+    Records (of each step, of each validation, and of time and memory, which older versions lack) are in order.
+
     Attributes:
-        folder: where it is.
-        settings: it was trained with.
         environment: of `environment.json`, empty where that is missing.
-        steps: records of each step, in order.
-        validations: records of each validation, in order.
-        costs: records of time and memory, in order; empty for a run of an older version.
         evaluation: of `evaluation.json`, None where the run was not evaluated, or the evaluation cannot be used.
         evaluation_problem: why it cannot be used, None where it can.
         seen: of `seen.json`, None for a run of an older version.
@@ -66,60 +47,48 @@ class TrainingRun:
         return self.seen.targets_hash if self.seen else None
 
     @property
+    def last_step(self) -> int:
+        """0 before the first."""
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @property
     def finished(self) -> bool:
         """Whether the run reached the steps or epochs of its settings, or its early stop."""
-        settings = self.settings
-        last = self.steps[-1]["step"] if self.steps else 0
-        if settings.steps is not None and last >= settings.steps:
+        settings, mious = self.settings, [record["miou"] for record in self.validations]
+        since_best = len(mious) - 1 - mious.index(max(mious)) if mious else 0
+        if settings.steps is not None and self.last_step >= settings.steps:
             return True
-        if settings.early_stopping is not None and self.validations_since_best() >= settings.early_stopping:
+        if settings.early_stopping is not None and since_best >= settings.early_stopping:
             return True
         # Both count the epochs finished; a run of an older version has no costs, and not every run validates.
-        counted = (record["epoch"] for record in [*self.costs, *self.validations])
-        return max(counted, default=0) >= settings.epochs
+        return max((record["epoch"] for record in [*self.costs, *self.validations]), default=0) >= settings.epochs
 
-    def validations_since_best(self) -> int:
-        """Validations after the one of the highest mIoU."""
-        found = [record["miou"] for record in self.validations]
-        return len(found) - 1 - found.index(max(found)) if found else 0
+    def seconds(self) -> list[float]:
+        """Of each step, validation and saving left out."""
+        return [record["seconds"] for record in self.steps]
 
     def seconds_per_step(self) -> float | None:
-        """Median over the steps, validation and saving left out; None without a step."""
-        return float(np.median([record["seconds"] for record in self.steps])) if self.steps else None
-
-    def step_seconds(self) -> float:
-        """Sum over all steps, validation and saving left out."""
-        return float(sum(record["seconds"] for record in self.steps))
+        """Median over the steps; None without a step."""
+        return float(np.median(self.seconds())) if self.steps else None
 
     def peak_memory(self) -> float | None:
         """Bytes; None where it was not recorded."""
         return max((record["peak_memory_bytes"] for record in self.costs), default=None)
 
-    def best_validation(self) -> Score | None:
-        """The validation of the highest mIoU, the one that chose the best student; None without any."""
-        if not self.validations:
-            return None
-        best = max(self.validations, key=lambda record: float(record["miou"]))
-        return Score(best["miou"], best["iou"])
+    def best_validation(self) -> dict[str, Any] | None:
+        """Record of the validation of the highest mIoU, the one that chose the best student; None without any."""
+        return max(self.validations, key=lambda record: float(record["miou"]), default=None)
 
-    def evaluated(self) -> Score | None:
-        """The numbers of `evaluate`; None where the run was not evaluated, or no point had a label."""
-        numbers = self.evaluation
-        return None if numbers is None or numbers["miou"] is None else score_of_report(numbers)
+    def evaluated(self) -> dict[str, Any] | None:
+        """The report of `evaluate`; None where the run was not evaluated, or no point had a label."""
+        return None if self.evaluation is None or self.evaluation["miou"] is None else self.evaluation
 
     def chosen_on(self, label_map: LabelMap) -> list[str]:
         """Sequences that chose the student and that it was evaluated on as well."""
-        if self.evaluation is None:
+        numbers = self.evaluation
+        if numbers is None:
             return []
-        return sequences_that_chose(
-            Path(self.evaluation["weights"]), self.settings, self.evaluation["splits"], label_map
-        )
-
-
-def score_of_report(numbers: dict[str, Any]) -> Score:
-    """The score in a report of `evaluate`."""
-    by_distance = {part["from"]: part["miou"] for part in numbers.get("ranges", [])}
-    return Score(numbers["miou"], numbers["iou"], numbers.get("agreement", {}).get("share"), by_distance)
+        return sequences_that_chose(Path(numbers["weights"]), self.settings, numbers["splits"], label_map)
 
 
 def find_runs(folders: list[Path]) -> list[Path]:

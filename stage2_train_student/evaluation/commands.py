@@ -13,23 +13,9 @@ from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.teacher import TeacherLoader
-from common.training.predictor import Predictor
-from stage2_train_student.command_options import (
-    choose_subject,
-    plan_of,
-    plan_options,
-    split_option,
-    student_of,
-    subject_options,
-)
-from stage2_train_student.evaluation.evaluate import evaluate as measure
-from stage2_train_student.evaluation.evaluate import (
-    full_report,
-    student_logits,
-    table,
-    teacher_logits,
-    write_report,
-)
+from common.training.predictor import PredictionPlan
+from stage2_train_student.command_options import Model, Subject, plan_options, split_option, subject_options
+from stage2_train_student.evaluation import evaluate as measuring
 from stage2_train_student.evaluation.evaluation_file import (
     file_hash,
     scans_hash,
@@ -37,7 +23,6 @@ from stage2_train_student.evaluation.evaluation_file import (
     write_evaluation,
 )
 from stage2_train_student.evaluation.submission import write_predictions
-from stage2_train_student.training.runs import load_student
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
@@ -62,16 +47,11 @@ RUNS = Path("runs")
 def evaluate(
     load_teacher: TeacherLoader,
     data: Path,
-    run_folder: Path | None,
-    weights: Path | None,
-    experiment: str | None,
-    overrides: tuple[str, ...],
+    subject: Subject,
     teacher: Path | None,
     agreement: Path | None,
     splits: tuple[str, ...],
-    views: int,
-    seed: int,
-    batch_size: int,
+    plan: PredictionPlan,
     confusion: Path | None,
     json_file: Path | None,
     device: str,
@@ -87,52 +67,50 @@ def evaluate(
       polar-distill evaluate --data dataset --run runs/full --agreement cylinder3d_val_65.4.pt
       polar-distill evaluate --data dataset --experiment full --teacher cylinder3d_val_65.4.pt
     """
-    if teacher is not None and weights is not None:
+    if teacher is not None and subject.weights is not None:
         raise SettingsError("--teacher and --weights name two models; compare a student with --agreement TEACHER")
-    chosen, plan = select_device(device), plan_of(views, seed, batch_size)
-    if teacher is not None:
-        settings, _ = choose_subject(run_folder, None, experiment, overrides)
+    chosen, who = select_device(device), "student" if teacher is None else "teacher"
+
+    def load_as_model(checkpoint: Path) -> Model:
+        settings = subject.settings()
         label_map = load_label_map(settings.dataset)
-        model = teacher_logits(load_teacher(settings.teacher, teacher, chosen), label_map)
-        evaluated, who = teacher, "teacher"
-    else:
-        settings, evaluated = student_of(run_folder, weights, experiment, overrides)
-        student, label_map = load_student(settings, evaluated, chosen)
-        model, who = student_logits(student), "student"
-    dataset = Dataset.open(data, label_map)
+        live = load_teacher(settings.teacher, checkpoint, chosen)
+        return Model(checkpoint, settings, label_map, measuring.teacher_logits(live, label_map))
+
+    model = subject.student(chosen) if teacher is None else load_as_model(teacher)
+    label_map, dataset = model.label_map, Dataset.open(data, model.label_map)
     splits = splits or default_evaluation(dataset)
     scans = select_reporting_absent(dataset, splits)
-    predictor, other = Predictor(model, settings.grid.grid(), chosen, plan), None
-    if agreement is not None:
-        logits = teacher_logits(load_teacher(settings.teacher, agreement, chosen), label_map)
-        other = Predictor(logits, predictor.grid, chosen, plan._replace(views=1))
-    name = f"evaluation_{'_'.join(splits)}{f'_{views}views' if views > 1 else ''}.json"
+    other = None if agreement is None else load_as_model(agreement).predictor(chosen, plan._replace(views=1))
+    name = f"evaluation_{'_'.join(splits)}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
-    beside = evaluated.parent / name if who == "student" else (run_folder or RUNS) / f"{evaluated.stem}_{name}"
+    beside = (subject.run_folder or RUNS) / f"{model.path.stem}_{name}" if teacher else model.path.parent / name
     path = json_file or beside
     check_writable(path.parent)
-    evaluation = measure(predictor, dataset, scans, "evaluate", other)
-    named: dict[str, Any] = {"weights": str(evaluated), "splits": list(splits), "scans": len(scans), "views": views}
-    named |= {"seed": seed, "weights_sha256": file_hash(evaluated), "scans_sha256": scans_hash(scans)}
-    chosen_on = [] if who == "teacher" else sequences_that_chose(evaluated, settings, splits, label_map)
-    numbers = named | {"chosen_on": chosen_on} | full_report(evaluation, label_map)
+    evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, "evaluate", other)
+    chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
+    numbers: dict[str, Any] = {"weights": str(model.path), "splits": list(splits), "scans": len(scans)}
+    numbers |= {"views": plan.views, "seed": plan.seed}
+    numbers |= {"weights_sha256": file_hash(model.path), "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
+    numbers |= measuring.full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
-    write_report(path, numbers)
-    click.echo(table(numbers))
+    measuring.write_report(path, numbers)
+    click.echo(measuring.table(numbers))
     if chosen_on:
         click.echo(
-            f"note: {evaluated.name} was chosen among the run's students by its mIoU on {', '.join(chosen_on)}, so "
+            f"note: {model.path.name} was chosen among the run's students by its mIoU on {', '.join(chosen_on)}, so "
             "this mIoU is a little optimistic",
             err=True,
         )
-    click.echo(f"{who} {evaluated}, {len(scans)} scans; written to {path}")
-    if run_folder is not None and teacher is None and weights is None:
-        click.echo(f"kept for compare in {write_evaluation(run_folder, evaluated, numbers)}")
+    click.echo(f"{who} {model.path}, {len(scans)} scans; written to {path}")
+    if subject.run_folder is not None and teacher is None and subject.weights is None:
+        click.echo(f"kept for compare in {write_evaluation(subject.run_folder, model.path, numbers)}")
     if confusion is not None:
         from stage2_train_student.evaluation.render import draw_confusion, save_picture
 
-        save_picture(draw_confusion(evaluation.matrix, label_map, f"{who} {evaluated}, {', '.join(splits)}"), confusion)
+        title = f"{who} {model.path}, {', '.join(splits)}"
+        save_picture(draw_confusion(evaluation.matrix, label_map, title), confusion)
         click.echo(f"confusion matrix: {confusion}")
 
 
@@ -146,14 +124,9 @@ def evaluate(
 @device_option
 def predict(
     data: Path,
-    run_folder: Path | None,
-    weights: Path | None,
-    experiment: str | None,
-    overrides: tuple[str, ...],
+    subject: Subject,
     splits: tuple[str, ...],
-    views: int,
-    seed: int,
-    batch_size: int,
+    plan: PredictionPlan,
     out: Path | None,
     archive: Path | None,
     device: str,
@@ -165,24 +138,20 @@ def predict(
       polar-distill predict --data dataset --run runs/full --out predictions
       polar-distill predict --data dataset --run runs/full --views 8 --zip submission.zip
     """
-    if out is None and archive is None:
-        raise SettingsError("say where predictions go: --out FOLDER, --zip FILE, or both")
     if archive is not None and archive.suffix != ".zip":
         raise SettingsError(f"--zip {archive}: the benchmark's server takes names that end in .zip only")
-    settings, weights = student_of(run_folder, weights, experiment, overrides)
     chosen = select_device(device)
-    student, label_map = load_student(settings, weights, chosen)
-    dataset = Dataset.open(data, label_map)
+    model = subject.student(chosen)
+    dataset = Dataset.open(data, model.label_map)
     splits = splits or (tuple(dataset.files.sequences()) if archive is None else ("test",))
     scans = select_reporting_absent(dataset, splits)
-    lacking = sorted(set(label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
+    lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
         click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
-    predictor = Predictor(student_logits(student), settings.grid.grid(), chosen, plan_of(views, seed, batch_size))
-    found = predictor.predict(dataset, scans, "predict")
-    files = write_predictions(found, label_map, out, archive)
+    found = model.predictor(chosen, plan).predict(dataset, scans, "predict")
+    files = write_predictions(found, model.label_map, out, archive)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {weights}: {files} prediction files under {where}")
+    click.echo(f"student {model.path}: {files} prediction files under {where}")
 
 
 @click.command()
@@ -191,18 +160,15 @@ def predict(
 @click.option("--scan", "scan_names", multiple=True, required=True, help="For example 00/000000; repeatable.")
 @click.option("--teacher", type=path_type, help="Teacher checkpoint to run on the scans.")
 @click.option("--cache", help="Target store to take the teacher's logits and features from instead.")
-@click.option("--layer", default="up0e", show_default=True, help="Teacher layer whose pillar features are drawn.")
-@click.option("--radius", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Metres shown each way.")
-@click.option("--out", type=path_type, default=Path("pictures"), show_default=True, help="Folder for 00_000000.png.")
+@click.option("--layer", default="up0e", help="Teacher layer whose pillar features are drawn.")
+@click.option("--radius", type=click.FloatRange(min=1), default=50.0, help="Metres shown each way.")
+@click.option("--out", type=path_type, default=Path("pictures"), help="Folder for 00_000000.png.")
 @device_option
 @click.pass_obj
 def render(
     load_teacher: TeacherLoader,
     data: Path,
-    run_folder: Path | None,
-    weights: Path | None,
-    experiment: str | None,
-    overrides: tuple[str, ...],
+    subject: Subject,
     scan_names: tuple[str, ...],
     teacher: Path | None,
     cache: str | None,
@@ -222,28 +188,23 @@ def render(
       polar-distill render --data dataset --scan 08/000000 --experiment full
     """
     # Imported here: drawing needs matplotlib, which takes a second to load.
-    from stage2_train_student.evaluation.picture_sources import cached_teacher, live_teacher, scan_picture
+    from stage2_train_student.evaluation.picture_sources import Viewers, cached_teacher, live_teacher, scan_picture
     from stage2_train_student.evaluation.render import draw_scan, save_picture
 
     if teacher is not None and cache is not None:
         raise SettingsError("--teacher and --cache both say where the teacher's targets come from; give one of them")
-    chosen = select_device(device)
-    scans = [ScanId.parse(name) for name in scan_names]
-    settings, weights = choose_subject(run_folder, weights, experiment, overrides)
-    student = None
-    if run_folder is not None or weights is not None:
-        settings, weights = student_of(run_folder, weights, experiment, overrides)
-        student = student_logits(load_student(settings, weights, chosen)[0])
-    dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
-    label_map, targets = dataset.label_map, None
+    chosen, scans = select_device(device), [ScanId.parse(name) for name in scan_names]
+    settings = subject.settings()
+    student = subject.student(chosen).logits if subject.names_student else None
+    dataset, grid, targets = open_dataset(data, settings.dataset), settings.grid.grid(), None
     if teacher is not None:
-        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, label_map)
+        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, dataset.label_map)
     elif cache is not None:
-        targets = cached_teacher(cache, layer, grid, label_map)
+        targets = cached_teacher(cache, layer, grid, dataset.label_map)
     for scan in scans:
-        picture = scan_picture(dataset, scan, grid, chosen, student, targets, layer)
+        picture = scan_picture(dataset, scan, Viewers(grid, chosen, student, targets, layer))
         path = out / f"{scan.sequence}_{scan.frame}.png"
-        save_picture(draw_scan(picture, label_map, grid, radius), path)
+        save_picture(draw_scan(picture, dataset.label_map, grid, radius), path)
         click.echo(f"scan {scan}: {path}")
 
 

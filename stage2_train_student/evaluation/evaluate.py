@@ -9,6 +9,7 @@ import numpy as np
 
 from common.base.errors import DataError
 from common.base.files import write_atomically
+from common.base.text import aligned_table
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -59,14 +60,9 @@ def evaluate(
     progress: str | None = "evaluate",
     teacher: Predictor | None = None,
 ) -> Evaluation:
-    """Confusion matrices over all points of all scans, by horizontal distance from the sensor.
+    """Confusion matrices over all points of labelled scans, by horizontal distance from the sensor.
 
-    Args:
-        predictor: the model.
-        dataset: holds the scans.
-        scans: labelled scans.
-        progress: name of the progress bar, None for no bar.
-        teacher: to compare the model with.
+    With a progress bar of a name, and compared with a teacher, where they are given.
 
     Raises:
         DataError: a scan has no labels.
@@ -77,16 +73,12 @@ def evaluate(
     for _, predicted, source in predictor.predict(dataset, scans, progress):
         assert source.labels is not None
         distance = np.hypot(source.points[:, 0], source.points[:, 1])
-        by_range = added(by_range, count_by_distance(source.labels, predicted, distance, dataset.classes))
+        found = count_by_distance(source.labels, predicted, distance, dataset.classes)
+        by_range = tuple(map(ConfusionMatrix.__add__, by_range, found))
         if compared is not None:
-            labels = next(compared).labels
-            agreement = added(agreement, count_by_distance(labels, predicted, distance, dataset.classes))
+            found = count_by_distance(next(compared).labels, predicted, distance, dataset.classes)
+            agreement = tuple(map(ConfusionMatrix.__add__, agreement, found))
     return Evaluation(by_range, None if teacher is None else agreement)
-
-
-def added(left: tuple[ConfusionMatrix, ...], right: tuple[ConfusionMatrix, ...]) -> tuple[ConfusionMatrix, ...]:
-    """Sum of each pair."""
-    return tuple(one + other for one, other in zip(left, right, strict=True))
 
 
 def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
@@ -121,9 +113,11 @@ def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
 def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
     """`report`, and the same by distance, the confusion matrix, and agreement with a teacher where it was asked for."""
     numbers = report(evaluation.matrix, label_map)
+    # Metres; the last range has no end.
+    ranges = zip(RANGE_STARTS, (*RANGE_STARTS[1:], None), strict=True)
     numbers["ranges"] = [
         {"from": start, "to": end, **report(matrix, label_map)}
-        for (start, end), matrix in zip(distance_ranges(), evaluation.by_range, strict=True)
+        for (start, end), matrix in zip(ranges, evaluation.by_range, strict=True)
     ]
     numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names}
     numbers["confusion"]["counts"] = evaluation.matrix.counts.tolist()
@@ -138,38 +132,24 @@ def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
     return numbers
 
 
-def distance_ranges() -> list[tuple[float, float | None]]:
-    """Start and end of each distance range in metres; the last has no end."""
-    return list(zip(RANGE_STARTS, (*RANGE_STARTS[1:], None), strict=True))
-
-
 def known(share: float) -> float | None:
     """None for NaN, which JSON does not know."""
     return None if np.isnan(share) else float(share)
-
-
-def percent(share: float | None) -> str:
-    """A share as text, `-` where there is none."""
-    return f"{'-':>6}" if share is None else f"{100 * share:6.2f}"
 
 
 def table(numbers: dict[str, Any]) -> str:
     """An evaluation as text, from `full_report`."""
     ranges = numbers["ranges"]
     names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
-    lines = [f"{'class':>16}  {'all':>7}" + "".join(f"{name:>9}" for name in names) + "   IoU in %, - does not occur"]
-
-    def line(title: str, shares: list[float | None]) -> str:
-        return f"{title:>16}  {percent(shares[0]):>7}" + "".join(f"{percent(share):>9}" for share in shares[1:])
-
-    for name, iou in numbers["iou"].items():
-        lines.append(line(name, [iou, *(part["iou"][name] for part in ranges)]))
+    shares = {name: [iou, *(part["iou"][name] for part in ranges)] for name, iou in numbers["iou"].items()}
     for title, key in (("mIoU", "miou"), ("over all classes", "miou_all_classes"), ("accuracy", "accuracy")):
-        lines.append(line(title, [numbers[key], *(part[key] for part in ranges)]))
+        shares[title] = [part[key] for part in (numbers, *ranges)]
     if "agreement" in numbers:
-        agreement = numbers["agreement"]
-        lines.append(line("as the teacher", [agreement["share"], *agreement["ranges"]]))
-    return "\n".join([*lines, f"labelled points {numbers['points']}"])
+        shares["as the teacher"] = [numbers["agreement"]["share"], *numbers["agreement"]["ranges"]]
+    rows = [["", "all", *names]]
+    rows += [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
+    head = f"IoU in %, - does not occur; labelled points {numbers['points']}"
+    return "\n".join([head, *aligned_table(rows)])
 
 
 def write_report(path: Path, numbers: dict[str, Any]) -> None:

@@ -34,11 +34,7 @@ def sequences_that_chose(
 ) -> list[str]:
     """Sequences by which a run chose these weights as its best student, and on which they are evaluated too.
 
-    Args:
-        weights: a student of the run; nothing chose the last one.
-        settings: of the run.
-        evaluated_on: splits and sequences.
-        label_map: says which sequences a split is.
+    Nothing chose a run's last student. What it is `evaluated_on` are splits and sequences.
     """
     if weights.name != BEST_STUDENT:
         return []
@@ -46,16 +42,7 @@ def sequences_that_chose(
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:
-    """Keep a report in a run's folder, in place of the one before.
-
-    Args:
-        folder: of the run.
-        weights: the student that was evaluated, a file in that folder.
-        numbers: the report; it already names its scans by `scans_sha256`.
-
-    Returns:
-        the file.
-    """
+    """Keep a report on a student of a run in the run's folder, in place of the one before; returns the file."""
     path = folder / EVALUATION_FILE
     write_report(path, {**numbers, "weights": weights.name, "weights_sha256": file_hash(weights)})
     return path

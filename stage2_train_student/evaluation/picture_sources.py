@@ -1,6 +1,7 @@
 """What a picture of a scan is made from: the scan, a student, and a teacher that runs now or ran for a target store."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,30 +57,26 @@ def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap)
     return targets
 
 
-def scan_picture(
-    dataset: Dataset,
-    scan: ScanId,
-    grid: PolarGrid,
-    device: torch.device,
-    student: VoxelLogits | None,
-    teacher: ScanTargets | None,
-    layer: str,
-) -> ScanPicture:
-    """Gather what there is to draw about a scan.
+class Viewers(NamedTuple):
+    """Who looks at scans: a student and a teacher, where there are any, on one grid and device.
 
-    Args:
-        dataset: the scans.
-        scan: which scan.
-        grid: of student and teacher.
-        device: of both.
-        student: its voxel logits, or None.
-        teacher: its targets, or None.
-        layer: teacher layer whose feature norms are drawn.
+    `layer` is the teacher layer whose feature norms are drawn.
+    """
+
+    grid: PolarGrid
+    device: torch.device
+    student: VoxelLogits | None
+    teacher: ScanTargets | None
+    layer: str
+
+
+def scan_picture(dataset: Dataset, scan: ScanId, viewers: Viewers) -> ScanPicture:
+    """Gather what there is to draw about a scan.
 
     Raises:
         DataError: the scan cannot be read.
     """
-    label_map = dataset.label_map
+    label_map, (grid, device, student, teacher, layer) = dataset.label_map, viewers
     source = dataset.read(scan)
     voxelised = voxelise_view(source, IDENTITY, grid, label_map)
     batch = batch_scans([voxelised], grid.shape).to(device)

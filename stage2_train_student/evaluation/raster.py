@@ -11,7 +11,7 @@ from common.scans.polar_grid import PolarGrid, bin_indices, to_polar
 def points_image(
     points: np.ndarray, colours: np.ndarray, background: np.ndarray, radius: float, size: int, dot: int = 1
 ) -> np.ndarray:
-    """Draw points as dots; of points at one place the highest is seen.
+    """Draw points as dots of `dot` pixels a side; of points at one place the highest is seen.
 
     Args:
         points: float32 [N, 4], x, y, z in metres and remission.
@@ -19,7 +19,6 @@ def points_image(
         background: uint8 [3].
         radius: half the side of the square, metres.
         size: pixels of a side.
-        dot: pixels of a dot's side.
 
     Returns:
         uint8 [size, size, 3].
@@ -61,16 +60,7 @@ def pillars_image(values: np.ndarray, grid: PolarGrid, radius: float, size: int)
 
 
 def pillar_map(pillars: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Values of some pillars as a map, NaN elsewhere.
-
-    Args:
-        pillars: int64 [M, 2], (rho, phi).
-        values: float [M].
-        shape: (R, P).
-
-    Returns:
-        float32 [R, P].
-    """
+    """Values float [M] of pillars int64 [M, 2], (rho, phi), as a map, float32 of `shape`; NaN elsewhere."""
     image = np.full(shape, np.nan, np.float32)
     image[pillars[:, 0], pillars[:, 1]] = values
     return image

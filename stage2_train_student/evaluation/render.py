@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,14 +33,10 @@ class ScanPicture:
     """What is known about a scan; what is None is not drawn.
 
     Attributes:
-        title: above the picture.
         points: float32 [N, 4], x, y, z in metres and remission.
-        truth: uint8 [N] training labels, 0 = unlabelled.
-        student: uint8 [N] predicted labels.
-        teacher: uint8 [N] predicted labels.
+        truth: uint8 [N] training labels, 0 = unlabelled; `student` and `teacher` are predicted ones.
         label_weights: float [R, P], sum of class weights over a pillar's voxels (LWD); NaN where nothing is labelled.
-        feature_norms: float [R', P'], length of the teacher's pillar features; NaN where there is no pillar.
-        layer: name of that teacher layer.
+        feature_norms: float [R', P'], length of the teacher's pillar features at `layer`; NaN where there is no pillar.
     """
 
     title: str
@@ -52,8 +49,7 @@ class ScanPicture:
     layer: str = ""
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One image: uint8 [size, size, 3] colours, or float [size, size] values with a colour bar."""
 
     title: str
@@ -79,31 +75,32 @@ def share_right(prediction: np.ndarray, truth: np.ndarray, word: str = "right") 
 
 def panels(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float, size: int) -> list[Panel]:
     """Images of everything that is known, in the order in which they are shown."""
-    colours = class_colours(label_map)
+    found, colours = [], class_colours(label_map)
+    predictions = [
+        (who, one) for who, one in (("student", picture.student), ("teacher", picture.teacher)) if one is not None
+    ]
 
-    def points_panel(title: str, colour_of_point: np.ndarray) -> Panel:
-        return Panel(title, points_image(picture.points, colour_of_point, BACKGROUND, radius, size, dot=2))
+    def add_points(title: str, colour_of_point: np.ndarray) -> None:
+        found.append(Panel(title, points_image(picture.points, colour_of_point, BACKGROUND, radius, size, dot=2)))
 
-    def errors_panel(who: str, prediction: np.ndarray, truth: np.ndarray) -> Panel:
-        title = f"errors of the {who} ({share_right(prediction, truth)})"
-        return points_panel(title, error_colours(prediction, truth))
+    def add_pillars(title: str, values: np.ndarray | None) -> None:
+        if values is not None:
+            found.append(Panel(title, pillars_image(values, grid, radius, size)))
 
-    found = []
-    for name, labels in (("ground truth", picture.truth), ("student", picture.student), ("teacher", picture.teacher)):
-        if labels is not None:
-            found.append(points_panel(name, colours[labels]))
-    if picture.student is not None and picture.teacher is not None:
-        title = f"student differs from teacher ({share_right(picture.student, picture.teacher, 'the same')})"
-        found.append(points_panel(title, error_colours(picture.student, picture.teacher)))
-    if picture.label_weights is not None:
-        found.append(Panel("label weights of pillars", pillars_image(picture.label_weights, grid, radius, size)))
     if picture.truth is not None:
-        for name, labels in (("student", picture.student), ("teacher", picture.teacher)):
-            if labels is not None:
-                found.append(errors_panel(name, labels, picture.truth))
-    if picture.feature_norms is not None:
-        title = f"length of the teacher's pillar features, {picture.layer}"
-        found.append(Panel(title, pillars_image(picture.feature_norms, grid, radius, size)))
+        add_points("ground truth", colours[picture.truth])
+    for who, labels in predictions:
+        add_points(who, colours[labels])
+    if len(predictions) == 2:
+        (_, ours), (_, theirs) = predictions
+        title = f"student differs from teacher ({share_right(ours, theirs, 'the same')})"
+        add_points(title, error_colours(ours, theirs))
+    add_pillars("label weights of pillars", picture.label_weights)
+    if picture.truth is not None:
+        for who, labels in predictions:
+            title = f"errors of the {who} ({share_right(labels, picture.truth)})"
+            add_points(title, error_colours(labels, picture.truth))
+    add_pillars(f"length of the teacher's pillar features, {picture.layer}", picture.feature_norms)
     return found
 
 
@@ -112,12 +109,7 @@ def draw_scan(
 ) -> Figure:
     """Everything that is known about a scan, in one figure with a legend.
 
-    Args:
-        picture: what is known.
-        label_map: classes and their colours.
-        grid: that the pillar maps belong to.
-        radius: half the side of each image, metres.
-        size: pixels of a side of each image.
+    Each image is `size` pixels wide and shows `radius` metres each way; `grid` is that of the pillar maps.
     """
     shown = panels(picture, label_map, grid, radius, size)
     rows = max(1, math.ceil(len(shown) / MOST_COLUMNS))

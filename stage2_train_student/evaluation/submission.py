@@ -7,12 +7,11 @@ and in the last a file of one little-endian uint32 raw label for each point of e
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from common.base.errors import SettingsError
 from common.base.files import replacing, write_atomically
 from common.scans.label_map import LabelMap
-from common.scans.scan_id import ScanId
 from common.training.predictor import ScanPrediction
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -20,8 +19,6 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 FOLDER_BITS, FILE_BITS = 0o40755, 0o100644
 MSDOS_FOLDER = 0x10
-
-WriteLabels = Callable[[ScanId, bytes], None]
 
 
 def write_predictions(
@@ -41,41 +38,30 @@ def write_predictions(
         raise SettingsError("say where predictions go: --out FOLDER, --zip FILE, or both")
     count = 0
     with ExitStack() as stack:
-        writers: list[WriteLabels] = []
-        if folder is not None:
-            writers.append(folder_writer(folder))
-        if archive is not None:
-            writers.append(stack.enter_context(zip_writer(archive)))
+        zipped = None if archive is None else stack.enter_context(zip_writer(archive))
         for prediction in found:
-            data = label_map.to_raw(prediction.labels).astype("<u4").tobytes()
-            for write in writers:
-                write(prediction.scan, data)
+            scan, data = prediction.scan, label_map.to_raw(prediction.labels).astype("<u4").tobytes()
+            name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
+            if folder is not None:
+                write_atomically(folder / name, data)
+            if zipped is not None:
+                zipped(name, data)
             count += 1
     return count
 
 
-def prediction_name(scan: ScanId) -> str:
-    """Path of a scan's prediction file below the folder or inside the zip."""
-    return f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
-
-
-def folder_writer(folder: Path) -> WriteLabels:
-    """Writes label files below a folder, each whole or not at all."""
-    return lambda scan, data: write_atomically(folder / prediction_name(scan), data)
-
-
 @contextmanager
-def zip_writer(path: Path) -> Iterator[WriteLabels]:
-    """Writes label files into a new zip, which replaces `path` at the end."""
+def zip_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Writes files, and the folders above them, into a new zip, which replaces `path` at the end."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         folders: set[str] = set()
 
-        def write(scan: ScanId, data: bytes) -> None:
-            for name in ("sequences/", f"sequences/{scan.sequence}/", f"sequences/{scan.sequence}/predictions/"):
-                if name not in folders:
-                    archive.writestr(member(name), b"")
-                    folders.add(name)
-            archive.writestr(member(prediction_name(scan)), data)
+        def write(name: str, data: bytes) -> None:
+            for folder in reversed(PurePosixPath(name).parents[:-1]):
+                if str(folder) not in folders:
+                    archive.writestr(member(f"{folder}/"), b"")
+                    folders.add(str(folder))
+            archive.writestr(member(name), data)
 
         yield write
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stage2_train_student.__main__ import main
-from stage2_train_student.comparison.curves import block_means
+from stage2_train_student.comparison.charts import block_means
 from stage2_train_student.comparison.experiments import distinct_names
 from stage2_train_student.comparison.statistics import Sample, difference
 from tests.shared.made_up_runs import MACHINE, NAMES, class_ious, write_evaluation, write_run

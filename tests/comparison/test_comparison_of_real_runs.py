@@ -77,7 +77,7 @@ def test_an_evaluation_is_kept_with_what_it_is_about(evaluated, streets):
         assert kept[name] == report[name], name
     assert 0 < kept["agreement"]["share"] < 1
     run = read_run(folder)
-    assert run.evaluated().miou == pytest.approx(run.best_validation().miou)
+    assert run.evaluated()["miou"] == pytest.approx(run.best_validation()["miou"])
 
 
 def test_other_weights_leave_the_evaluation_of_the_run_alone(evaluated, streets, tmp_path):

@@ -21,6 +21,7 @@ from common.training.metrics import ConfusionMatrix
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.picture_sources import (
+    Viewers,
     cached_teacher,
     feature_norm_map,
     label_weight_map,
@@ -212,7 +213,7 @@ def test_the_command_draws_each_scan(streets, student_words, reduced_teacher, st
 def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_teacher, street_cache):
     with one_thread():
         live, cached = (
-            scan_picture(Dataset.open(streets, semantic_kitti), SCAN, GRID, CPU, None, source, "up2e")
+            scan_picture(Dataset.open(streets, semantic_kitti), SCAN, Viewers(GRID, CPU, None, source, "up2e"))
             for source in (
                 live_teacher(load_teacher(reduced_teacher, CPU), "up2e", semantic_kitti),
                 cached_teacher(str(street_cache), "up2e", GRID, semantic_kitti),
@@ -230,7 +231,7 @@ def test_a_view_that_is_not_the_scan_itself_is_refused(streets, semantic_kitti, 
     monkeypatch.setattr(TargetStore, "read", lambda store, scan, view, *rest: read(store, scan, 1, *rest))
     teacher = cached_teacher(str(street_cache), "up0e", GRID, semantic_kitti)
     with pytest.raises(StoreError, match="view 0 of scan 00/000001"):
-        scan_picture(Dataset.open(streets, semantic_kitti), SCAN, GRID, CPU, None, teacher, "up0e")
+        scan_picture(Dataset.open(streets, semantic_kitti), SCAN, Viewers(GRID, CPU, None, teacher, "up0e"))
 
 
 def test_what_cannot_be_drawn_is_refused(

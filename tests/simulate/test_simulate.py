@@ -190,7 +190,7 @@ def test_patches_and_kerbs_label_the_ground():
 
 def test_assemblies_keep_label_and_instance_where_they_are_put():
     part = Part(BOX, (1, 0, 0.5), (0.5, 0.2, 0.5), 252, 0.3)
-    (there,) = placed([part], 10, 5, 0.1, np.pi / 2, instance=7, speed=8)
+    (there,) = placed([part], (10, 5, 0.1), np.pi / 2, instance=7, speed=8)
     np.testing.assert_allclose(there.centre, (10, 6, 0.6))
     np.testing.assert_allclose(there.velocity, (0, 8), atol=1e-12)
     assert there.raw == 252 | 7 << 16
