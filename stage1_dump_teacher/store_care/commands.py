@@ -135,8 +135,8 @@ def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None
     if unsigned:
         earlier = count_text(unsigned, "scan file")
         click.echo(
-            f"note       {earlier} of an earlier version without the hash of the store's identity: volume and policy of "
-            "views could not be compared"
+            f"note       {earlier} of an earlier version without the hash of the store's identity: volume and policy "
+            "of views could not be compared"
         )
     return [problem for problem in problems if not problem.is_note]
 
