@@ -1,5 +1,6 @@
 """Networks of fixed-size maps replayed from CUDA graphs: a step launches them at once instead of kernel by kernel."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class Replay:
         """
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         random_state = torch.cuda.get_rng_state(maps.device)
+        # PyTorch warns that gradients are added up on the stream of the capture; that is waited for.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
         whole = Whole(network)
         torch.cuda.make_graphed_callables(whole, (maps,), allow_unused_input=True)
         with torch.no_grad():
