@@ -253,6 +253,20 @@ def test_bad_scans_are_skipped_on_request_listed_and_dumped_when_repaired(data, 
     assert (BAD, 1) in TargetStore.open(cache).finished()
 
 
+def test_scans_that_the_teacher_sees_together_have_the_targets_of_each_alone(data, cache, reduced_teacher):
+    """With bad scans among them, and fewer in the last batch."""
+    bad = make_nan(data, ScanId("00", "000001"))
+    words = (data, reduced_teacher, STREET_GRID, TRAIN, "on_bad_scan=skip", "voxel_features=true")
+    alone, together = cache / "alone", cache / "together"
+    succeed(dump(*words[:2], alone, *words[2:]))
+    assert str(bad) in succeed(dump(*words[:2], together, *words[2:], "batch_size=3"))
+    expected, found = (read_all(TargetStore.open(store), data) for store in (alone, together))
+    assert found.keys() == expected.keys()
+    assert len(found) == len(list_scans(data, ["00"])) - 1
+    for item, targets in found.items():
+        assert same_targets(targets, expected[item], tolerance=1e-5), item
+
+
 def far_away(root: Path, scan: ScanId) -> None:
     points = read_points(root, scan).copy()
     points[3, 0] = 1e9

@@ -19,7 +19,7 @@ from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, View
 from common.targets.store import TargetStore
 from common.targets.store.scan_file import from_linear, linear_bins
-from common.targets.teacher_targets import TeacherTargets, batch_targets
+from common.targets.teacher_targets import TeacherTargets, batch_targets, split_targets, with_scan
 from tests.shared.dataset_writer import street_scan
 from tests.shared.reduced import (
     STREET_GRID,
@@ -250,3 +250,18 @@ def test_scans_with_different_layers_do_not_batch():
     other.layers.pop("up2e")
     with pytest.raises(StoreError, match="different teacher layers"):
         batch_targets([one, other])
+
+
+def test_targets_of_a_batch_are_those_of_its_scans():
+    scans = [made_up_targets(seed) for seed in range(3)]
+    for part, scan in zip(split_targets(batch_targets(scans), 3), scans, strict=True):
+        assert same_targets(part, dataclasses.replace(scan, voxel_layers={}))
+    [alone] = split_targets(scans[0], 1)
+    assert alone is scans[0]
+    layer = scans[0].voxel_layers["up0e"]
+    voxels = torch.cat((layer.voxels, with_scan(layer.voxels, 1)))
+    both = dataclasses.replace(layer, voxels=voxels, features=torch.cat((layer.features, -layer.features)))
+    first, second = split_targets(TeacherTargets(voxels, torch.zeros(len(voxels), 20), {}, {"up0e": both}), 2)
+    assert torch.equal(first.voxel_layers["up0e"].features, layer.features)
+    assert torch.equal(second.voxel_layers["up0e"].features, -layer.features)
+    assert torch.equal(second.voxel_layers["up0e"].voxels, layer.voxels)
