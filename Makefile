@@ -4,7 +4,7 @@
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
 	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	proof browser
+	bench-gpu proof browser
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -170,6 +170,9 @@ doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where th
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
 	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))); do \
 		echo "== $$name"; $(VENV_PYTHON) -m tests.benchmarks.$$name || exit 1; done
+
+bench-gpu: $(INSTALLED) ## both stages on a GPU against budgets; the table of docs/gpu.md
+	$(VENV_PYTHON) -m tests.benchmarks.bench_gpu $(call option,--device,DEVICE)
 
 proof: $(INSTALLED) ## baseline, every term and every policy of views with three seeds on simulated streets (about an hour)
 	$(VENV_PYTHON) -m tests.benchmarks.proof
