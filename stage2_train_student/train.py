@@ -16,7 +16,8 @@ from common.targets.teacher import Teacher
 from common.training.checkpoint import save_checkpoint
 from common.training.predictor import Predictor
 from common.training.processes import ALONE, Processes, draw_apart
-from common.training.trainer import StepTerms, Task, Trainer
+from common.training.task import StepTerms, Task
+from common.training.trainer import Trainer
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings

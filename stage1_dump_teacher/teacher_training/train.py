@@ -21,7 +21,8 @@ from common.training.predictor import Predictor
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
-from common.training.trainer import StepTerms, Task, Trainer
+from common.training.task import StepTerms, Task
+from common.training.trainer import Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import (
     BEST_TEACHER,

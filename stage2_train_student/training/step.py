@@ -16,7 +16,7 @@ from common.training.processes import ALONE, Processes
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
-from common.training.trainer import StepTerms
+from common.training.task import StepTerms
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student

@@ -11,7 +11,7 @@ from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
 from common.targets.store import TargetStore
 from common.training.guarded_step import DeviceRows
-from common.training.trainer import StepTerms
+from common.training.task import StepTerms
 from stage2_train_student.students import polarnet
 from stage2_train_student.training.experiment import TargetSource, student_data
 from stage2_train_student.training.state import StudentState
