@@ -37,6 +37,7 @@ RESUME =##                        1 = go on with the training run in RUN
 DELETE_MANY =##                   1 = store-repair may delete more than 5 % of CACHE
 SET =##                           settings to change: SET="optimiser.learning_rate=1e-3 epochs=10" (no spaces inside a value)
 TESTS = tests##                   what `make test` runs: paths and pytest options
+WORKERS = 3##                     processes that `make test` runs tests in; many tests wait for programs that they start
 BENCH =##                         names under tests/benchmarks, all when empty
 PYTHON = python3##                Python 3.11 or newer that makes the environment
 
@@ -76,7 +77,7 @@ demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU
 	$(POLAR_DISTILL) demo
 
 test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
-	$(VENV_PYTHON) -m pytest $(TESTS)
+	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 test-golden: $(INSTALLED) ## run the tests against the reference outputs in GOLDEN_DIR= with the scans in SCANS_DIR=
 	$(VENV_PYTHON) -m pytest tests/golden

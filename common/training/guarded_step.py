@@ -26,7 +26,7 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
         state.scaler.update()
         return
     # The interface by which PyTorch's own loss scaler tells a fused optimiser to do nothing.
-    halted = 1.0 - torch.isfinite(values).all().float()
+    halted = 1.0 - torch.isfinite(values).all().to(torch.float32)
     state.halted = halted if state.halted is None else torch.maximum(state.halted, halted)
     optimiser.found_inf = state.halted  # type: ignore[attr-defined]
     optimiser.step()

@@ -92,6 +92,7 @@ class Bench:
     def milliseconds(self, call: Callable[[], Any], repeats: int | None = None, warm: int = 3) -> float:
         """Median time of a call, the device's work included."""
         times = []
+        warm = min(warm, self.repeats)
         for _ in range(warm + (repeats or self.repeats)):
             self.wait()
             start = time.perf_counter()

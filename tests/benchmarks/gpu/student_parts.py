@@ -98,7 +98,7 @@ def steps(
     one_step, data = prepared(bench, targets, precision, f"batch_size={size}", *overrides)
     scans = (bench.scans * size)[:size]
     ready = sent(data, data.load_batch(scans, 0))
-    found: dict[str, Any] = {"step_ms": milliseconds_a_step(bench, one_step, repeat(ready))}
+    found: dict[str, Any] = {"step_ms": milliseconds_a_step(bench, one_step, repeat(ready), min(3, bench.repeats))}
     if detail:
         found["load_ms"] = bench.milliseconds(lambda: data.load_batch(scans, 0), 3, 1)
         found["training_ms"] = training_milliseconds(bench, one_step, data, scans)
@@ -116,7 +116,7 @@ def training_milliseconds(bench: Bench, one_step: StudentStep, data: StudentData
     """Time of a step whose batches are loaded ahead; the first ones fill the queue and are not counted."""
     settings: ExperimentSettings = one_step.settings
     threads = settings.threads(bench.device)
-    first = 2 * threads + 1
+    first = min(2 * threads, bench.repeats) + 1
     return milliseconds_a_step(bench, one_step, data.batches([scans] * (first + bench.repeats), 0, threads), first)
 
 

@@ -98,7 +98,8 @@ def converted(store, **changes):
     values = kept_arrays(store.identity)
     kept = KeptArrays.model_validate(values | {"encoding": values["encoding"] | changes})
     target = converted_identity(store.identity, kept)
-    return converted_scan(store, target, SCAN, 0), target
+    copy = TargetStore(store.storage, target, store.signed)
+    return converted_scan(store, copy, SCAN, 0), target
 
 
 def test_converting_to_fewer_steps_encodes_anew():
