@@ -106,7 +106,7 @@ def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
         "miou_all_classes": known(matrix.mean_iou_all_classes()),
         "accuracy": known(matrix.accuracy()),
         "points": matrix.labelled_points,
-        "iou": dict(zip(label_map.names[1:], map(known, matrix.iou()[1:]), strict=True)),
+        "iou": matrix.iou_of(label_map.names),
     }
 
 
