@@ -83,9 +83,9 @@ class Dataset:
         """The dataset below a folder, in the format that the label map names.
 
         Raises:
-            SettingsError: there is no such format.
+            SettingsError: there is no such format, or it does not have the options that the label map gives.
         """
-        return cls(scan_files(root, label_map.format), label_map)
+        return cls(scan_files(root, label_map.format, label_map.options), label_map)
 
     @property
     def root(self) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import model_validator
@@ -35,6 +35,7 @@ class LabelMap(Settings):
     Attributes:
         name: name of the dataset.
         format: of its files: `semantic_kitti`, or a class of your own such as `my_package.my_file:MyFiles`.
+        options: of the format, see its class.
         classes: by training class, 0 first.
         learning_map: raw id (0..65535) to training class.
         content: share of all training points by raw id.
@@ -45,6 +46,7 @@ class LabelMap(Settings):
 
     name: str
     format: str = "semantic_kitti"
+    options: dict[str, Any] = {}
     classes: list[ClassInfo]
     learning_map: dict[int, int]
     content: dict[int, float]

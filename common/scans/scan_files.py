@@ -1,12 +1,13 @@
 """Scans on disk: what a format must be able to do. One class in one file of `common/scans/formats` each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from common.base.errors import SettingsError
 from common.base.named import named_class
 from common.scans.scan_id import ScanId
 
@@ -23,7 +24,18 @@ class ScanFiles(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
+        """Scans below a folder.
+
+        Args:
+            root: the folder.
+            options: of the format, as the dataset's YAML file has them; one that takes any overrides this.
+
+        Raises:
+            SettingsError: the format does not have these options.
+        """
+        if options:
+            raise SettingsError(f"options: the format '{self.name}' has none; {', '.join(options)} must go")
         self.root = root
 
     @abstractmethod
@@ -71,10 +83,10 @@ class ScanFiles(ABC):
         return []
 
 
-def scan_files(root: Path, name: str = "semantic_kitti") -> ScanFiles:
+def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
     """The scans below a folder in the format of that name, or of a class of your own, `package.module:Class`.
 
     Raises:
-        SettingsError: there is no such format.
+        SettingsError: there is no such format, or it does not have these options.
     """
-    return named_class(name, ROOM, ScanFiles, "format of a dataset")(root)
+    return named_class(name, ROOM, ScanFiles, "format of a dataset")(root, options)
