@@ -78,6 +78,8 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     commit = f", commit {made.git_commit[:12]}" if made.git_commit else ""
     voxel_features = encoding.voxel_features if identity.voxel_features else "not kept"
     level = "" if encoding.codec == "none" else f" level {encoding.level}"
+    in_bytes = "int8_channel" in (encoding.pillar_features, encoding.logits, voxel_features)
+    steps = f"; {encoding.steps:g} steps a standard deviation of a channel" if in_bytes else ""
     sources = [("converted", made.converted_from)] if made.converted_from else []
     sources += [("merged", source) for source in made.merged_from]
     facts = [
@@ -95,7 +97,7 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
         (
             "encoding",
             f"pillar features {encoding.pillar_features}, logits {encoding.logits}, voxel features {voxel_features}; "
-            f"codec {encoding.codec}{level}",
+            f"codec {encoding.codec}{level}{steps}",
         ),
         ("views", identity.views.describe()),
         *([] if identity.precision == "float32" else [("precision", identity.precision)]),

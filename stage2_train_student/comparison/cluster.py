@@ -12,7 +12,8 @@ from common.base.cluster import WORKER_CPUS, Share, connected, share_of, work_in
 from common.base.errors import TrainingError
 from common.base.signals import StopRequest
 from common.training.run_lock import LOCK_FILE, locked
-from stage2_train_student.comparison.sweep import Outcome, PlannedRun, is_finished, progress, progress_bar, train_all
+from stage2_train_student.comparison.planned_runs import PlannedRun, is_finished
+from stage2_train_student.comparison.sweep import Outcome, progress, progress_bar, train_all
 
 POLL_SECONDS = 1.0
 MOST_LOSSES = 10

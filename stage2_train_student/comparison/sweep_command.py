@@ -11,7 +11,8 @@ from common.base.errors import SettingsError, TrainingError
 from common.base.signals import INTERRUPTED
 from stage2_train_student.command_options import online_teacher_option
 from stage2_train_student.comparison.cluster import train_on_cluster
-from stage2_train_student.comparison.sweep import LOG_FILE, Outcome, PlannedRun, plan_runs, refuse_other_runs, train_all
+from stage2_train_student.comparison.planned_runs import PlannedRun, plan_runs, refuse_other_runs
+from stage2_train_student.comparison.sweep import LOG_FILE, Outcome, train_all
 from stage2_train_student.training.finished_run import read_finished
 
 

@@ -18,6 +18,7 @@ from common.training.recorder import read_metrics
 from common.training.run_lock import LOCK_FILE, locked
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.comparison import sweep as sweep_module
+from stage2_train_student.comparison.planned_runs import plan_runs
 from stage2_train_student.training.finished_run import read_finished
 from tests.shared.reduced import (
     DATASET,
@@ -196,7 +197,7 @@ def test_runs_that_fail_are_named_with_their_logs_and_the_others_go_on(streets, 
 def test_no_run_outlives_its_sweep(tmp_path, monkeypatch, patience):
     """Whether it ends when told to, or would not."""
     monkeypatch.setattr(sweep_module, "SECONDS_TO_STOP", 0.3)
-    [run] = sweep_module.plan_runs([str(experiment_file("baseline"))], [0], tmp_path, [f"dataset={DATASET}"])
+    [run] = plan_runs([str(experiment_file("baseline"))], [0], tmp_path, [f"dataset={DATASET}"])
     process = subprocess.Popen(
         ["sh", "-c", f"{patience}echo ready; while :; do sleep 0.01; done"], stdout=subprocess.PIPE
     )
