@@ -1,5 +1,6 @@
 """Collects the parts of a street while it is made, in coordinates along and across one of its roads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,13 +11,16 @@ from common.simulate.shapes import BOX, Part, placed
 from common.simulate.street import KERB, Patch
 
 LAST_INSTANCE = 0xFFFF
+GOLDEN = (5**0.5 - 1) / 2
+"""Steps of this size round the unit interval land more evenly than steps of any other."""
 
 
 @dataclass
 class Builder:
-    """A street in the making: what draws everything random about it, its solids, ground and instance ids so far.
+    """A street in the making: what draws everything random about it, and its solids, ground and instance ids so far.
 
-    `busy` is how many times as many rare things there are as usual, see `SimulationSettings`.
+    `busy` is how many times as many rare things there are as usual, see `SimulationSettings`;
+    `drawn` has the last even draw of each kind.
     """
 
     generator: np.random.Generator
@@ -24,15 +28,31 @@ class Builder:
     parts: list[Part] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
     instances: int = 0
+    drawn: dict[str, float] = field(default_factory=dict)
 
-    def rarely(self, probability: float) -> bool:
+    def even(self, kind: str) -> float:
+        """The next number in 0..1 for one kind of decision; however few are drawn, they fill the interval evenly.
+
+        Independent draws would leave out some classes on one street and crowd others: what one decides by these
+        numbers happens as often as it should on every street.
+        """
+        last = self.drawn.get(kind)
+        self.drawn[kind] = float(self.generator.random()) if last is None else (last + GOLDEN) % 1
+        return self.drawn[kind]
+
+    def one_of(self, kind: str, shares: Sequence[float]) -> int:
+        """Index of the next choice of a kind; each is drawn by its share, whatever the shares add up to."""
+        reached = np.cumsum(shares) / np.sum(shares)
+        return min(int(np.searchsorted(reached, self.even(kind), side="right")), len(shares) - 1)
+
+    def rarely(self, kind: str, probability: float) -> bool:
         """Whether a rare thing happens that has this probability on a street that is not busy."""
-        return bool(self.generator.random() < self.busy * probability)
+        return self.even(kind) < self.busy * probability
 
-    def scattered(self, span: tuple[float, float], spacing: float) -> np.ndarray:
+    def scattered(self, kind: str, span: tuple[float, float], spacing: float) -> np.ndarray:
         """Random places of rare things, on average `spacing` metres apart on a street that is not busy, float64 [K]."""
         expected = self.busy * max(span[1] - span[0], 0.0) / spacing
-        return self.generator.uniform(*span, self.generator.poisson(expected))
+        return self.generator.uniform(*span, int(expected + self.even(kind)))
 
     def new_instance(self) -> int:
         """The next instance id.

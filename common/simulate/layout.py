@@ -107,17 +107,19 @@ def _traffic(side: Side, begin: float, end: float, half: float) -> None:
     generator = side.generator
     speed = float(generator.uniform(6, 9))
     along = begin + generator.uniform(0, 30)
-    rare = (a.TRUCK, a.BUS, a.ON_RAILS, a.OTHER_VEHICLE, a.MOTORCYCLIST)
+    rare = (a.TRUCK, a.BUS, a.ON_RAILS, a.OTHER_VEHICLE)
     # Oncoming traffic is gone after a while: it begins farther out along the drive.
     while along < end + (end - begin if side.left else 0):
         raw = a.CAR
-        if side.builder.rarely(0.07):
-            raw = rare[generator.choice(len(rare), p=(0.3, 0.15, 0.1, 0.15, 0.3))]
+        if side.builder.rarely("rare traffic", 0.04):
+            raw = rare[side.builder.one_of("kind of rare traffic", (0.4, 0.2, 0.15, 0.25))]
         side.put_thing(raw, along, 0.5 * half, z=0.0, speed=speed)
         along += generator.uniform(35, 130)
-    for along in side.builder.scattered((begin, end), 1200):
+    for along in side.builder.scattered("bicyclists", (begin, end), 1200):
         rides = generator.uniform(3, 6) if generator.random() < 0.8 else 0.0
         side.put_thing(a.BICYCLIST, along, half - 0.45, z=0.0, speed=rides)
+    for along in side.builder.scattered("motorcyclists", (begin, end), 1500):
+        side.put_thing(a.MOTORCYCLIST, along, half - 0.9, z=0.0, speed=speed)
 
 
 def _path(length: float, half: float, crossings: list[float], generator: np.random.Generator) -> np.ndarray:

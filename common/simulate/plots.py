@@ -35,12 +35,12 @@ def furnish_kerb(side: Side, span: Interval, kerb: float, width: float, verge: f
         side.put(
             a.shelter(generator), generator.uniform(begin + 3, end - 3), kerb + verge + width - 0.9, turn=-np.pi / 2
         )
-    for along in side.builder.scattered(span, 450):
+    for along in side.builder.scattered("persons", span, 450):
         walks = generator.random() < 0.6
         out = kerb + verge + generator.uniform(0.3, width - 0.3)
         turn = 0.0 if generator.random() < 0.5 else np.pi
         side.put_thing(a.PERSON, along, out, turn=turn, speed=generator.uniform(0.9, 1.6) if walks else 0)
-    for along in side.builder.scattered(span, 400):
+    for along in side.builder.scattered("cycles", span, 400):
         _park_two_wheels(side, along, kerb + verge + width - 0.35, generator.uniform(-0.2, 0.2))
 
 
@@ -63,7 +63,7 @@ def fill_plots(side: Side, span: Interval, inner: float, outer: float) -> None:
         size = min(generator.uniform(11, 26), end - begin)
         if end - begin - size < 6:
             size = end - begin
-        chosen = generator.choice(len(_PLOTS), p=_SHARES)
+        chosen = side.builder.one_of("plots", (*_COMMON, *(side.builder.busy * share for share in _RARE)))
         _PLOTS[chosen](side, (begin, begin + size), inner, outer)
         begin += size
 
@@ -126,19 +126,21 @@ def _square(side: Side, span: Interval, inner: float, outer: float) -> None:
     """A paved yard (other-ground) with people, cycles, and something that stands about."""
     generator = side.generator
     side.cover(side.patch(*span, inner, inner + 9, a.OTHER_GROUND))
-    for along in side.builder.scattered((span[0] + 1, span[1] - 1), 60):
+    for along in side.builder.scattered("persons on squares", (span[0] + 1, span[1] - 1), 60):
         side.put_thing(a.PERSON, along, inner + generator.uniform(1, 6), turn=generator.uniform(0, 2 * np.pi))
-    if side.builder.rarely(0.25):
+    if side.builder.rarely("cycles on squares", 0.25):
         for along in np.arange(span[0] + 1, min(span[0] + 6, span[1] - 1), 0.9):
             _park_two_wheels(side, along, inner + 2.2, np.pi / 2)
     middle = (span[0] + span[1]) / 2
-    if side.builder.rarely(0.2):
-        side.put_thing((a.OTHER_VEHICLE, a.TRUCK)[generator.integers(2)], middle + 1.5, inner + 6.5)
+    if side.builder.rarely("vehicles on squares", 0.2):
+        raw = (a.OTHER_VEHICLE, a.TRUCK)[side.builder.one_of("kind of vehicle", (1, 1))]
+        side.put_thing(raw, middle + 1.5, inner + 6.5)
     _building(side, span, inner + 9, min(inner + 18, outer))
 
 
 _PLOTS = (_house, _row, _park, _car_park, _square)
-_SHARES = (0.43, 0.22, 0.32, 0.01, 0.02)
+_COMMON, _RARE = (0.43, 0.22, 0.32), (0.01, 0.02)
+"""Shares of the plots; the last two are as rare as what is counted by `busy`."""
 
 
 def _building(side: Side, span: Interval, front: float, back: float) -> None:
@@ -185,13 +187,13 @@ def _garden(side: Side, span: Interval, inner: float, outer: float, crowded: flo
 def _park_one(side: Side, along: float, out: float, z: float) -> float:
     """Park one vehicle; returns how much of the row it takes, metres."""
     turn = side.generator.normal(0, 0.02)
-    if side.builder.rarely(0.01):
+    if side.builder.rarely("parked trucks", 0.01):
         side.put_thing(a.TRUCK, along + 2.5, out, turn=turn, z=z)
         return 11.0
-    if side.builder.rarely(0.015):
+    if side.builder.rarely("parked vans", 0.015):
         side.put_thing(a.OTHER_VEHICLE, along + 1, out, turn=turn, z=z)
         return 8.0
-    if side.builder.rarely(0.015):
+    if side.builder.rarely("parked motorcycles", 0.015):
         side.put_thing(a.MOTORCYCLE, along, out, turn=turn + 1.2, z=z)
         return 3.5
     side.put_thing(a.CAR, along, out, turn=turn, z=z)
@@ -199,5 +201,5 @@ def _park_one(side: Side, along: float, out: float, z: float) -> float:
 
 
 def _park_two_wheels(side: Side, along: float, out: float, turn: float) -> None:
-    raw = a.BICYCLE if side.generator.random() < 0.65 else a.MOTORCYCLE
+    raw = (a.BICYCLE, a.MOTORCYCLE)[side.builder.one_of("kind of cycle", (0.65, 0.35))]
     side.put_thing(raw, along, out, turn)
