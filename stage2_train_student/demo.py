@@ -18,12 +18,20 @@ import click
 from common.base.config_files import find_config
 from common.base.errors import TrainingError
 from common.base.files import write_atomically
-from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE, read_evaluation, read_report
+from common.scans.label_map import load_label_map
+from stage2_train_student.comparison.experiments import group_runs
+from stage2_train_student.comparison.results import results
+from stage2_train_student.comparison.training_runs import find_runs, read_run
+from stage2_train_student.comparison.verdict import verdict
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE, read_report
 from stage2_train_student.training.finished_run import FINISHED_FILE
 
 CONFIGS = Path("configs/demo")
 TEACHER = CONFIGS / "teacher.safetensors"
-EXPERIMENTS = ("baseline", "vpd", "lwd", "logit", "full")
+EXPERIMENTS = ("baseline", "full")
+SEEDS = (0, 1, 2)
+"""Of each experiment: one run of each could not be told from chance."""
+
 TEACHER_EVALUATION = "teacher.json"
 SUMMARY = "summary.json"
 PAGE = "comparison.html"
@@ -49,7 +57,7 @@ class Step(NamedTuple):
 @click.command()
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes that work at a time.")
 def demo(jobs: int) -> None:
-    """Simulate streets, dump a small teacher's targets once, train five students from them, compare them on a page.
+    """Simulate streets, dump a small teacher's targets once, train students with and without them, compare them.
 
     Needs no dataset, checkpoint or GPU. Takes some minutes on two cores; a second time seconds.
     """
@@ -58,49 +66,48 @@ def demo(jobs: int) -> None:
     numbers = run(folders, jobs)
     baseline, full, gain, teacher = (numbers[f"{name}_miou"] for name in ("baseline", "full", "gain", "teacher"))
     click.echo(
-        f"\nmIoU on streets that no model trained on: baseline {baseline:.1f}, distilled from one cache {full:.1f} "
-        f"({gain:+.1f} points), teacher {teacher:.1f}. {numbers['demo_s']:.0f} s.\n"
+        f"\nDoes distilling help? {numbers['verdict']}\n"
+        f"mIoU on streets that no model trained on, mean of {len(SEEDS)} students each: baseline {baseline:.1f}, "
+        f"distilled from one cache {full:.1f} ({gain:+.1f} points), teacher {teacher:.1f}. {numbers['demo_s']:.0f} s.\n"
         f"  page      {runs / PAGE}   open it in a browser\n"
         f"  numbers   {runs / SUMMARY}, {(runs / PAGE).with_suffix('.md')}, .csv\n"
-        f"  students  {', '.join(str(student_folder(runs, name)) for name in EXPERIMENTS)}\n"
+        f"  students  {', '.join(str(runs / name) for name in EXPERIMENTS)}\n"
         f"  targets   {cache}   (make store-info CACHE={cache})\n"
         f"  scans     {folders.data}\n"
         "next: the same with your data: make dump-teacher train-student DATA=... TEACHER=..."
     )
 
 
-def run(
-    folders: DemoFolders, jobs: int, configs: Path = CONFIGS, experiments: Sequence[str] = EXPERIMENTS
-) -> dict[str, Any]:
+def run(folders: DemoFolders, jobs: int, configs: Path = CONFIGS, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     """All steps, and the summary, which is also written to the folder of runs."""
     started = time.monotonic()
-    for number, step in enumerate(steps(folders, jobs, configs, experiments), start=1):
+    for number, step in enumerate(steps(folders, jobs, configs, seeds), start=1):
         run_step(number, step)
-    numbers = summary(folders.runs, experiments, time.monotonic() - started)
+    numbers = summary(folders.runs, time.monotonic() - started)
     write_atomically(folders.runs / SUMMARY, (json.dumps(numbers, indent=1) + "\n").encode())
     return numbers
 
 
-def steps(folders: DemoFolders, jobs: int, configs: Path, experiments: Sequence[str]) -> Iterator[Step]:
+def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) -> Iterator[Step]:
     """The commands; those that come late look at what the earlier ones left."""
     data, cache, runs = folders
     teacher = find_config(TEACHER) or TEACHER
-    files = " ".join(str(configs / f"{name}.yaml") for name in experiments)
+    files = " ".join(str(configs / f"{name}.yaml") for name in EXPERIMENTS)
     title = "simulate streets that a LiDAR drives through"
     yield Step(title, words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs))
     title = "stage one: run the teacher once over the training scans"
     yield Step(title, words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml"))
-    title = "stage two: train the students, all from the same cache"
-    yield Step(title, words("sweep", data=data, cache=cache, experiments=files, out=runs, jobs=jobs))
-    theirs, first = runs / TEACHER_EVALUATION, configs / f"{experiments[0]}.yaml"
+    title = "stage two: train students, some without the teacher, the others from the one cache"
+    chosen = " ".join(map(str, seeds))
+    yield Step(title, words("sweep", data=data, cache=cache, experiments=files, seeds=chosen, out=runs, jobs=jobs))
+    theirs, first = runs / TEACHER_EVALUATION, configs / f"{EXPERIMENTS[0]}.yaml"
     if not theirs.is_file():
         title = "mIoU of the teacher on streets that no model trained on"
         command = words("evaluate", data=data, teacher=teacher, experiment=first, split=SPLIT, json=theirs)
         yield Step(title, command)
-    for name in experiments:
-        folder = student_folder(runs, name)
+    for folder in [runs / name / f"seed{seed}" for seed in seeds for name in EXPERIMENTS]:
         if not newer(folder / EVALUATION_FILE, folder / FINISHED_FILE):
-            title = f"mIoU of the student of '{name}' there, and how often it agrees with the teacher"
+            title = f"mIoU of the student in {folder} there, and how often it agrees with the teacher"
             yield Step(title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher))
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
     yield Step("the page", words("compare", runs, **page))
@@ -127,24 +134,26 @@ def run_step(number: int, step: Step) -> None:
         )
 
 
-def student_folder(runs: Path, experiment: str) -> Path:
-    """Folder of the one run of an experiment."""
-    return runs / experiment / "seed0"
-
-
 def newer(path: Path, other: Path) -> bool:
     """Whether a file is there and was written after another."""
     return path.is_file() and path.stat().st_mtime >= other.stat().st_mtime
 
 
-def summary(runs: Path, experiments: Sequence[str], seconds: float) -> dict[str, Any]:
-    """What the demo found, mIoU in points of 100."""
-    found = {name: read_evaluation(student_folder(runs, name)) for name in experiments}
-    miou = {name: 100 * numbers["miou"] for name, numbers in found.items() if numbers is not None}
+def summary(runs: Path, seconds: float) -> dict[str, Any]:
+    """What the demo found, mIoU in points of 100: means over the seeds, and the verdict that `compare` prints."""
+    experiments = group_runs([read_run(folder) for folder in find_runs([runs])])
+    baseline = next(experiment for experiment in experiments if experiment.name == EXPERIMENTS[0])
+    found = results(experiments, baseline, "evaluation", load_label_map(baseline.settings.dataset))
+    miou = {one.experiment.name: [100 * value for value in one.miou.values] for one in found}
+    gain = next(one.gain for one in found if one.experiment.name == "full")
+    answer = verdict(found)
+    means = {name: sum(values) / len(values) for name, values in miou.items()}
     return {
-        "baseline_miou": miou["baseline"],
-        "full_miou": miou["full"],
-        "gain_miou": miou["full"] - miou["baseline"],
+        "baseline_miou": means["baseline"],
+        "full_miou": means["full"],
+        "gain_miou": means["full"] - means["baseline"],
+        "p_value": gain.p_value if gain else None,
+        "verdict": answer.sentence if answer else "",
         "demo_s": seconds,
         "teacher_miou": 100 * read_report(runs / TEACHER_EVALUATION)["miou"],
         "miou": miou,
