@@ -28,8 +28,13 @@ def term_class(name: str) -> type[Term]:
 
 
 def teacher_layers(settings: DistillationSettings) -> list[str]:
-    """Teacher layers that the terms in use read, each once."""
-    terms = map(term_class, settings.weights)
+    """Teacher layers that the terms in use read, each once.
+
+    Raises:
+        SettingsError: a term, or one that has pairs of layers, is unknown.
+    """
+    terms = [term_class(name) for name in settings.weights]
+    refuse_unused_pairs(settings, [term.name for term in terms])
     pairs = ([pair.teacher for pair in settings.pairs_of(term.name)] or term.teacher_layers for term in terms)
     return unique(chain.from_iterable(pairs))
 
@@ -59,7 +64,6 @@ class Distillation(nn.Module):
         names = [found.name for found in classes.values()]
         if len(set(names)) < len(names):
             raise SettingsError(f"two distillation terms have the same name: {', '.join(names)}; rename one")
-        refuse_unused_pairs(context.settings, names)
         missing = sorted(set(teacher_layers(context.settings)) - set(context.teacher_channels))
         if missing:
             raise SettingsError(
