@@ -42,7 +42,7 @@ class DumpSettings(Settings):
             as `voxel_features` and `encoding` say. These two, where given, win over the profile.
         precision: that the teacher computes with: `float32` (IEEE); on a GPU also `tf32`, or `float16` (the sparse
             network, with sums in float32). Part of what a store is.
-        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
+        voxel_features: keep voxel features beside pillar targets and logits; the affinity terms of PVKD read them.
         encoding: of the arrays.
         views: of every scan.
         on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.

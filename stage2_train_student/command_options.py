@@ -88,7 +88,7 @@ subject_options = gathered(
     "subject",
     Subject,
     click.option("--run", "run_folder", type=path_type, help="Folder of a training run."),
-    click.option("--weights", type=path_type, help="A plain PolarNet state dict, instead of --run."),
+    click.option("--weights", type=path_type, help="A student's weights alone, instead of --run."),
     click.option("--experiment", help="Experiment whose settings fit --weights or a teacher."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of --experiment."),
 )

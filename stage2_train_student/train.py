@@ -35,7 +35,7 @@ from stage2_train_student.training.finished_run import remove_finished, write_fi
 from stage2_train_student.training.parallel import parallel
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
-from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change, published_student
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change
 from stage2_train_student.training.step import NonFiniteError, StudentStep
 
 NON_FINITE_BATCH = "non_finite_batch"
@@ -176,7 +176,7 @@ class StudentTask(Task[StudentBatch]):
         return Predictor(student_logits(self.state.networks.trained), self.loader.grid, self.processes.device)
 
     def write_network(self, path: Path) -> None:
-        save_checkpoint(path, published_student(self.state.networks.trained))
+        save_checkpoint(path, self.state.networks.trained.published())
 
     def end(self, finished: bool) -> None:
         """Say why a run ended early, and note in its folder that it has ended as its settings ask."""

@@ -2,40 +2,44 @@
 
 import torch
 
+from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
-from stage2_train_student.distillation.adapter import adapted, adapters
+from stage2_train_student.distillation.adapter import adapters, compared
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
-
-LWD_PAIR = ("up0e", "x_up2")
-"""Teacher and student layer, the last ones before the classifiers."""
 
 LABEL_WEIGHT_DIVISOR = 50.0
 
 
 class LabelWeight(Term):
-    """`label_weight_loss` between the last layers of teacher and student."""
+    """`label_weight_loss` between the last layers of teacher and student, or its weighted sum over several pairs."""
 
     name = "lwd"
-    teacher_layers = LWD_PAIR[:1]
     class_weights: torch.Tensor
 
     def __init__(self, context: TermContext) -> None:
         super().__init__(context)
-        self.adapters = adapters(dict([LWD_PAIR]), context)
+        self.pairs = context.settings.pairs_of(self.name)
+        self.adapters = adapters({pair.teacher: pair.student for pair in self.pairs}, context)
         self.register_buffer("class_weights", context.class_weights, persistent=False)
 
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
         """`lwd`."""
-        teacher, student = LWD_PAIR
-        teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
-        loss = label_weight_loss(teacher_map, outputs.layers[student], batch, self.class_weights, processes)
-        return {"lwd": loss}
+        losses = []
+        for pair in self.pairs:
+            maps = compared(self.adapters, pair, outputs, targets, batch.scans)
+            if maps[1].shape[2:] != batch.grid_shape[:2]:
+                raise SettingsError(
+                    f"distillation.pairs: lwd weighs the pillars of the grid, {pair.teacher} and {pair.student} have "
+                    f"others ({maps[1].shape[2]}x{maps[1].shape[3]}); pair layers of the grid's resolution"
+                )
+            losses.append(pair.weight * label_weight_loss(*maps, batch, self.class_weights, processes))
+        return {"lwd": torch.stack(losses).sum()}
 
 
 def label_weight_loss(

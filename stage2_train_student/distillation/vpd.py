@@ -7,34 +7,31 @@ from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
-from stage2_train_student.distillation.adapter import adapted, adapters
+from stage2_train_student.distillation.adapter import adapters, compared
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.student import StudentOutputs
 
-VPD_PAIRS = {"down1c": "x2", "down3c": "x4", "up4e": "x_up5", "up2e": "x_up3"}
-"""Teacher layer to student layer."""
-
 
 class VoxelToPillar(Term):
-    """Sum over the pairs of layers of the mean squared error between adapted teacher map and student map."""
+    """Weighted sum over the pairs of layers of the mean squared error between adapted teacher map and student map."""
 
     name = "vpd"
-    teacher_layers = tuple(VPD_PAIRS)
 
     def __init__(self, context: TermContext) -> None:
         super().__init__(context)
-        self.adapters = adapters(VPD_PAIRS, context)
+        self.pairs = context.settings.pairs_of(self.name)
+        self.adapters = adapters({pair.teacher: pair.student for pair in self.pairs}, context)
 
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
-        """`vpd`, and its addends `vpd.down1c`, ..."""
-        parts = {}
-        for teacher, student in VPD_PAIRS.items():
-            teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
-            error = voxel_to_pillar_loss(teacher_map, outputs.layers[student])
-            parts[f"vpd.{teacher}"] = processes.mean(error, batch.scans)
-        return {**parts, "vpd": torch.stack(list(parts.values())).sum()}
+        """`vpd`, and its addends before their weights, `vpd.down1c`, ..."""
+        parts, weighted = {}, []
+        for pair in self.pairs:
+            error = voxel_to_pillar_loss(*compared(self.adapters, pair, outputs, targets, batch.scans))
+            parts[f"vpd.{pair.teacher}"] = processes.mean(error, batch.scans)
+            weighted.append(pair.weight * parts[f"vpd.{pair.teacher}"])
+        return {**parts, "vpd": torch.stack(weighted).sum()}
 
 
 def voxel_to_pillar_loss(adapted: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

@@ -82,6 +82,7 @@ class StudentData:
         grid: the polar grid.
         store: cached targets, or None.
         layers: teacher layers to read from the store.
+        voxel_features: whether to read their voxel features too.
         augmentation: views where there is no store; None for none.
         seed: of the choice of views, and of views drawn afresh.
         views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
@@ -93,6 +94,7 @@ class StudentData:
     grid: PolarGrid
     store: TargetStore | None = None
     layers: tuple[str, ...] = ()
+    voxel_features: bool = False
     augmentation: AugmentationSettings | None = None
     seed: int = 0
     views: Literal["replay", "anchors"] = "replay"
@@ -139,7 +141,7 @@ class StudentData:
         Raises:
             StoreError: the targets cannot be read, or are not those of this cloud.
         """
-        targets, view = store.read_encoded(scan, index, source.points, self.layers)
+        targets, view = store.read_encoded(scan, index, source.points, self.layers, self.voxel_features)
         voxelised = voxelise_view(source, view, self.grid, self.dataset.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
         if not np.array_equal(targets.voxels.numpy(), voxels):

@@ -22,7 +22,7 @@ from common.targets.teacher import Teacher, check_classes, layer_channels
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.distillation.terms import Distillation, teacher_layers
+from stage2_train_student.distillation.terms import Distillation, teacher_layers, voxel_terms
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student, student_class
 from stage2_train_student.training.averaging import averaged_copy
@@ -70,19 +70,39 @@ def open_targets(
         return TargetSource()
     grid = settings.grid.grid()
     check_distillable(grid.shape)
-    layers = teacher_layers(settings.distillation)
+    layers, readers = teacher_layers(settings.distillation), voxel_terms(settings.distillation)
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
         check_classes(teacher, label_map)
-        online = partial(teacher.targets, layers=layers)
+        online = partial(teacher.targets, layers=layers, voxel_features=bool(readers))
         return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
     store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
+    check_voxel_features(store, settings, readers)
     skipped = check_complete(store, scans)
     return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash, skipped=skipped)
+
+
+def check_voxel_features(store: TargetStore, settings: ExperimentSettings, readers: list[str]) -> None:
+    """Refuse a store that lacks the voxel features which some terms read.
+
+    Raises:
+        StoreError: it keeps none.
+        SettingsError: they would have to be composed from those of anchors.
+    """
+    if readers and not store.identity.voxel_features:
+        raise StoreError(
+            f"{store.location}: keeps no voxel features, which {', '.join(readers)} read. Dump them into another CACHE "
+            f"(profile=full layers=[{','.join(teacher_layers(settings.distillation))}]), or set these weights to 0."
+        )
+    if readers and settings.views == "anchors":
+        raise SettingsError(
+            f"views: anchors: a rotated scan has other voxels than its anchors, so their features do not serve "
+            f"{', '.join(readers)}; set views=replay, or these weights to 0"
+        )
 
 
 def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
@@ -135,6 +155,7 @@ def student_data(
         grid=settings.grid.grid(),
         store=source.store,
         layers=tuple(teacher_layers(settings.distillation)),
+        voxel_features=bool(voxel_terms(settings.distillation)),
         augmentation=settings.augmentation,
         seed=settings.seed,
         views=settings.views,

@@ -8,8 +8,6 @@ from common.base.config import load_settings
 from common.base.errors import CheckpointError, SettingsError
 from common.scans.label_map import LabelMap, load_label_map
 from common.training.recorder import SETTINGS_FILE
-from common.training.resuming import load_strictly
-from common.training.wrapped_weights import load_weights
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
 from stage2_train_student.training.experiment import new_student
@@ -17,7 +15,7 @@ from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
 
 
 def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[Student, LabelMap]:
-    """A student in eval mode from a plain state dict: ours, or a published PolarNet checkpoint.
+    """A student in eval mode from a file of its weights alone: ours, or a published checkpoint.
 
     Raises:
         CheckpointError: the weights do not match the settings in every name and shape.
@@ -25,7 +23,7 @@ def load_student(settings: ExperimentSettings, weights: Path, device: torch.devi
     label_map = load_label_map(settings.dataset)
     student = new_student(settings, label_map)
     what = f"{type(student).__name__} with {settings.student}"
-    load_strictly(weights, student, load_weights(weights, student.state_dict().keys(), what), what)
+    student.load_published(weights, what)
     return student.eval().to(device), label_map
 
 

@@ -61,8 +61,8 @@ def timed(call: Callable[[], Any]) -> float:
 
 def write_teacher(path: Path) -> None:
     """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
-    from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
-    from stage1_dump_teacher.teachers.published_weights import to_published
+    from common.networks.cylinder3d import Cylinder3D
+    from common.networks.published_weights import to_published
 
     torch.manual_seed(0)
     torch.save(to_published(Cylinder3D(on_cpu=True)), path)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import to_published
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -23,8 +25,6 @@ from stage1_dump_teacher.doctor import (
     installed_spconv,
     run_check,
 )
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
-from stage1_dump_teacher.teachers.published_weights import to_published
 
 GIGABYTE = 10**9
 
