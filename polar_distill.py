@@ -23,6 +23,12 @@ COMMANDS = {
         "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
     },
+    "Your data": {
+        "convert-paris-lille": (
+            "common.scans.paris_lille:convert_paris_lille",
+            "Cut the clouds of Paris-Lille-3D into scans.",
+        ),
+    },
     "Stage one, once": {
         "train-teacher": (
             "stage1_dump_teacher.teacher_training.command:train_teacher",
