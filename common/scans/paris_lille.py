@@ -145,8 +145,10 @@ def cut(cloud: Cloud, window: float, step: float) -> Windows:
     duration = time[-1] - time[0] if len(time) else 0.0
     if duration / step > MOST_WINDOWS:
         raise DataError(f"{cloud.source}: spans {duration:.3g} s by {TIME}, too many windows; is it in seconds?")
-    starts = time[0] + step * np.arange(math.ceil(max(duration - window, 0) / step) + 1) if len(time) else np.empty(0)
-    bounds = np.stack([np.searchsorted(time, starts), np.searchsorted(time, starts + window)], axis=1)
+    # In whole microseconds, windows that follow each other share no point.
+    ticks, length, way = np.rint((time - time[:1]) * 1e6), round(window * 1e6), max(round(step * 1e6), 1)
+    starts = way * np.arange(math.ceil(max(duration - window, 0) / step) + 1)
+    bounds = np.stack([np.searchsorted(ticks, starts), np.searchsorted(ticks, starts + length)], axis=1)
     bounds = np.unique(bounds[bounds[:, 1] - bounds[:, 0] >= FEWEST], axis=0)
     if not len(bounds):
         raise DataError(
