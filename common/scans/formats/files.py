@@ -181,17 +181,7 @@ class SensorFiles(ScanFiles):
         return latest[1] if latest is not None and latest[0] == scan else self._read(scan)
 
     def _read(self, scan: ScanId) -> SensorScan:
-        cloud, settings = self._cloud(scan), self.settings
-        points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
-        if settings.label_column in cloud.columns:
-            labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
-        if settings.drop_origin:
-            kept = np.isfinite(points[:, :3]).all(axis=1) & points[:, :3].any(axis=1)
-            points, labels = points[kept], None if labels is None else labels[kept]
-            if not len(points):
-                raise DataError(f"{cloud.source}: all {len(kept)} points are at the origin or NaN. Exclude the scan.")
-        check_points(points, cloud.source, NOT_FINITE)
-        found = SensorScan(points, kept, labels)
+        found = sensor_scan(self._cloud(scan), self.settings)
         self._latest = (scan, found)
         return found
 
@@ -205,3 +195,21 @@ class SensorFiles(ScanFiles):
             path = self._scans.path(self.root, ScanId(sequence, "0"))
             self._bags[sequence] = Bag(path, self.settings.topic)
         return self._bags[sequence]
+
+
+def sensor_scan(cloud: Cloud, settings: FilesSettings) -> SensorScan:
+    """A cloud as a scan, as the settings read it.
+
+    Raises:
+        DataError: it lacks a column, is empty, or holds what no sensor measures.
+    """
+    points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
+    if settings.label_column in cloud.columns:
+        labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
+    if settings.drop_origin:
+        kept = np.isfinite(points[:, :3]).all(axis=1) & points[:, :3].any(axis=1)
+        points, labels = points[kept], None if labels is None else labels[kept]
+        if not len(points):
+            raise DataError(f"{cloud.source}: all {len(kept)} points are at the origin or NaN. Exclude the scan.")
+    check_points(points, cloud.source, NOT_FINITE)
+    return SensorScan(points, kept, labels)
