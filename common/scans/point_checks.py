@@ -33,7 +33,7 @@ def check_points(
     farthest, brightest = np.abs(points[:, :3]).max(), np.abs(points[:, 3]).max()
     if farthest > FARTHEST or brightest > BRIGHTEST:
         raise DataError(
-            f"{source}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor measures "
-            f"more than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
-            "0..1 in SemanticKITTI. Restore or convert the file."
+            f"{source}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor "
+            f"measures more than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the "
+            "sensor, reflectances in 0..1 in SemanticKITTI. Restore or convert the file."
         )

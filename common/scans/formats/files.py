@@ -1,4 +1,4 @@
-"""Scans of one's own sensor: any files that `common.scans.readers` reads, found by a pattern. See docs/own-sensor.md."""
+"""Scans of one's own sensor: files that `common.scans.readers` reads, found by a pattern. See docs/own-sensor.md."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,8 +127,8 @@ class SensorFiles(ScanFiles):
                 frames = [found.frame for found in self._scans.found(self.root, sequence)]
             if not frames:
                 raise DataError(
-                    f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences present: "
-                    f"{', '.join(self.sequences())}. Complete the download, or choose sequences that are there."
+                    f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
+                    f"present: {', '.join(self.sequences())}. Complete the download, or choose among them."
                 )
             scans += [ScanId(sequence, frame) for frame in frames]
         return scans

@@ -31,8 +31,8 @@ class Cloud:
         """
         if name not in self.columns:
             raise DataError(
-                f"{self.source}: no column '{name}'; the columns are {', '.join(self.columns) or 'none'}. Name the right "
-                "one in the dataset's YAML file, under options."
+                f"{self.source}: no column '{name}'; the columns are {', '.join(self.columns) or 'none'}. Name "
+                "the right one in the dataset's YAML file, under options."
             )
         return self.columns[name]
 

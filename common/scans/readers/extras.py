@@ -20,8 +20,8 @@ def unreadable(path: Path) -> Iterator[None]:
         raise
     except ImportError as error:
         raise DataError(
-            f"{path}: {error.name or error} is needed to read it. pip install 'polar-distill[formats]', or convert it to "
-            ".npy."
+            f"{path}: {error.name or error} is needed to read it. pip install 'polar-distill[formats]', or convert it "
+            "to .npy."
         ) from error
     except OSError as error:
         raise DataError(
@@ -29,6 +29,6 @@ def unreadable(path: Path) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise DataError(
-            f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({type(error).__name__}: {error}). It is damaged, "
-            "truncated or something else; restore it, or exclude it."
+            f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({type(error).__name__}: {error}). It is "
+            "damaged, truncated or something else; restore it, or exclude it."
         ) from error

@@ -54,7 +54,7 @@ def raw_ids(values: np.ndarray, source: str) -> np.ndarray:
     good = (values >= 0) & (values <= MOST) & (values == np.floor(values))
     if not good.all():
         raise DataError(
-            f"{source}: {values[~good].flat[0]} is no label id; whole numbers in 0..{MOST} are. Convert larger ids to small "
-            "ones."
+            f"{source}: {values[~good].flat[0]} is no label id; whole numbers in 0..{MOST} are. Convert larger ids "
+            "to small ones."
         )
     return values.astype(np.uint32)

@@ -10,7 +10,7 @@ NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8
 
 
 def message_columns(message: Any) -> Mapping[str, np.ndarray]:
-    """Fields of a message, [height * width] each, row after row, without copying. Fields of several numbers are left out.
+    """Fields of a message, [height * width] each, row after row. Fields of several numbers are left out.
 
     Raises:
         ValueError: the message contradicts itself.
