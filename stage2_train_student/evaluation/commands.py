@@ -199,9 +199,9 @@ def render(
     student = subject.student(chosen).logits if subject.names_student else None
     dataset, grid, targets = open_dataset(data, settings.dataset), settings.grid.grid(), None
     if teacher is not None:
-        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, dataset.label_map)
+        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), [layer], dataset.label_map)
     elif cache is not None:
-        targets = cached_teacher(cache, layer, grid, dataset.label_map)
+        targets = cached_teacher(cache, [layer], grid, dataset.label_map)
     for scan in scans:
         picture = scan_picture(dataset, scan, Viewers(grid, chosen, student, targets, layer))
         path = out / f"{scan.sequence}_{scan.frame}.png"
