@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "First steps": {
-        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes, with no data, checkpoint or GPU."),
-        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
+        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes: no data, checkpoint or GPU."),
+        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, if given, scans, teacher, store."),
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
+    },
+    "Your data": {
+        "convert-paris-lille": (
+            "common.scans.paris_lille:convert_paris_lille",
+            "Cut the clouds of Paris-Lille-3D into scans.",
+        ),
     },
     "Stage one, once": {
         "train-teacher": (
             "stage1_dump_teacher.teacher_training.command:train_teacher",
-            "Train a Cylinder3D, where no published one fits your data.",
+            "Train a Cylinder3D where no published one fits your data.",
         ),
         "dump": ("stage1_dump_teacher.dump_command:dump", "Cache the teacher's targets for every scan in a store."),
     },

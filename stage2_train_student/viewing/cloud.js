@@ -57,7 +57,7 @@ class Cloud {
   constructor(canvas) {
     const gl = canvas.getContext("webgl2", { antialias: false, powerPreference: "high-performance" });
     if (!gl) throw new Error("This browser, or this machine's graphics driver, has no WebGL 2, which draws the points.");
-    Object.assign(this, { canvas, gl, count: 0 });
+    Object.assign(this, { canvas, gl });
     this.drawing = program(gl, POINTS, DISCS, ["matrix", "size", "round"]);
     this.lighting = program(gl, WHOLE_VIEW, LIGHTING, ["colours", "depths", "range", "pixelSize"]);
     this.points = vertices(gl, this.drawing.program);
@@ -68,7 +68,6 @@ class Cloud {
 
   // Positions float32 [N * 3] of points, and ends of lines with their colours, uint8 [M * 4].
   setPoints(positions, ends, colours) {
-    this.count = positions.length / 3;
     this.lineEnds = ends.length / 3;
     fill(this.gl, this.points.positions, positions);
     fill(this.gl, this.lines.positions, ends);
@@ -80,7 +79,8 @@ class Cloud {
     fill(this.gl, this.points.colours, colours);
   }
 
-  draw(matrix, size) {
+  // Draws so many of the points, from the first one on.
+  draw(matrix, size, count) {
     const { gl, canvas, drawing, lighting } = this;
     this.fitPicture();
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.picture.frame);
@@ -95,7 +95,7 @@ class Cloud {
     gl.drawArrays(gl.LINES, 0, this.lineEnds);
     gl.uniform1i(drawing.round, 1);
     gl.bindVertexArray(this.points.array);
-    gl.drawArrays(gl.POINTS, 0, this.count);
+    gl.drawArrays(gl.POINTS, 0, count);
 
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
     gl.disable(gl.DEPTH_TEST);

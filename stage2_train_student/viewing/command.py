@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import device_option, path_type
+from common.base.command_options import device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
@@ -19,7 +19,7 @@ from stage2_train_student.training.runs import run_settings
 @click.command()
 @click.argument("run", type=path_type)
 @click.argument("scans", nargs=-1, required=True, metavar="SCAN...")
-@click.option("--data", type=path_type, help="Folder that holds the scans: name them as 08/000000.  [default: files]")
+@optional_data_option
 @click.option("--teacher", type=path_type, help="Teacher checkpoint to run on the scans.")
 @click.option("--cache", help="Target store to take what the teacher says from instead; needs --data.")
 @file_option
@@ -40,8 +40,8 @@ def view(
     """Show scans in 3D on one page that any browser opens, without a network or a server.
 
     The page colours points by truth, student, teacher, errors, confidence, reflectance and height, and names the point
-    under the pointer. RUN is the folder of a training run. SCANs are files or folders, or with --data scans of a
-    dataset.
+    under the pointer. RUN is the folder of a training run. SCANs are files, folders and bags; with --data they are names
+    of scans such as 08/000000.
 
     \b
     Examples:

@@ -39,7 +39,7 @@ canvas.addEventListener("pointermove", (event) => {
     if (from.apart && to.apart) camera.zoom(Math.log(from.apart / to.apart));
   } else if (event.buttons & 6 || event.shiftKey) camera.pan(right, down, innerHeight);
   else camera.orbit(right, down);
-  later();
+  moved();
 });
 
 canvas.addEventListener("pointerleave", () => point(-1));
@@ -48,7 +48,7 @@ canvas.addEventListener("wheel", (event) => {
   event.preventDefault();
   camera.zoom(event.deltaY * (event.deltaMode ? 0.05 : 0.0015));
   point(-1);
-  later();
+  moved();
 }, { passive: false });
 
 canvas.addEventListener("dblclick", (event) => {
@@ -85,7 +85,8 @@ canvas.addEventListener("keydown", (event) => {
   if (!KEYS[event.key]) return;
   event.preventDefault();
   KEYS[event.key]();
-  later();
+  point(-1);
+  moved();
 });
 
 part("scan").addEventListener("change", () => showScan(Number(part("scan").value)));
@@ -107,6 +108,7 @@ function begin() {
     cloud = new Cloud(canvas);
     showScan(Number(part("scan").value) || 0);
     frame();
+    measure();
   } catch (error) {
     Object.assign(part("failure"), { hidden: false, textContent: error.message });
   }

@@ -10,7 +10,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const colours = data.classes.map(({ colour }, label) => (label ? visible(colour) : UNLABELLED));
 const part = (id) => document.getElementById(id);
 const canvas = part("view"), camera = new Camera();
-const state = { scan: null, mode: null, before: null, hidden: new Set(), pointed: -1, waiting: false };
+const state = { scan: null, mode: null, before: null, hidden: new Set(), pointed: -1, waiting: false, moving: false, share: 1 };
 let cloud = null;
 
 // A dark colour, brighter: it has to be seen on black.
@@ -272,16 +272,38 @@ function pointAt(place) {
 
 function frame() {
   state.waiting = false;
-  const density = Math.min(devicePixelRatio || 1, 2);
-  const [width, height] = [Math.round(innerWidth * density), Math.round(innerHeight * density)];
+  const coarse = state.moving && state.share < 1;
+  const density = Math.min(devicePixelRatio || 1, 2) * (coarse ? 0.5 : 1);
+  const [width, height] = [innerWidth, innerHeight].map((length) => Math.round(length * density));
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const drawn = Math.ceil(state.scan.count * (coarse ? state.share : 1));
   // Fewer points are larger ones: together they cover as much of the view.
-  const few = Math.min(Math.max((120000 / state.scan.count) ** 0.25, 0.7), 2);
-  cloud.draw(matrixNow(), Number(part("size").value) * density * 1.6 * few);
+  const few = Math.min(Math.max((120000 / drawn) ** 0.25, 0.7), 2);
+  cloud.draw(matrixNow(), Number(part("size").value) * density * 1.6 * few, drawn);
 }
 
 // Draws when the browser is ready for a picture, once however much has changed.
 function later() {
   if (!state.waiting) requestAnimationFrame(frame);
   state.waiting = true;
+}
+
+// As `later`, while something moves: a slow machine draws a part of the points, and all of them once it rests.
+function moved() {
+  state.moving = true;
+  clearTimeout(state.rest);
+  state.rest = setTimeout(() => {
+    state.moving = false;
+    later();
+  }, 250);
+  later();
+}
+
+// Measures a picture, to find the share of points that can be drawn within 30 ms.
+function measure() {
+  const started = performance.now();
+  frame();
+  // Reading a pixel waits for the picture.
+  cloud.gl.readPixels(0, 0, 1, 1, cloud.gl.RGBA, cloud.gl.UNSIGNED_BYTE, new Uint8Array(4));
+  state.share = Math.max(Math.min(1, 30 / (performance.now() - started)), 0.1);
 }

@@ -63,7 +63,11 @@ def part(name: str) -> str:
 
 
 def packed(scan: ViewedScan, label_map: LabelMap) -> dict[str, Any]:
-    """A scan as the page's script reads it: arrays in base64, coordinates in whole steps from the lowest."""
+    """A scan as the page's script reads it: arrays in base64, coordinates in whole steps from the lowest.
+
+    Points come in a random order, so that the first of them, drawn alone, show the whole scan.
+    """
+    scan = shuffled(scan)
     low = scan.points.min(axis=0).astype(np.float64)
     step = (scan.points.max(axis=0) - low) / STEPS
     steps = np.rint((scan.points - low) / np.where(step > 0, step, 1)).astype("<u2")
@@ -76,6 +80,14 @@ def packed(scan: ViewedScan, label_map: LabelMap) -> dict[str, Any]:
         "truth": None if scan.truth is None else encoded(scan.truth),
         "opinions": [packed_opinion(one, scan.truth, label_map) for one in scan.opinions],
     }
+
+
+def shuffled(scan: ViewedScan) -> ViewedScan:
+    """The same scan in another order, the same one every time."""
+    order = np.random.default_rng(0).permutation(len(scan.points))
+    truth = None if scan.truth is None else scan.truth[order]
+    opinions = [Opinion(who, classes[order], confidence[order]) for who, classes, confidence in scan.opinions]
+    return ViewedScan(scan.name, scan.points[order], truth, opinions)
 
 
 def packed_opinion(opinion: Opinion, truth: np.ndarray | None, label_map: LabelMap) -> dict[str, Any]:

@@ -143,6 +143,9 @@ def test_labels_in_a_column_of_the_scan(tmp_path):
     assert not files(tmp_path, scans="{sequence}.bag", label_column="label").has_labels(SCAN)
     with pytest.raises(DataError, match="no column 'label', which other scans have"):
         own.raw_labels(SCAN, len(POINTS))
+    for frame, message in (("000002", "no message 2; there are 2"), ("last", "are numbered")):
+        with pytest.raises(DataError, match=message):
+            own.points(ScanId("00", frame))
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,13 @@ def cloud_message(store: Any, columns: Columns, rows: int = 1, padding: int = 0)
     )
 
 
-def write_bag(path: Path, topics: Mapping[str, Sequence[Columns]], **shape: int) -> None:
+def write_bag(path: Path, topics: Mapping[str, Sequence[Columns]], interval: int = 1, **shape: int) -> None:
     """A bag of any kind: `.bag` of ROS 1, `.mcap` in a folder of its own, or a folder with `.db3` of ROS 2.
 
     Args:
         path: `x.bag`, or the folder of a ROS 2 bag, whose name ends in `mcap` where that storage is wanted.
         topics: clouds by topic; the first of all topics come at the same time, and so on.
+        interval: nanoseconds between two of a topic.
         shape: `rows` and `padding` of each message.
     """
     from rosbags.rosbag1 import Writer as Writer1
@@ -96,7 +97,7 @@ def write_bag(path: Path, topics: Mapping[str, Sequence[Columns]], **shape: int)
             serialise = store.serialize_ros1 if first else store.serialize_cdr
             for index, columns in enumerate(clouds):
                 message = cloud_message(store, columns, **shape)
-                writer.write(connection, 1_000 + index, serialise(message, connection.msgtype))
+                writer.write(connection, 1_000 + index * interval, serialise(message, connection.msgtype))
 
 
 WRITERS: dict[str, Callable[[Path, Columns], None]] = {

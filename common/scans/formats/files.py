@@ -30,7 +30,7 @@ class FilesSettings(Settings):
         columns: of `.bin` (float32), and of `.npy` without names of its own; other files name their columns.
         reflectance: its column, None for none (0 everywhere).
         reflectance_scale: reflectances are multiplied with it.
-        drop_origin: leave out points at (0, 0, 0) and those with NaN: nothing came back. Predictions keep the order and
+        drop_origin: leave out points at (0, 0, 0), NaN or infinity: nothing came back. Predictions keep the order and
             number of the points on disk, with "unlabelled" there.
         topic: of a bag, None for its only PointCloud2 topic.
     """
@@ -181,13 +181,29 @@ class SensorFiles(ScanFiles):
         return latest[1] if latest is not None and latest[0] == scan else self._read(scan)
 
     def _read(self, scan: ScanId) -> SensorScan:
-        found = sensor_scan(self._cloud(scan), self.settings)
+        cloud, settings = self._cloud(scan), self.settings
+        points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
+        if settings.label_column in cloud.columns:
+            labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
+        if settings.drop_origin:
+            # 0 at the origin, NaN or infinite where a coordinate is: much faster than asking each of them.
+            away = np.abs(points[:, 0]) + np.abs(points[:, 1]) + np.abs(points[:, 2])
+            kept = (away > 0) & (away < np.inf)
+            points, labels = points[kept], None if labels is None else labels[kept]
+            if not len(points):
+                raise DataError(
+                    f"{cloud.source}: all {len(kept)} points are at the origin, NaN or infinite. Exclude the scan."
+                )
+        check_points(points, cloud.source, NOT_FINITE)
+        found = SensorScan(points, kept, labels)
         self._latest = (scan, found)
         return found
 
     def _cloud(self, scan: ScanId) -> Cloud:
         if self._in_bags:
-            return self._bag(scan.sequence).read(int(scan.frame) if scan.frame.isdecimal() else 0)
+            if not scan.frame.isdecimal():
+                raise DataError(f"scan {scan}: scans of a bag are numbered, such as {scan.sequence}/000000.")
+            return self._bag(scan.sequence).read(int(scan.frame))
         return read_file(self._scans.path(self.root, scan), self.settings.columns)
 
     def _bag(self, sequence: str) -> Bag:
@@ -195,21 +211,3 @@ class SensorFiles(ScanFiles):
             path = self._scans.path(self.root, ScanId(sequence, "0"))
             self._bags[sequence] = Bag(path, self.settings.topic)
         return self._bags[sequence]
-
-
-def sensor_scan(cloud: Cloud, settings: FilesSettings) -> SensorScan:
-    """A cloud as a scan, as the settings read it.
-
-    Raises:
-        DataError: it lacks a column, is empty, or holds what no sensor measures.
-    """
-    points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
-    if settings.label_column in cloud.columns:
-        labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
-    if settings.drop_origin:
-        kept = np.isfinite(points[:, :3]).all(axis=1) & points[:, :3].any(axis=1)
-        points, labels = points[kept], None if labels is None else labels[kept]
-        if not len(points):
-            raise DataError(f"{cloud.source}: all {len(kept)} points are at the origin or NaN. Exclude the scan.")
-    check_points(points, cloud.source, NOT_FINITE)
-    return SensorScan(points, kept, labels)

@@ -1,6 +1,7 @@
 """ROS 1 and ROS 2 bags: the PointCloud2 messages of a topic, by their number."""
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +52,10 @@ class Bag:
             self.close()
             raise
         self._times: list[int] = []
-        self._going_on: Iterator[tuple[Connection, int, bytes]] | None = None
+        """Of the messages that were passed, sorted; nanoseconds."""
+        self._going_on: Iterator[tuple[Connection, int, bytes]] = self._reader.messages(self._connections)
+        self._next = 0
+        """Number of the message that comes next in `_going_on`."""
 
     def __len__(self) -> int:
         return sum(connection.msgcount for connection in self._connections)
@@ -92,17 +96,17 @@ class Bag:
         return chosen
 
     def _message(self, index: int) -> "tuple[Connection, bytes]":
-        if index < len(self._times):
-            time = self._times[index]
-            equal = self._reader.messages(self._connections, start=time, stop=time + 1)
-            for _ in range(index - self._times.index(time)):
-                next(equal)
-            connection, _, data = next(equal)
-            return connection, data
-        if self._going_on is None:
-            self._going_on = self._reader.messages(self._connections)
+        if index >= len(self):
+            raise DataError(f"{self.path}: no message {index}; there are {len(self)}.")
+        known = len(self._times)
+        if not (index == self._next or self._next == known <= index):
+            start = self._times[min(index, known - 1)]
+            self._next = bisect_left(self._times, start)
+            # Only one pass at a time: the passes of some bags share their place in the file.
+            self._going_on = self._reader.messages(self._connections, start=start)
         for connection, time, data in self._going_on:
-            self._times.append(time)
-            if len(self._times) > index:
+            self._times += [time] if self._next == len(self._times) else []
+            self._next += 1
+            if self._next > index:
                 return connection, data
-        raise DataError(f"{self.path}: {len(self._times)} messages where {len(self)} were promised; it is truncated.")
+        raise DataError(f"{self.path}: {self._next} messages where {len(self)} were promised; it is truncated.")
