@@ -10,6 +10,7 @@ import torch
 from common.base.devices import select_device, use_device
 from common.base.errors import DataError
 from common.scans.label_map import LabelMap
+from common.scans.point_checks import check_points
 from common.scans.polar_grid import VoxelisedScan, voxelise
 from common.training import predictor as scans
 from common.training.predictor import class_probabilities, most_likely_class
@@ -86,7 +87,7 @@ class Predictor:
             uint8 [N].
 
         Raises:
-            DataError: they have another shape or type, or hold NaN or infinity.
+            DataError: they have another shape or type, or hold NaN, infinity, or what no sensor measures.
         """
         voxelised, logits = self._voxel_logits(points)
         return at_points(most_likely_class(logits).byte(), voxelised, points)
@@ -118,20 +119,18 @@ def checked_points(points: np.ndarray | torch.Tensor) -> np.ndarray:
     """Points as float32 [N, 4] on the CPU.
 
     Raises:
-        DataError: they have another shape or type, or hold NaN or infinity.
+        DataError: they have another shape or type, or hold NaN, infinity, or what no sensor measures.
     """
     if isinstance(points, torch.Tensor) and points.is_floating_point():
         points = points.detach().float().cpu()
     elif not isinstance(points, np.ndarray) or points.dtype.kind != "f":
-        raise DataError(f"points: {getattr(points, 'dtype', type(points).__name__)} cannot be used, give float {COLUMNS}")
+        raise DataError(
+            f"points: {getattr(points, 'dtype', type(points).__name__)} cannot be used, give float {COLUMNS}"
+        )
     if points.ndim != 2 or points.shape[1] != 4:
         raise DataError(f"points of shape {list(points.shape)}: give {COLUMNS}")
     with np.errstate(over="ignore"):
         cloud = np.ascontiguousarray(points, np.float32)
-    bad = ~np.isfinite(cloud).all(axis=1)
-    if bad.any():
-        raise DataError(
-            f"points: {int(bad.sum())} of {len(cloud)} hold NaN or infinity, the first in row {int(bad.argmax())}. "
-            "Remove them first, as with points[np.isfinite(points).all(axis=1)]."
-        )
+    if len(cloud):
+        check_points(cloud, "points", "Remove them first, as with points[np.isfinite(points).all(axis=1)].")
     return cloud

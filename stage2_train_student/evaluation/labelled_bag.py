@@ -27,7 +27,9 @@ UINT32, FLOAT32 = 6, 7
 """Constants of sensor_msgs/PointField."""
 
 
-def write_labelled_bag(bag: Path, topic: str | None, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path) -> int:
+def write_labelled_bag(
+    bag: Path, topic: str | None, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path
+) -> int:
     """Copy a bag, and after each cloud of the topic put the same cloud with labels.
 
     Args:

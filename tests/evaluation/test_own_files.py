@@ -116,7 +116,9 @@ def test_other_columns_and_scales_are_options(run, clouds, expected, tmp_path):
     assert "did you mean 'reflectance'" in refused(run, tmp_path / "scan.bin", "--file-option", "reflectence=i")
 
 
-def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(run, clouds, expected, tmp_path, semantic_kitti_yaml):
+def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(
+    run, clouds, expected, tmp_path, semantic_kitti_yaml
+):
     import yaml
 
     from tests.shared.reduced import STREET_GRID
@@ -131,8 +133,12 @@ def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(run, cloud
     np.testing.assert_array_equal(np.fromfile(tmp_path / "scan.predicted.label", "<u4"), expected[0])
 
 
-@pytest.mark.parametrize(("name", "written"), [("a.bag", "a.predicted.bag"), ("b_db3", "b_db3.predicted"), ("c_mcap", "c_mcap.predicted")])
-def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(run, clouds, expected, semantic_kitti, tmp_path, name, written):
+@pytest.mark.parametrize(
+    ("name", "written"), [("a.bag", "a.predicted.bag"), ("b_db3", "b_db3.predicted"), ("c_mcap", "c_mcap.predicted")]
+)
+def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
+    run, clouds, expected, semantic_kitti, tmp_path, name, written
+):
     # Points at the origin, which the student is not asked about, in the middle of the first cloud.
     first = {column: np.insert(values, [5, 5], 0) for column, values in clouds[0].items()}
     labels = [np.insert(expected[0], [5, 5], 0), *expected[1:]]

@@ -1,9 +1,11 @@
 """The `Predictor` of somebody's own program: the classes that `predict` writes, whatever kind of array comes in."""
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,9 +115,13 @@ def test_one_point_and_points_outside_the_grid_get_the_class_of_its_border(predi
         (np.zeros((5, 4), np.int64), "int64 cannot be used, give float"),
         (torch.zeros(5, 4, dtype=torch.int32), "torch.int32 cannot be used"),
         ([[0.0, 0.0, 0.0, 0.0]], "list cannot be used"),
-        (np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]], np.float32), "1 of 2 hold NaN or infinity, the first in row 1"),
+        (
+            np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]], np.float32),
+            "1 of 2 points hold NaN or infinity, the first at row 1",
+        ),
         (np.array([[1e300, 0, 0, 0]]), "NaN or infinity"),
         (torch.full((3, 4), torch.inf), "3 of 3"),
+        (np.full((3, 4), 2e4, np.float32), "no sensor measures more"),
     ],
 )
 def test_what_is_no_scan_is_refused(predictor, given, message):
@@ -136,6 +142,21 @@ def test_a_folder_or_device_that_is_none_is_refused(tmp_path, run):
         Predictor.load(tmp_path)
     with pytest.raises(SettingsError, match="unknown device"):
         Predictor.load(str(run), device="gpu")
+
+
+def test_the_lines_of_the_documentation_work(run, streets, tmp_path, monkeypatch):
+    lines = re.findall(
+        r"^```python\n(.*?)^```", (REPOSITORY / "docs/predicting.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/full").symlink_to(run)
+    (tmp_path / "scan.bin").write_bytes((streets / "sequences/00/velodyne/000000.bin").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(lines) == 1
+    names: dict[str, Any] = {}
+    exec(lines[0], names)
+    np.testing.assert_array_equal(names["classes"], names["predictor"](names["points"]))
+    assert names["probabilities"].shape == (len(names["points"]), 20)
 
 
 def test_importing_the_package_is_cheap():

@@ -165,7 +165,9 @@ def test_it_holds_every_point_with_what_is_said_about_it(written, run, streets):
 def test_a_teacher_that_runs_says_what_its_store_says(written, run, streets, reduced_teacher, tmp_path):
     words = ["--data", streets, *SCANS, "--teacher", reduced_teacher, "--out", tmp_path / "live.html"]
     succeed(command(program, "view", run, *words))
-    for live, stored in zip(contents((tmp_path / "live.html").read_text())["scans"], contents(written)["scans"], strict=True):
+    for live, stored in zip(
+        contents((tmp_path / "live.html").read_text())["scans"], contents(written)["scans"], strict=True
+    ):
         assert live["opinions"] == stored["opinions"]
 
 
@@ -174,7 +176,9 @@ def test_files_and_bags_are_shown_without_a_dataset(run, streets, tmp_path):
     columns = dict(zip(("x", "y", "z", "intensity"), points.T.copy(), strict=True))
     write_ply(tmp_path / "cloud.ply", columns)
     write_bag(tmp_path / "drive.bag", {"/points": [columns] * 12})
-    output = succeed(command(program, "view", run, tmp_path / "cloud.ply", tmp_path / "drive.bag", "--out", tmp_path / "page"))
+    output = succeed(
+        command(program, "view", run, tmp_path / "cloud.ply", tmp_path / "drive.bag", "--out", tmp_path / "page")
+    )
     assert "11 scans" in output
     document = (tmp_path / "page").read_text()
     assert f"{tmp_path}/drive.bag, message 11</option>" in document
