@@ -4,7 +4,7 @@
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
 	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser
+	bench-gpu proof browser view
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -23,7 +23,7 @@ SPLIT =##                         splits or sequences to evaluate or predict: SP
 OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
 VIEWS = 1##                       views of each scan that evaluate and predict average over
 ZIP =##                           predict writes a zip for the benchmark's server here as well
-SCAN =##                          scans to render: SCAN="08/000000 08/000100"
+SCAN =##                          scans to render or view: SCAN="08/000000 08/000100"
 PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
 SIMULATED = data/simulated##      where simulate writes: a DATA folder
 JOBS = 1##                        processes that simulate or sweep at a time
@@ -163,6 +163,10 @@ predict: need-DATA need-OUT $(INSTALLED) ## write the student's labels of each s
 render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student and, where TEACHER is set, the teacher
 	$(POLAR_DISTILL) render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
 		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--out,PICTURES) $(call option,--device,DEVICE)
+
+view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
+	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
+		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \

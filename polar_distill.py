@@ -59,6 +59,7 @@ COMMANDS = {
         "evaluate": ("stage2_train_student.evaluation.commands:evaluate", "IoU of every class, and mIoU."),
         "predict": ("stage2_train_student.evaluation.commands:predict", "Write a label for every point."),
         "render": ("stage2_train_student.evaluation.commands:render", "Draw scans: truth, student, teacher, errors."),
+        "view": ("stage2_train_student.viewing.command:view", "Show scans in 3D, on a page for any browser."),
         "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
     },
     "Comparing": {

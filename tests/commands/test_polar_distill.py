@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = [name for listed in COMMANDS.values() for name in listed]
 
 OWN_MEANING = {
-    *(("render", "--cache"), ("compare", "--data")),
+    *(("render", "--cache"), ("view", "--cache"), ("compare", "--data")),
     *((name, "--set") for name in ("evaluate", "predict", "render")),
 }
 """Options that do something else there than in other commands."""

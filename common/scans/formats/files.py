@@ -15,6 +15,9 @@ from common.scans.readers import BAG_SUFFIXES, Bag, Cloud, is_bag, raw_ids, read
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 
+MOST_KEPT = 16
+"""Scans that are kept in memory after they were read."""
+
 NOT_FINITE = "Set options.drop_origin: true where your sensor says so that nothing came back; else restore the file."
 
 
@@ -103,8 +106,9 @@ class SensorFiles(ScanFiles):
         self._in_bags = "{frame}" not in self.settings.scans
         self._bags: dict[str, Bag] = {}
         self._labelled: dict[str, bool] = {}
-        # Dataset.read asks for points and labels of a scan one after the other.
-        self._latest: tuple[ScanId, SensorScan] | None = None
+        # Dataset.read asks for points and labels of a scan one after the other, and predictions, some scans later, for
+        # what was dropped.
+        self._latest: dict[ScanId, SensorScan] = {}
 
     def sequences(self) -> list[str]:
         """See `ScanFiles`."""
@@ -179,8 +183,7 @@ class SensorFiles(ScanFiles):
         return not self._in_bags or is_bag(path)
 
     def _recent(self, scan: ScanId) -> SensorScan:
-        latest = self._latest
-        return latest[1] if latest is not None and latest[0] == scan else self._read(scan)
+        return self._latest.get(scan) or self._read(scan)
 
     def _read(self, scan: ScanId) -> SensorScan:
         cloud, settings = self._cloud(scan), self.settings
@@ -198,7 +201,9 @@ class SensorFiles(ScanFiles):
                 )
         check_points(points, cloud.source, NOT_FINITE)
         found = SensorScan(points, kept, labels)
-        self._latest = (scan, found)
+        self._latest[scan] = found
+        for oldest in [*self._latest][:-MOST_KEPT]:
+            self._latest.pop(oldest, None)
         return found
 
     def _cloud(self, scan: ScanId) -> Cloud:

@@ -13,6 +13,7 @@ from common.scans.readers.extras import unreadable
 from common.scans.readers.point_cloud2 import message_columns
 
 if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
     from rosbags.interfaces import Connection
 
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
@@ -59,6 +60,16 @@ class Bag:
 
     def __len__(self) -> int:
         return sum(connection.msgcount for connection in self._connections)
+
+    @property
+    def reader(self) -> "AnyReader":
+        """The open bag as the library rosbags reads it."""
+        return self._reader
+
+    @property
+    def connections(self) -> "list[Connection]":
+        """Those of the topic, as rosbags calls them."""
+        return self._connections
 
     def read(self, index: int) -> Cloud:
         """The cloud of a message.

@@ -1,0 +1,139 @@
+"""A copy of a ROS bag with one topic more: the clouds of a topic, each point with its label and its class's colour."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from common.base.errors import DataError
+from common.base.files import temporary_beside
+from common.scans.readers import Bag
+from common.scans.readers.extras import unreadable
+
+if TYPE_CHECKING:
+    from rosbags.interfaces import Connection
+
+LABELLED = "/labelled"
+"""Follows the name of the topic whose clouds are labelled."""
+
+LABEL, COLOUR = "label", "rgb"
+"""Names of the fields: a raw label id, uint32, and a colour as RViz reads it, a float32 of the bytes blue, green, red."""
+
+UINT32, FLOAT32 = 6, 7
+"""Constants of sensor_msgs/PointField."""
+
+
+def write_labelled_bag(
+    bag: Path, topic: str | None, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path
+) -> int:
+    """Copy a bag, and after each cloud of the topic put the same cloud with labels.
+
+    Args:
+        bag: of ROS 1 or ROS 2.
+        topic: of the clouds, None for the only PointCloud2 topic.
+        labels: uint32 [N] raw ids of the points of each cloud, in the order of time.
+        colours: uint8 [65536, 3] by raw id.
+        to: a file for a bag of ROS 1, a folder for one of ROS 2. It appears when it is complete.
+
+    Returns:
+        number of clouds.
+
+    Raises:
+        DataError: the bag cannot be read, or there is something at `to`.
+    """
+    if to.exists():
+        raise DataError(f"{to}: is there already. Remove it, or choose another folder with --out.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(to)
+    try:
+        with Bag(bag, topic) as source, unreadable(bag):
+            clouds = copied(source, labels, colours, temporary)
+        temporary.replace(to)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+    return clouds
+
+
+def copied(source: Bag, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path) -> int:
+    """Copy all messages of an open bag, with the labelled clouds between them; returns the number of clouds."""
+    reader, clouds = source.reader, 0
+    store, to_label = reader.typestore, {(one.id, id(one.owner)) for one in source.connections}
+    serialise = store.serialize_cdr if reader.is2 else store.serialize_ros1
+    with new_bag(source, to) as writer:
+        topic = f"{source.connections[0].topic}{LABELLED}"
+        twins = {}
+        for connection in reader.connections:
+            # One that an earlier prediction wrote is replaced.
+            if connection.topic != topic:
+                twin = add_connection(writer, connection, store)
+                twins |= {} if twin is None else {(connection.id, id(connection.owner)): twin}
+        labelled = writer.add_connection(topic, source.connections[0].msgtype, typestore=store)
+        for connection, time, data in reader.messages():
+            key = (connection.id, id(connection.owner))
+            if key in twins:
+                writer.write(twins[key], time, data)
+            if key in to_label:
+                message = labelled_message(reader.deserialize(data, connection.msgtype), next(labels), colours, store)
+                writer.write(labelled, time, serialise(message, labelled.msgtype))
+                clouds += 1
+    return clouds
+
+
+def new_bag(source: Bag, to: Path) -> Any:
+    """A writer of a bag of the same kind: of ROS 1, or of ROS 2 in the same storage."""
+    from rosbags.rosbag1 import Writer as Writer1
+    from rosbags.rosbag2 import StoragePlugin
+    from rosbags.rosbag2 import Writer as Writer2
+
+    if not source.reader.is2:
+        return Writer1(to)
+    mcap = source.path.suffix == ".mcap" or (source.path.is_dir() and any(source.path.glob("*.mcap*")))
+    # Version 8 is what ROS 2 from Humble on reads.
+    return Writer2(to, version=8, storage_plugin=StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3)
+
+
+def add_connection(writer: Any, connection: "Connection", store: Any) -> "Connection | None":
+    """The same connection in another bag; None, with a note, where nothing says what its messages look like."""
+    definition, ext = connection.msgdef.data, connection.ext
+    if hasattr(ext, "callerid"):
+        more = {"callerid": ext.callerid, "latching": ext.latching}
+        names = {"msgdef": definition, "md5sum": connection.digest}
+    else:
+        more = {"serialization_format": ext.serialization_format, "offered_qos_profiles": ext.offered_qos_profiles}
+        known = definition and connection.digest
+        names = {"msgdef": definition, "rihs01": connection.digest} if known else {"typestore": store}
+        if not known and connection.msgtype not in store.fielddefs:
+            click.echo(
+                f"note: {connection.topic} left out: the bag does not say what a {connection.msgtype} looks like",
+                err=True,
+            )
+            return None
+    made: Connection = writer.add_connection(connection.topic, connection.msgtype, **names, **more)
+    return made
+
+
+def labelled_message(message: Any, labels: np.ndarray, colours: np.ndarray, store: Any) -> Any:
+    """A PointCloud2 with a label, uint32 [N], and the label's colour in each point; its own fields stay."""
+    order = ">" if message.is_bigendian else "<"
+    shape, strides = (message.height, message.width, message.point_step), (message.row_step, message.point_step, 1)
+    bytes_of: np.ndarray = np.ndarray(shape, np.uint8, np.asarray(message.data).data, strides=strides)
+    points = bytes_of.reshape(len(labels), message.point_step)
+    red, green, blue = (colours[labels & 0xFFFF, channel].astype(np.uint32) for channel in range(3))
+    added = np.stack((labels, red << 16 | green << 8 | blue), axis=1).astype(f"{order}u4")
+    data = np.concatenate((points, np.ascontiguousarray(added).view(np.uint8)), axis=1)
+    field = store.types["sensor_msgs/msg/PointField"]
+    fields = [one for one in message.fields if one.name not in (LABEL, COLOUR)]
+    fields += [
+        field(name=name, offset=message.point_step + 4 * place, datatype=datatype, count=1)
+        for place, (name, datatype) in enumerate(((LABEL, UINT32), (COLOUR, FLOAT32)))
+    ]
+    step = data.shape[1]
+    return dataclasses.replace(
+        message, fields=fields, point_step=step, row_step=step * message.width, data=data.reshape(-1)
+    )
