@@ -1,6 +1,6 @@
 """What stage one caches, as settings; needs neither the teacher nor spconv."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 """What each profile keeps; `custom` says it itself."""
 
+MOST_AVERAGED = 1000
+
 
 class DumpSettings(Settings):
     """What stage one caches. See `configs/teachers/` for commented examples.
@@ -45,6 +47,9 @@ class DumpSettings(Settings):
         voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
         encoding: of the arrays.
         views: of every scan.
+        views_averaged: of every scan-view that the teacher's probabilities are averaged over: itself and others, made
+            from it by flips, rotations and scales; as many passes of the teacher. Layers are those of the view itself.
+        teacher_weights: of several teachers, in their order; only ratios count. By default all weigh the same.
         on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.
         batch_size: scan-views of one pass of the teacher; by default 4 on a GPU, where a pass of one is over before the
             next is launched, and 1 on a CPU.
@@ -67,6 +72,8 @@ class DumpSettings(Settings):
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
+    views_averaged: int = Field(1, ge=1, le=MOST_AVERAGED)
+    teacher_weights: list[Annotated[float, Field(gt=0)]] = []
     on_bad_scan: Literal["stop", "skip"] = "stop"
     batch_size: int | None = Field(None, ge=1)
     read_ahead: int = Field(2, ge=1)

@@ -32,8 +32,8 @@ def live_teacher(teacher: Teacher, layer: str, label_map: LabelMap) -> ScanTarge
         SettingsError: it has no such layer, or other classes than the dataset.
     """
     layer_channels(teacher, [layer])
-    check_classes(teacher, label_map)
-    return lambda scan, points, batch: teacher.targets(batch, [layer])
+    fitting = check_classes(teacher, label_map)
+    return lambda scan, points, batch: fitting.targets(batch, [layer])
 
 
 def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
