@@ -1,6 +1,6 @@
 """What stage one caches, as settings; needs neither the teacher nor spconv."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from common.base.config_files import DatasetFile
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
-from common.targets.teacher import Precision
+from common.targets.teacher import Precision, ViewsAveraged, Weight
 
 PROFILES: dict[str, dict[str, Any]] = {
     "full": {
@@ -27,8 +27,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 """What each profile keeps; `custom` says it itself."""
-
-MOST_AVERAGED = 1000
 
 
 class DumpSettings(Settings):
@@ -72,8 +70,8 @@ class DumpSettings(Settings):
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
-    views_averaged: int = Field(1, ge=1, le=MOST_AVERAGED)
-    teacher_weights: list[Annotated[float, Field(gt=0)]] = []
+    views_averaged: ViewsAveraged = 1
+    teacher_weights: list[Weight] = []
     on_bad_scan: Literal["stop", "skip"] = "stop"
     batch_size: int | None = Field(None, ge=1)
     read_ahead: int = Field(2, ge=1)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,13 @@ Precision = Literal["float32", "tf32", "float16"]
 float32."""
 
 
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+"""Of a teacher among several; only ratios count."""
+
+ViewsAveraged = Annotated[int, Field(ge=1, le=1000)]
+"""Bounded, since a manifest could otherwise cause any amount of work."""
+
+
 class TeacherShare(Settings):
     """What a teacher has to do with targets that are an average of probabilities.
 
@@ -30,8 +37,8 @@ class TeacherShare(Settings):
         policy: how the others are drawn; null for none.
     """
 
-    weight: float = Field(1.0, gt=0)
-    views: int = Field(1, ge=1)
+    weight: Weight = 1.0
+    views: ViewsAveraged = 1
     policy: ViewPolicy | None = None
 
 

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from common.base.errors import DataError, SettingsError
+from common.scans.dataset import Dataset
 from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import PolarGrid, voxelise
+from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore, apply_view, logits_of_points
 from polar_distill import program
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 from stage1_dump_teacher.teachers.recorded import RecordedTeacher, in_classes
+from stage2_train_student.training.experiment import open_targets, student_data
 from tests.shared.reduced import (
     REPOSITORY,
     STREET_GRID,
@@ -26,6 +29,7 @@ from tests.shared.reduced import (
     encoding_words,
     fail,
     read_all,
+    reduced_experiment,
     succeed,
     train,
 )
@@ -130,6 +134,21 @@ def test_the_store_is_verified_evaluated_and_averaged_with_a_live_teacher(
     expected = 0.8 * expected + 0.2 * expected.roll(1, dims=1)
     np.testing.assert_allclose(both[item].logits.softmax(dim=1), expected, atol=1e-5)
     assert list(both[item].layers) == ["up0e"]
+
+
+def test_a_student_asks_it_while_training(recorded, store_scans, exact_store, semantic_kitti):
+    teacher = load_named_teacher("cylinder3d", recorded, CPU)
+    settings = reduced_experiment(STREET_GRID, "targets=online", name="logit")
+    source = open_targets(settings, semantic_kitti, [], None, teacher)
+    dataset, scans = Dataset.open(store_scans, semantic_kitti), [SCAN, ScanId("00", "000001")]
+    targets = source.online(student_data(settings, dataset, source).load_batch(scans, 0).batch)
+    stored = read_all(TargetStore.open(exact_store), store_scans)
+    np.testing.assert_allclose(targets.logits, torch.cat([stored[scan, 0].logits for scan in scans]), atol=1e-5)
+    with pytest.raises(SettingsError, match="no layer 'down1c'; it has logits only"):
+        open_targets(reduced_experiment(STREET_GRID, "targets=online"), semantic_kitti, [], None, teacher)
+    nameless = batch_scans([voxelise(dataset.read(SCAN).points, settings.grid.grid())], STREET_GRID)
+    with pytest.raises(DataError, match="these points are no scan of a dataset"):
+        teacher.for_dataset(semantic_kitti).targets(nameless, ())
 
 
 def test_bad_recordings_stop_the_dump_or_are_skipped(recorded, store_scans, tmp_path):
