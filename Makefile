@@ -8,7 +8,7 @@
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
-TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors)
+TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors); several to dump their average
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
 EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains

@@ -24,6 +24,25 @@ teacher_option = click.option(
     required=True,
     help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
 )
+
+
+def existing_paths(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Path, ...]:
+    """Paths, of which one text may hold several with spaces between, as `make` passes them on."""
+
+    def split(text: str) -> list[Path]:
+        parts = [Path(part) for part in text.split()]
+        return parts if len(parts) > 1 and all(part.exists() for part in parts) else [Path(text)]
+
+    return tuple(path for text in texts for path in split(text))
+
+
+def teachers_option(required: bool, help: str) -> Decorator:
+    """`--teacher` of commands that take several."""
+    return click.option(
+        "--teacher", "teachers", multiple=True, required=required, callback=existing_paths, metavar="PATH", help=help
+    )
+
+
 cache_option = click.option(
     "--cache",
     default=DEFAULT_CACHE,

@@ -1,7 +1,7 @@
 """A dataset: which scans there are, and a scan with its labels on a grid."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,10 +60,12 @@ class LabelledScan:
     Attributes:
         points: float32 [N, 4].
         labels: uint8 [N] training labels, or None where the scan has no label file.
+        name: of the scan, such as `00/000000`; empty for points that are no scan of a dataset.
     """
 
     points: np.ndarray
     labels: np.ndarray | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,15 @@ class Dataset:
         """
         points = self.files.points(scan)
         if not self.has_labels(scan):
-            return LabelledScan(points, None)
+            return LabelledScan(points, None, str(scan))
         raw = self.files.raw_labels(scan, len(points))
-        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"))
+        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"), str(scan))
 
 
 def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:
     """The scan as seen in a view, on the grid."""
-    return voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+    voxelised = voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+    return replace(voxelised, name=scan.name)
 
 
 def open_dataset(root: Path, description: Path) -> Dataset:

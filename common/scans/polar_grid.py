@@ -15,6 +15,9 @@ from common.scans.scatter import majority_label
 POINT_FEATURES = 9
 """Offset to the voxel centre (rho, phi, z), then rho, phi, z, x, y, remission."""
 
+POINT_COLUMNS = [6, 7, 5, 8]
+"""Features that are the point itself: x, y, z, remission."""
+
 VOLUMES = {
     "polarnet": ((3.0, -np.pi, -3.0), (50.0, np.pi, 1.5)),
     "cylinder3d": ((0.0, -np.pi, -4.0), (50.0, np.pi, 2.0)),
@@ -77,12 +80,14 @@ class VoxelisedScan:
         point_voxel: int64 [N], row in `voxels` of each point.
         voxels: int32 [V, 3], (rho, phi, z) bin of each occupied voxel.
         voxel_labels: uint8 [V], majority label of the voxel's points; zeros for a scan without labels.
+        name: of the scan, such as `00/000000`; empty where it is not known.
     """
 
     point_features: np.ndarray
     point_voxel: np.ndarray
     voxels: np.ndarray
     voxel_labels: np.ndarray
+    name: str = ""
 
 
 def shape_problem(shape: tuple[int, int, int]) -> str | None:

@@ -21,12 +21,11 @@ from common.targets.composition import Anchor, anchored_targets
 from common.targets.store import TargetEncoding
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes, targets_of
-from common.targets.teacher import check_classes
 from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
 from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.loading import load_named_teacher
+from stage1_dump_teacher.teachers.loading import TeacherChoice
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
@@ -158,8 +157,8 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
         SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
     set_float32_precision(tf32=settings.precision == "tf32")
-    teacher, grid = load_named_teacher(settings.teacher, checkpoint, device, settings.precision), settings.grid.grid()
-    check_classes(teacher, label_map)
+    choice = TeacherChoice.of_dump(settings, [checkpoint], label_map)
+    teacher, grid = choice.load(device, settings.precision), choice.grid
 
     def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:
         batch = batch_scans([voxelise_view(scan, view, grid, label_map)], grid.shape)

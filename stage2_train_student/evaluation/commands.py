@@ -103,7 +103,9 @@ def evaluate(
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
     numbers: dict[str, Any] = {"weights": str(model.path), "splits": list(splits), "scans": len(scans)}
     numbers |= {"views": plan.views, "seed": plan.seed}
-    numbers |= {"weights_sha256": file_hash(model.path), "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
+    # Recorded predictions are a folder.
+    weights_hash = file_hash(model.path) if model.path.is_file() else None
+    numbers |= {"weights_sha256": weights_hash, "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
     numbers |= measuring.full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)

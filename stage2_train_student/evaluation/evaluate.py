@@ -49,8 +49,8 @@ def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
     Raises:
         SettingsError: it has other classes than the dataset.
     """
-    check_classes(teacher, label_map)
-    return lambda batch: teacher.targets(batch, ()).logits
+    fitting = check_classes(teacher, label_map)
+    return lambda batch: fitting.targets(batch, ()).logits
 
 
 def evaluate(

@@ -32,8 +32,8 @@ def live_teacher(teacher: Teacher, layers: Sequence[str], label_map: LabelMap) -
         SettingsError: it lacks a layer, or has other classes than the dataset.
     """
     layer_channels(teacher, layers)
-    check_classes(teacher, label_map)
-    return lambda scan, points, batch: teacher.targets(batch, layers)
+    fitting = check_classes(teacher, label_map)
+    return lambda scan, points, batch: fitting.targets(batch, layers)
 
 
 def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map: LabelMap) -> ScanTargets:

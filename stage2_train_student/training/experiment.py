@@ -74,7 +74,7 @@ def open_targets(
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
-        check_classes(teacher, label_map)
+        teacher = check_classes(teacher, label_map)
         online = partial(teacher.targets, layers=layers, voxel_features=bool(readers))
         return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:

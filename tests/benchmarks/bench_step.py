@@ -107,7 +107,7 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
         settings = load_settings(DumpSettings, config, [f"views.count={views}"])
         cache = folder / ("cache" if views == 1 else "more_views")
         start = time.perf_counter()
-        report = run(settings, scans_folder(), folder / "teacher.pt", cache, select_device())
+        report = run(settings, scans_folder(), [folder / "teacher.pt"], cache, select_device())
         seconds[report.written] = time.perf_counter() - start
     # Two dumps of different length: their difference leaves out loading the teacher and the first, slower, pass.
     (fewer, short), (more, long) = sorted(seconds.items())

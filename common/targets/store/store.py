@@ -121,7 +121,8 @@ class TargetStore:
         lines = differences(stored, expected)
         absent = [name for name in layers if name not in self.identity.layers]
         if absent:
-            lines.append(f"  layers: the experiment needs {absent}, the store has {list(self.identity.layers)}")
+            held = list(self.identity.layers) or "none, only logits (EXPERIMENT=logit learns from them)"
+            lines.append(f"  layers: the experiment needs {absent}, the store has {held}")
         if lines:
             raise StoreError(
                 f"{self.location}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
