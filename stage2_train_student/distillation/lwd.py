@@ -7,6 +7,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.adapter import adapted, adapters
 from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import cell_weights
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
 
@@ -34,7 +35,8 @@ class LabelWeight(Term):
         """`lwd`."""
         teacher, student = LWD_PAIR
         teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
-        loss = label_weight_loss(teacher_map, outputs.layers[student], batch, self.class_weights, processes)
+        weights = cell_weights(self.settings, targets, batch, targets.layers[teacher].shape, processes)
+        loss = label_weight_loss(teacher_map, outputs.layers[student], batch, self.class_weights, processes, weights)
         return {"lwd": loss}
 
 
@@ -44,6 +46,7 @@ def label_weight_loss(
     batch: ScanBatch,
     class_weights: torch.Tensor,
     processes: Processes = ALONE,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Label-weight distillation: sqrt( sum over bins of W * sum_c (adapted - student)^2 / (B R P) ).
 
@@ -57,6 +60,7 @@ def label_weight_loss(
         batch: the batch, for its pillars and voxel labels.
         class_weights: float [classes].
         processes: that hold a part of the batch each.
+        weights: float [B, 1, R, P], factors on W, `weights.cell_weights`; None for 1.
 
     Returns:
         a scalar; 0 with a zero gradient where nothing is labelled or the maps agree.
@@ -64,6 +68,8 @@ def label_weight_loss(
     rows = pillar_rows(batch)
     squared = (pillars_last(adapted).index_select(0, rows) - pillars_last(student).index_select(0, rows)).square()
     weight = pillar_label_weights(batch, class_weights.to(squared.dtype))
+    if weights is not None:
+        weight = weight * weights.flatten().index_select(0, rows)
     scans, _, radial, azimuth = student.shape
     mean = (weight * squared.sum(dim=1)).sum() / max(scans * radial * azimuth, 1)
     return safe_sqrt(processes.mean(mean, scans))

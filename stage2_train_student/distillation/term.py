@@ -38,6 +38,8 @@ class Term(nn.Module):
     Attributes:
         name: of its value in what a run records; of the file, for a term in this folder.
         teacher_layers: that it reads from the targets, beside the logits.
+        settings: of all terms; `weights.voxel_weights` and `weights.cell_weights` say by them how much the teacher's
+            word counts where.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class Term(nn.Module):
     @abstractmethod
     def __init__(self, context: TermContext) -> None:
         super().__init__()
+        self.settings = context.settings
 
     @abstractmethod
     def forward(

@@ -9,6 +9,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.adapter import adapted, adapters
 from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import cell_weights
 from stage2_train_student.students.student import StudentOutputs
 
 VPD_PAIRS = {"down1c": "x2", "down3c": "x4", "up4e": "x_up5", "up2e": "x_up3"}
@@ -32,16 +33,24 @@ class VoxelToPillar(Term):
         parts = {}
         for teacher, student in VPD_PAIRS.items():
             teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
-            error = voxel_to_pillar_loss(teacher_map, outputs.layers[student])
+            weights = cell_weights(self.settings, targets, batch, targets.layers[teacher].shape, processes)
+            error = voxel_to_pillar_loss(teacher_map, outputs.layers[student], weights)
             parts[f"vpd.{teacher}"] = processes.mean(error, batch.scans)
         return {**parts, "vpd": torch.stack(list(parts.values())).sum()}
 
 
-def voxel_to_pillar_loss(adapted: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Mean squared error between two maps [B, C, R, P], over all scans, channels and bins (VPD)."""
+def voxel_to_pillar_loss(
+    adapted: torch.Tensor, student: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean squared error between two maps [B, C, R, P], over all scans, channels and bins (VPD).
+
+    With weights [B, 1, R, P] of mean 1, each squared error counts as much as its bin weighs.
+    """
     if adapted.shape != student.shape:
         raise SettingsError(
             f"the teacher's layer is {list(adapted.shape)} and the student's {list(student.shape)} (scans, channels, "
             "radial and azimuth bins); distillation needs a grid whose radial and azimuth sizes divide by 8"
         )
+    if weights is not None:
+        return (weights * (student - adapted).square()).mean()
     return functional.mse_loss(student, adapted)
