@@ -98,7 +98,7 @@ def mixed_scan(own: VoxelisedScan, other: VoxelisedScan, taken: np.ndarray) -> V
         taken: bool [azimuth bins], `Mixing.taken`.
     """
     scans = (own, other)
-    rows = [np.flatnonzero(taken[scan.voxels[:, 1]] == (scan is other)) for scan in scans]
+    rows = [np.flatnonzero(bins[scan.voxels[:, 1]]) for scan, bins in zip(scans, (~taken, taken), strict=True)]
     voxels = np.concatenate([scan.voxels[kept] for scan, kept in zip(scans, rows, strict=True)])
     labels = np.concatenate([scan.voxel_labels[kept] for scan, kept in zip(scans, rows, strict=True)])
     order = np.lexsort(voxels.T[::-1])

@@ -30,12 +30,12 @@ def markdown_tables(rows: Mapping[tuple[str, str], Agreement], border: str = BOR
     """
     first = next(iter(rows.values()))
     logits = [["augmentation", "targets", "arg-max", "KL", *first.layers]]
-    border = [["augmentation", "targets", *first.places]]
+    places = [["augmentation", "targets", *first.places]]
     features = [["augmentation", "targets", *(f"{name} L2 (reached)" for name in first.layers)]]
     for start, found in rows.items():
         cosines = [f"{layer.cosine:.3f}" for layer in found.layers.values()]
         logits.append([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines])
-        border.append([*start, *map(place_cell, found.places.values())])
+        places.append([*start, *map(place_cell, found.places.values())])
         features.append([*start, *(f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values())])
     return [
         "Agreement with the live teacher: arg-max over points, KL at T = 10, cosine of channel-centred pillar features",
@@ -45,7 +45,7 @@ def markdown_tables(rows: Mapping[tuple[str, str], Agreement], border: str = BOR
         f"Arg-max agreement and KL by distance of points from {border}, and the share of all KL that lies there; then "
         "the accuracy of the targets / of the live teacher against the labels, if there are any",
         "",
-        *markdown_table(border),
+        *markdown_table(places),
         "",
         "Relative L2 of pillar features with absent pillars as zeros, and the share of the teacher's pillars reached",
         "",

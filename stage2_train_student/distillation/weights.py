@@ -7,9 +7,9 @@ never an answer, and the voxel's label y:
     c(v) = max over classes of p, with `confidence`; else 1
     t(v) = 0 where v has a label and the likeliest class is another one, with `trust_labels`; else 1
 
-Of a cell of a map (a pillar, at a layer's resolution), w is the mean over its occupied voxels. The weights of a batch are
-divided by their mean over all that is occupied, and what is not occupied weighs 1. So every term becomes a weighted mean
-of what it was the plain mean of, and keeps its scale. Where all weights are 0 they stay 0.
+Of a cell of a map (a pillar, at a layer's resolution), w is the mean over its occupied voxels. The weights of a batch
+are divided by their mean over all that is occupied, and what is not occupied weighs 1. So every term becomes a weighted
+mean of what it was the plain mean of, and keeps its scale. Where all weights are 0 they stay 0.
 """
 
 import torch
