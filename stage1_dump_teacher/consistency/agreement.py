@@ -14,7 +14,10 @@ TEMPERATURE = 10.0
 """Of the logits in the divergence; the inverse of the distillation's scale 0.1."""
 
 BORDER_DISTANCES = (8, 16, 32)
-"""Azimuth bins from the border, or from a cut, at which agreement is looked at apart."""
+"""Azimuth bins from the border at which agreement is looked at apart."""
+
+CUT_DISTANCES = (1, 2, 4, 8)
+"""Likewise from the cuts of a mixed scan, where all of the difference is near."""
 
 
 class LayerAgreement(NamedTuple):
@@ -82,7 +85,7 @@ def agreement(
     circle = cloud.grid_shape[1] - 1
     distance = distance_of_points(cloud, [0, circle] if cuts is None else cuts)
     places, first = {}, 0
-    for last in (*BORDER_DISTANCES, None):
+    for last in (*(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), None):
         inside = (distance >= first) & (distance < (circle if last is None else last))
         labelled = inside & (labels > 0)
         places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(

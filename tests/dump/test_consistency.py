@@ -224,7 +224,7 @@ def test_mixed_targets_are_off_near_the_cuts_most(streets, reduced_teacher):
     assert [row[:2] for row in logits] == [["1 sector", "swapped"]]
     assert 0.5 < float(logits[0][2]) < 1
     assert float(logits[0][3]) > 0
-    near, far = (float(cell.split(",")[0]) for cell in places[0][2:4])
+    near, far = (float(places[0][column].split(",")[0]) for column in (2, -1))
     assert near < far
     assert "; " in places[0][2], "the labels say who is right"
     assert 0 < float(features[0][2].split()[0]) < 1
