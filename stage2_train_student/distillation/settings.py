@@ -72,6 +72,8 @@ class DistillationSettings(Settings):
         support: voxels of the logit term: `occupied`, or `dense` as published.
         logit_scale: factor on both logits before the softmax, the inverse of a temperature.
         logit_threshold: voxels whose divergence is not above it do not count; null counts all.
+        confidence: weight what the terms compare by the probability of the teacher's likeliest class, see `weights`.
+        trust_labels: leave out voxels with a label where the teacher's likeliest class is another one, see `weights`.
     """
 
     logit: float = Field(1.0, ge=0)
@@ -83,6 +85,8 @@ class DistillationSettings(Settings):
     support: Literal["occupied", "dense"] = "occupied"
     logit_scale: float = Field(LOGIT_SCALE, gt=0)
     logit_threshold: float | None = LOGIT_THRESHOLD
+    confidence: bool = False
+    trust_labels: bool = False
 
     @field_validator("pairs")
     @classmethod

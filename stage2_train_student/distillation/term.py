@@ -40,6 +40,8 @@ class Term(nn.Module):
         teacher_layers: that it reads from the targets, beside the logits; those of its pairs in
             `DistillationSettings.pairs`, where it has some.
         voxel_features: whether it reads the layers' voxel features, and not only those of pillars.
+        settings: of all terms; `weights.voxel_weights` and `weights.cell_weights` say by them how much the teacher's
+            word counts where.
     """
 
     name: ClassVar[str]
@@ -49,6 +51,7 @@ class Term(nn.Module):
     @abstractmethod
     def __init__(self, context: TermContext) -> None:
         super().__init__()
+        self.settings = context.settings
 
     @abstractmethod
     def forward(

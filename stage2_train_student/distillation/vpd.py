@@ -9,6 +9,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.adapter import adapters, compared
 from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import cell_weights
 from stage2_train_student.students.student import StudentOutputs
 
 
@@ -28,17 +29,26 @@ class VoxelToPillar(Term):
         """`vpd`, and its addends before their weights, `vpd.down1c`, ..."""
         parts, weighted = {}, []
         for pair in self.pairs:
-            error = voxel_to_pillar_loss(*compared(self.adapters, pair, outputs, targets, batch.scans))
+            maps = compared(self.adapters, pair, outputs, targets, batch.scans)
+            weights = cell_weights(self.settings, targets, batch, (maps[1].shape[2], maps[1].shape[3]), processes)
+            error = voxel_to_pillar_loss(*maps, weights)
             parts[f"vpd.{pair.teacher}"] = processes.mean(error, batch.scans)
             weighted.append(pair.weight * parts[f"vpd.{pair.teacher}"])
         return {**parts, "vpd": torch.stack(weighted).sum()}
 
 
-def voxel_to_pillar_loss(adapted: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Mean squared error between two maps [B, C, R, P], over all scans, channels and bins (VPD)."""
+def voxel_to_pillar_loss(
+    adapted: torch.Tensor, student: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean squared error between two maps [B, C, R, P], over all scans, channels and bins (VPD).
+
+    With weights [B, 1, R, P] of mean 1, each squared error counts as much as its bin weighs.
+    """
     if adapted.shape != student.shape:
         raise SettingsError(
             f"the teacher's layer is {list(adapted.shape)} and the student's {list(student.shape)} (scans, channels, "
             "radial and azimuth bins); distillation needs a grid whose radial and azimuth sizes divide by 8"
         )
+    if weights is not None:
+        return (weights * (student - adapted).square()).mean()
     return functional.mse_loss(student, adapted)

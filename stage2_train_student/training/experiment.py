@@ -1,6 +1,6 @@
 """What an experiment is made of: its source of targets, its student and optimiser, and where a run begins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -147,9 +147,17 @@ def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALON
 
 
 def student_data(
-    settings: ExperimentSettings, dataset: Dataset, source: TargetSource, device: torch.device = CPU
+    settings: ExperimentSettings,
+    dataset: Dataset,
+    source: TargetSource,
+    device: torch.device = CPU,
+    scans: Sequence[ScanId] = (),
 ) -> StudentData:
-    """The training scans' loader, for batches that are used on a device."""
+    """The training scans' loader, for batches that are used on a device.
+
+    Raises:
+        SettingsError: scans are to be mixed, and `scans`, those to train on, are not two at least.
+    """
     return StudentData(
         dataset=dataset,
         grid=settings.grid.grid(),
@@ -160,6 +168,8 @@ def student_data(
         seed=settings.seed,
         views=settings.views,
         labelled=labelled_scans(settings, dataset),
+        mix=settings.mix,
+        partners=tuple(scans),
         stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
     )
 
