@@ -103,6 +103,7 @@ def teacher_and_store(
     """The teacher, and the store that gets its targets; for errors see `run`."""
     grid = settings.grid.grid()
     check_distillable(grid.shape)
+    settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
     teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
     check_classes(teacher, dataset.label_map)

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.base.errors import SettingsError
 from common.base.named import named_class
+from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 
 ROOM = "common.scans.formats"
@@ -77,6 +78,29 @@ class ScanFiles(ABC):
         Raises:
             DataError: they cannot be read, or do not belong to the scan; names the file.
         """
+
+    def prediction(self, scan: ScanId, labels: np.ndarray, label_map: LabelMap, split: str | None) -> tuple[str, bytes]:
+        """A file of the benchmark's submission; SemanticKITTI's, unless a format has its own.
+
+        Args:
+            scan: which scan.
+            labels: uint8 [N], predicted training labels.
+            label_map: says which raw ids they are.
+            split: that the scan belongs to, None for none.
+
+        Returns:
+            its path below the submission's folder, and its content.
+        """
+        name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
+        return name, label_map.to_raw(labels).astype("<u4").tobytes()
+
+    def submission_notes(self, splits: Iterable[str | None]) -> dict[str, bytes]:
+        """What a submission holds beside the predictions of scans of some splits: content by path below its folder."""
+        return {}
+
+    def not_on_disk(self, sequences: Iterable[str]) -> list[str]:
+        """Scans that the dataset's own tables list and that are not on this disk, as paths below the root."""
+        return []
 
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         """What lies among the scans of some sequences without being one, as paths below the root."""

@@ -9,6 +9,7 @@ from common.base.command_options import data_option, device_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
 from common.base.files import check_writable
+from common.base.text import shortened
 from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
@@ -26,6 +27,9 @@ from stage2_train_student.evaluation.submission import write_predictions
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
+
+MOST_NAMED = 25
+"""Splits and sequences in the name of a report; more would be longer than a file's name may be."""
 
 
 @click.command()
@@ -82,7 +86,8 @@ def evaluate(
     splits = splits or default_evaluation(dataset)
     scans = select_reporting_absent(dataset, splits)
     other = None if agreement is None else load_as_model(agreement).predictor(chosen, plan._replace(views=1))
-    name = f"evaluation_{'_'.join(splits)}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
+    chosen_splits = "_".join(splits) if len(splits) <= MOST_NAMED else f"{len(splits)}_sequences"
+    name = f"evaluation_{chosen_splits}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
     beside = (subject.run_folder or RUNS) / f"{model.path.stem}_{name}" if teacher else model.path.parent / name
     path = json_file or beside
@@ -119,7 +124,7 @@ def evaluate(
 @subject_options
 @split_option("every sequence on this disk; with --zip, test")
 @plan_options
-@click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label.")
+@click.option("--out", type=path_type, help="Folder for the benchmark's files: sequences/00/predictions/000000.label.")
 @click.option("--zip", "archive", type=path_type, help="Zip for the benchmark's server.")
 @device_option
 def predict(
@@ -147,9 +152,9 @@ def predict(
     scans = select_reporting_absent(dataset, splits)
     lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
-        click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
+        click.echo(f"note: the server wants all test sequences; the zip lacks {shortened(lacking)}", err=True)
     found = model.predictor(chosen, plan).predict(dataset, scans, "predict")
-    files = write_predictions(found, model.label_map, out, archive)
+    files = write_predictions(found, dataset, out, archive, splits)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
     click.echo(f"student {model.path}: {files} prediction files under {where}")
 
@@ -223,7 +228,7 @@ def default_evaluation(dataset: Dataset) -> tuple[str, ...]:
             f"{dataset.root}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels."
         )
     click.echo(
-        f"note: no sequence of val is on this disk; evaluating on {', '.join(labelled)}. Where the student was trained "
+        f"note: no sequence of val is on this disk; evaluating on {shortened(labelled)}. Where the student was trained "
         "on them this says nothing about new scans.",
         err=True,
     )
