@@ -12,7 +12,7 @@ from stage1_dump_teacher.settings import DumpSettings
 
 
 def load_dump_settings(config: Path, overrides: tuple[str, ...]) -> DumpSettings:
-    """Settings of a dump from a YAML file; `--set dataset=NAME` without one means `cylinder3d_NAME`, where there is one.
+    """Settings of a dump from a YAML file; without one `--set dataset=NAME` means `cylinder3d_NAME`, if that is there.
 
     Raises:
         SettingsError: they cannot be used.

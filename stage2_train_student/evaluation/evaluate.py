@@ -106,8 +106,8 @@ def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
     """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
 
-    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, and `miou_benchmark` as
-    the dataset's benchmark does (`LabelMap.absent_classes`).
+    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, and `miou_benchmark`
+    as the dataset's benchmark does (`LabelMap.absent_classes`).
     """
     return {
         "miou": known(matrix.mean_iou()),

@@ -58,10 +58,11 @@ def write_predictions(
             if zipped is not None:
                 zipped(name, data)
 
-        for count, prediction in enumerate(found, start=1):
+        for prediction in found:
             split = dataset.label_map.split_of(prediction.scan.sequence, splits)
             seen.add(split)
             write(*dataset.files.prediction(prediction.scan, prediction.labels, dataset.label_map, split))
+            count += 1
         for name, data in dataset.files.submission_notes(seen).items():
             write(name, data)
     return count

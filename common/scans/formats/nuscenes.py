@@ -1,7 +1,7 @@
 """Scans and labels of nuScenes-lidarseg as they are downloaded: `v1.0-*/*.json`, `samples/LIDAR_TOP/`, `lidarseg/`.
 
-A sequence is a scene, by its name (`scene-0061`). A frame is a key frame of the lidar, by its time in microseconds, which
-ends the name of its file.
+A sequence is a scene, by its name (`scene-0061`). A frame is a key frame of the lidar, by its time in microseconds,
+which ends the name of its file.
 """
 
 import json
@@ -95,8 +95,8 @@ class NuScenes(ScanFiles):
         data = _read(path)
         if not data or len(data) % (4 * COLUMNS):
             raise DataError(
-                f"{path}: {len(data)} bytes are not a whole number of points of {4 * COLUMNS} bytes (x, y, z, intensity, "
-                "ring as float32); the file is truncated or no scan of nuScenes. Extract it again."
+                f"{path}: {len(data)} bytes are not a whole number of points of {4 * COLUMNS} bytes (x, y, z, "
+                "intensity, ring as float32); the file is truncated or no scan of nuScenes. Extract it again."
             )
         columns = np.frombuffer(data, "<f4").reshape(-1, COLUMNS)
         points = np.ascontiguousarray(columns[:, :4])
@@ -106,9 +106,9 @@ class NuScenes(ScanFiles):
             is_ring = ring.astype(np.uint8) == ring
         if not is_ring.all() or ring.max() >= RINGS:
             raise DataError(
-                f"{path}: the fifth number of a point is not its ring (0 to {RINGS - 1}), so these are not the five columns "
-                "of nuScenes: x, y, z, intensity, ring. Extract the file again, or describe your own files with "
-                "another format."
+                f"{path}: the fifth number of a point is not its ring (0 to {RINGS - 1}), so these are not the five "
+                "columns of nuScenes: x, y, z, intensity, ring. Extract the file again, or describe your own files "
+                "with another format."
             )
         return points
 
@@ -129,8 +129,8 @@ class NuScenes(ScanFiles):
         data = _read(path)
         if len(data) != points:
             raise DataError(
-                f"{path}: {len(data)} labels, but the scan has {points} points. Scan and labels do not belong together, or "
-                "one of them is truncated. Extract both again."
+                f"{path}: {len(data)} labels, but the scan has {points} points. Scan and labels do not belong "
+                "together, or one of them is truncated. Extract both again."
             )
         return np.frombuffer(data, np.uint8).astype(np.uint32)
 
@@ -153,9 +153,9 @@ class NuScenes(ScanFiles):
             shared = sorted(scenes.keys() & found.keys())
             if shared:
                 raise SettingsError(
-                    f"{self.root}: holds {', '.join(versions)}, which share scenes such as {shared[0]}. Say which one is "
-                    f"meant in a dataset's YAML file of your own with two lines: extends: configs/datasets/nuscenes.yaml "
-                    f"and options: {{version: {version}}}."
+                    f"{self.root}: holds {', '.join(versions)}, which share scenes such as {shared[0]}. Say which "
+                    "one is meant in a YAML file of your own with two lines, extends: configs/datasets/nuscenes.yaml "
+                    f"and options: {{version: {version}}}, and name that file as the dataset."
                 )
             for name, frames in found.items():
                 scenes[name] = {time: Located(version, frame) for time, frame in frames.items()}
@@ -168,8 +168,8 @@ class NuScenes(ScanFiles):
         found = sorted(path.name for path in self.root.glob("v[0-9]*-*") if path.is_dir())
         if not found:
             raise DataError(
-                f"{self.root}: no folder v1.0-mini, v1.0-trainval or v1.0-test. DATA must name the folder that holds one "
-                "of them, and samples/ and lidarseg/ beside it."
+                f"{self.root}: no folder v1.0-mini, v1.0-trainval or v1.0-test. DATA must name the folder that holds "
+                "one of them, and samples/ and lidarseg/ beside it."
             )
         return found
 
@@ -194,7 +194,7 @@ class NuScenes(ScanFiles):
         frames = self._frames(scan.sequence)
         if scan.frame not in frames:
             raise DataError(
-                f"{self.root}: {scan.sequence} has no key frame {scan.frame}; the first is {next(iter(frames), 'none')}."
+                f"{self.root}: {scan.sequence} has no key frame {scan.frame}; its first is {next(iter(frames), '-')}."
             )
         return frames[scan.frame]
 

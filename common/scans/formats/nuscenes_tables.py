@@ -74,22 +74,30 @@ def read_tables(folder: Path) -> Scenes:
     """The lidar key frames of a version from its tables, see `key_frames`."""
     tables = {name: folder / f"{name}.json" for name in TABLES}
     with _damage(tables["scene"]):
-        names = {record["token"]: record["name"] for record in json.loads(tables["scene"].read_bytes())}
+        names = {record["token"]: record["name"] for record in _records(tables["scene"])}
     with _damage(tables["sample"]):
-        records = json.loads(tables["sample"].read_bytes())
-        scene_of = {record["token"]: names[record["scene_token"]] for record in records}
+        scene_of = {record["token"]: names[record["scene_token"]] for record in _records(tables["sample"])}
     scenes: Scenes = {name: {} for name in sorted(names.values())}
     with _damage(tables["sample_data"]):
         for record in _lidar_records(tables["sample_data"]):
             if record["is_key_frame"]:
                 scan = ScanId(scene_of.pop(record["sample_token"]), f"{int(record['timestamp']):016d}")
+                if scan.frame in scenes[scan.sequence]:
+                    raise ValueError(f"two lidar key frames of {scan}")
                 scenes[scan.sequence][scan.frame] = _key_frame(record)
     if scene_of:
         raise DataError(
             f"{tables['sample_data']}: has no lidar key frame of {len(scene_of):,} samples of {tables['sample'].name}; "
-            f"the first is {next(iter(scene_of))}. The tables are damaged or of two versions: extract the metadata again."
+            f"the first is {next(iter(scene_of))}. The tables are damaged or of two versions: extract them again."
         )
     return {name: dict(sorted(frames.items())) for name, frames in scenes.items()}
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = json.loads(path.read_bytes())
+    if not (isinstance(records, list) and records):
+        raise ValueError("no list of records")
+    return records
 
 
 def _key_frame(record: dict[str, Any]) -> KeyFrame:
@@ -123,11 +131,11 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}). Extract the metadata of nuScenes again."
+            f"{path}: cannot be read ({error.strerror}). Extract the metadata of nuScenes there."
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{path}: truncated or damaged ({type(error).__name__}: {error!s:.120}). Extract the metadata of nuScenes again."
+            f"{path}: truncated or damaged ({type(error).__name__}: {error!s:.120}). Extract the metadata again."
         ) from error
 
 
