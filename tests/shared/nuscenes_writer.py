@@ -93,7 +93,9 @@ def write_nuscenes(
     settings = SimulationSettings(scans={f"{n:02d}": count for n, count in enumerate(scenes.values())}, sensor=sensor)
     found = []
     for number, (scene, count) in enumerate(scenes.items()):
-        tables["scene"].append({"token": token_of(scene), "name": scene, "log_token": token_of("log")})
+        record = {"token": token_of(scene), "name": scene, "log_token": token_of("log"), "nbr_samples": count}
+        ends = {"first_sample_token": token_of(scene, 0), "last_sample_token": token_of(scene, count - 1)}
+        tables["scene"].append(record | ends)
         for frame in range(count):
             scan = simulate_scan(settings, ScanId(f"{number:02d}", f"{frame:06d}"))
             points = np.column_stack((scan.points, 31 - scan.beam)).astype("<f4")
@@ -119,7 +121,8 @@ def write_nuscenes(
 def add_sample(tables: Tables, scene: str, frame: int) -> list[dict[str, Any]]:
     """A key frame in the tables: a sample, and of the lidar and a camera one record each with a sweep after it."""
     time, sample = START + APART * frame, token_of(scene, frame)
-    tables["sample"].append({"token": sample, "timestamp": time, "scene_token": token_of(scene)})
+    around = {"prev": token_of(scene, frame - 1) if frame else "", "next": token_of(scene, frame + 1)}
+    tables["sample"].append({"token": sample, "timestamp": time, "scene_token": token_of(scene)} | around)
     records = []
     for key in (True, False):
         for channel, suffix in (("LIDAR_TOP", ".pcd.bin"), ("CAM_FRONT", ".jpg")):
