@@ -13,7 +13,9 @@ from common.scans.dataset import Dataset
 from common.scans.formats.nuscenes import NuScenes
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.scan_id import ScanId
+from tests.benchmarks.nuscenes_devkit import main as compare_with_devkit
 from tests.shared.nuscenes_writer import LABEL_MAP, START, category_names, lidar_token, write_nuscenes
+from tests.shared.reduced import command
 
 MINI = {"scene-0061": 3, "scene-0103": 2}
 FIRST = ScanId("scene-0061", str(START))
@@ -262,3 +264,9 @@ def test_labels_of_another_scan_and_scans_that_are_gone_are_refused(root, label_
         dataset.read(FIRST)
     with pytest.raises(DataError, match="scene-0061 has no key frame 7"):
         dataset.files.points(ScanId("scene-0061", "7"))
+
+
+@pytest.mark.skipif("NUSCENES_DEVKIT" not in os.environ, reason="NUSCENES_DEVKIT names no Python with nuscenes-devkit")
+def test_the_devkit_reads_scores_and_takes_the_same():
+    output = command(compare_with_devkit, "--python", os.environ["NUSCENES_DEVKIT"]).output
+    assert output.splitlines()[-1] == "all the same", output
