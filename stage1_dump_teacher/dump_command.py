@@ -6,6 +6,7 @@ import click
 
 from common.base.cluster import ray_option
 from common.base.command_options import cache_option, data_option, device_option, teacher_option
+from common.base.config_files import find_config
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
@@ -55,4 +56,6 @@ def dump(
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
+    own = f"full_{settings.dataset.stem}"
+    experiment = own if find_config(own, "experiments") else "full"
+    click.echo(f"next: make train-student EXPERIMENT={experiment} CACHE={cache} DATA={data}")

@@ -78,6 +78,7 @@ def evaluate(
     def load_as_model(checkpoint: Path) -> Model:
         settings = subject.settings()
         label_map = load_label_map(settings.dataset)
+        settings.grid.check_fits(label_map)
         live = load_teacher(settings.teacher, checkpoint, chosen)
         return Model(checkpoint, settings, label_map, measuring.teacher_logits(live, label_map))
 

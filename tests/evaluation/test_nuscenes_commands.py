@@ -59,6 +59,7 @@ def run(data, teacher, tmp_path_factory) -> Path:
     words = ["--data", data, "--cache", folder / "cache", "--device", "cpu"]
     dumped = command(program, "dump", *words, "--teacher", teacher, *settings_words("dataset=nuscenes", GRID))
     assert "4 scan-views written" in succeed(dumped)
+    assert "next: make train-student EXPERIMENT=full_nuscenes" in dumped.output
     settings = settings_words(GRID, *STUDENT, "epochs=1", "batch_size=1")
     trained = command(program, "train", *words, "--experiment", "full_nuscenes", "--run", folder / "run", *settings)
     assert "2 steps, 1 epochs finished; best mIoU" in succeed(trained)
@@ -124,6 +125,8 @@ def test_another_volume_is_refused_with_the_words_to_add(data, teacher, tmp_path
     volume = settings_words("dataset=nuscenes", GRID, "grid.volume=cylinder3d")
     assert "grid.volume=nuscenes" in fail(command(program, "dump", *words, "--teacher", teacher, *volume))
     settings = settings_words("dataset=nuscenes", GRID)
+    evaluated = ["evaluate", *words[:2], "--device", "cpu", "--teacher", teacher, "--experiment", "full", *settings]
+    assert "grid.volume=nuscenes" in fail(command(program, *evaluated))
     taught = command(program, "train-teacher", *words[:2], "--run", tmp_path / "teacher", "--device", "cpu", *settings)
     assert "grid.volume=nuscenes" in fail(taught)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.base.errors import DataError, SettingsError
-from common.scans.dataset import Dataset
+from common.scans.dataset import Dataset, open_dataset
 from common.scans.formats.nuscenes import NuScenes
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.scan_id import ScanId
@@ -149,6 +149,9 @@ def test_versions_that_share_no_scene_go_together_and_others_must_be_named(root)
         open_files(root).sequences()
     assert open_files(root, version="v1.0-mini").sequences() == list(MINI)
     assert len(open_files(root, version=["v1.0-trainval", "v1.0-test"]).sequences()) == 3
+    own = root / "own.yaml"
+    own.write_text("extends: configs/datasets/nuscenes.yaml\noptions: {version: v1.0-mini}\n")
+    assert open_dataset(root, own).files.sequences() == list(MINI)
     with pytest.raises(SettingsError, match="versoin"):
         open_files(root, versoin="v1.0-mini")
 

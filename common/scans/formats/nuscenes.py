@@ -40,11 +40,11 @@ class NuScenesOptions(Settings):
     version: str | list[str] | None = None
 
 
-class Located(NamedTuple):
-    """A key frame and the version whose tables list it."""
+class Scene(NamedTuple):
+    """A scene: the version whose tables list it, and its key frames by time."""
 
     version: str
-    frame: KeyFrame
+    frames: dict[str, KeyFrame]
 
 
 class NuScenes(ScanFiles):
@@ -59,10 +59,8 @@ class NuScenes(ScanFiles):
 
     def sequences(self) -> list[str]:
         """See `ScanFiles`. Scenes of which no file is here are left out."""
-        on_disk = self._on_disk
-        found = [
-            name for name, frames in self._scenes.items() if any(one.frame.file in on_disk for one in frames.values())
-        ]
+        on_disk, scenes = self._on_disk, self._scenes.items()
+        found = [name for name, scene in scenes if any(frame.file in on_disk for frame in scene.frames.values())]
         if not found:
             raise DataError(
                 f"{self.root / LIDAR}: holds no scan that the tables list. Extract the key frames of the lidar here "
@@ -74,8 +72,8 @@ class NuScenes(ScanFiles):
         """See `ScanFiles`."""
         scans: list[ScanId] = []
         for sequence in sequences:
-            frames = self._frames(sequence)
-            found = [ScanId(sequence, name) for name, one in frames.items() if one.frame.file in self._on_disk]
+            frames = self._scene(sequence).frames
+            found = [ScanId(sequence, time) for time, frame in frames.items() if frame.file in self._on_disk]
             if not found:
                 raise DataError(
                     f"{self.root / LIDAR}: none of the {len(frames)} scans of {sequence} is here. Scenes present: "
@@ -86,12 +84,12 @@ class NuScenes(ScanFiles):
 
     def not_on_disk(self, sequences: Iterable[str]) -> list[str]:
         """See `ScanFiles`."""
-        wanted = [one.frame.file for sequence in sequences for one in self._frames(sequence).values()]
+        wanted = [frame.file for sequence in sequences for frame in self._scene(sequence).frames.values()]
         return [f"{LIDAR}{file}" for file in wanted if file not in self._on_disk]
 
     def points(self, scan: ScanId) -> np.ndarray:
         """See `ScanFiles`. The remission is the intensity as it is stored, 0..255."""
-        path = self.root / LIDAR / self._located(scan).frame.file
+        path = self.root / LIDAR / self._key_frame(scan).file
         data = _read(path)
         if not data or len(data) % (4 * COLUMNS):
             raise DataError(
@@ -136,7 +134,7 @@ class NuScenes(ScanFiles):
 
     def prediction(self, scan: ScanId, labels: np.ndarray, label_map: LabelMap, split: str | None) -> tuple[str, bytes]:
         """See `ScanFiles`: numbers of classes, as nuscenes-devkit's `eval/lidarseg` wants them."""
-        token = self._located(scan).frame.token
+        token = self._key_frame(scan).token
         return f"lidarseg/{_folder(split)}/{token}_lidarseg.bin", labels.astype(np.uint8).tobytes()
 
     def submission_notes(self, splits: Iterable[str | None]) -> dict[str, bytes]:
@@ -145,8 +143,8 @@ class NuScenes(ScanFiles):
         return {f"{_folder(split)}/submission.json": meta for split in splits}
 
     @cached_property
-    def _scenes(self) -> dict[str, dict[str, Located]]:
-        scenes: dict[str, dict[str, Located]] = {}
+    def _scenes(self) -> dict[str, Scene]:
+        scenes: dict[str, Scene] = {}
         versions = self._versions()
         for version in versions:
             found = key_frames(self.root / version)
@@ -157,8 +155,7 @@ class NuScenes(ScanFiles):
                     "one is meant in a YAML file of your own with two lines, extends: configs/datasets/nuscenes.yaml "
                     f"and options: {{version: {version}}}, and name that file as the dataset."
                 )
-            for name, frames in found.items():
-                scenes[name] = {time: Located(version, frame) for time, frame in frames.items()}
+            scenes |= {name: Scene(version, frames) for name, frames in found.items()}
         return scenes
 
     def _versions(self) -> list[str]:
@@ -182,7 +179,7 @@ class NuScenes(ScanFiles):
         except OSError as error:
             raise _unreadable(self.root / LIDAR, error) from error
 
-    def _frames(self, sequence: str) -> dict[str, Located]:
+    def _scene(self, sequence: str) -> Scene:
         if sequence not in self._scenes:
             raise DataError(
                 f"{self.root}: the tables of {', '.join(self._versions())} have no scene '{sequence}'. Scenes present: "
@@ -190,8 +187,8 @@ class NuScenes(ScanFiles):
             )
         return self._scenes[sequence]
 
-    def _located(self, scan: ScanId) -> Located:
-        frames = self._frames(scan.sequence)
+    def _key_frame(self, scan: ScanId) -> KeyFrame:
+        frames = self._scene(scan.sequence).frames
         if scan.frame not in frames:
             raise DataError(
                 f"{self.root}: {scan.sequence} has no key frame {scan.frame}; its first is {next(iter(frames), '-')}."
@@ -199,8 +196,8 @@ class NuScenes(ScanFiles):
         return frames[scan.frame]
 
     def _label_path(self, scan: ScanId) -> Path:
-        version, frame = self._located(scan)
-        return self.root / "lidarseg" / version / f"{frame.token}_lidarseg.bin"
+        token = self._key_frame(scan).token
+        return self.root / "lidarseg" / self._scene(scan.sequence).version / f"{token}_lidarseg.bin"
 
 
 def _folder(split: str | None) -> str:
