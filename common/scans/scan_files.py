@@ -1,5 +1,6 @@
 """Scans on disk: what a format must be able to do. One class in one file of `common/scans/formats` each."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from common.base.errors import SettingsError
+from common.base.errors import DataError, SettingsError
 from common.base.named import named_class
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -114,3 +115,49 @@ def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
         SettingsError: there is no such format, or it does not have these options.
     """
     return named_class(name, ROOM, ScanFiles, "format of a dataset")(root, options)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file of a dataset.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name. What is no file counts: reading it says what is wrong.
+
+    Raises:
+        DataError: there is no telling, the folder cannot be read.
+    """
+    try:
+        path.stat()
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def names_in(folder: Path) -> list[str] | None:
+    """Names in a folder, None where there is no such folder.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file or folder of a dataset that cannot be read."""
+    return DataError(f"{path}: cannot be read ({error.strerror}). Check DATA, the permissions and the download.")

@@ -129,7 +129,7 @@ def add_sample(tables: Tables, scene: str, frame: int) -> list[dict[str, Any]]:
             at = time + (0 if key else 50_000)
             name = f"{'samples' if key else 'sweeps'}/{channel}/{scene}__{channel}__{at}{suffix}"
             token = token_of(scene, frame, channel, key)
-            record = {"token": token, "sample_token": sample, "ego_pose_token": token}
+            record: dict[str, Any] = {"token": token, "sample_token": sample, "ego_pose_token": token}
             record |= {"calibrated_sensor_token": token_of(channel, "calibrated"), "timestamp": at}
             record |= {"fileformat": suffix[1:4], "is_key_frame": key, "height": 0, "width": 0}
             records.append(record | {"filename": name, "prev": "", "next": ""})

@@ -5,7 +5,6 @@ which ends the name of its file.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from common.base.text import shortened
 from common.scans.formats.nuscenes_tables import LIDAR, KeyFrame, key_frames
 from common.scans.label_map import LabelMap
 from common.scans.point_checks import check_points
-from common.scans.scan_files import ScanFiles
+from common.scans.scan_files import ScanFiles, is_there, names_in, read_bytes
 from common.scans.scan_id import ScanId
 
 COLUMNS = 5
@@ -90,7 +89,7 @@ class NuScenes(ScanFiles):
     def points(self, scan: ScanId) -> np.ndarray:
         """See `ScanFiles`. The remission is the intensity as it is stored, 0..255."""
         path = self.root / LIDAR / self._key_frame(scan).file
-        data = _read(path)
+        data = read_bytes(path)
         if not data or len(data) % (4 * COLUMNS):
             raise DataError(
                 f"{path}: {len(data)} bytes are not a whole number of points of {4 * COLUMNS} bytes (x, y, z, "
@@ -112,19 +111,12 @@ class NuScenes(ScanFiles):
 
     def has_labels(self, scan: ScanId) -> bool:
         """See `ScanFiles`."""
-        path = self._label_path(scan)
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        return True
+        return is_there(self._label_path(scan))
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
         """See `ScanFiles`."""
         path = self._label_path(scan)
-        data = _read(path)
+        data = read_bytes(path)
         if len(data) != points:
             raise DataError(
                 f"{path}: {len(data)} labels, but the scan has {points} points. Scan and labels do not belong "
@@ -172,12 +164,7 @@ class NuScenes(ScanFiles):
 
     @cached_property
     def _on_disk(self) -> frozenset[str]:
-        try:
-            return frozenset(os.listdir(self.root / LIDAR))
-        except (FileNotFoundError, NotADirectoryError):
-            return frozenset()
-        except OSError as error:
-            raise _unreadable(self.root / LIDAR, error) from error
+        return frozenset(names_in(self.root / LIDAR) or ())
 
     def _scene(self, sequence: str) -> Scene:
         if sequence not in self._scenes:
@@ -202,14 +189,3 @@ class NuScenes(ScanFiles):
 
 def _folder(split: str | None) -> str:
     return split or "other"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read ({error.strerror}). Check DATA, the permissions and the download.")
