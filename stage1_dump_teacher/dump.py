@@ -105,6 +105,7 @@ def teacher_and_store(
     """The teacher, and the store that gets its targets; for errors see `run`."""
     grid = settings.grid.grid()
     check_distillable(grid.shape)
+    settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
     teacher = TeacherChoice.of_dump(settings, checkpoints, dataset.label_map).load(device, settings.precision)
     return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))

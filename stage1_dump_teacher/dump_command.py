@@ -6,6 +6,7 @@ import click
 
 from common.base.cluster import ray_option
 from common.base.command_options import cache_option, data_option, device_option, teachers_option
+from common.base.config_files import find_config
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
@@ -61,5 +62,7 @@ def dump(
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         raise click.exceptions.Exit(INTERRUPTED)
-    experiment = "full" if TargetStore.open(cache).identity.layers else "logit"
+    own = f"full_{settings.dataset.stem}"
+    learning = own if find_config(own, "experiments") else "full"
+    experiment = learning if TargetStore.open(cache).identity.layers else "logit"
     click.echo(f"next: make train-student EXPERIMENT={experiment} CACHE={cache} DATA={data}")

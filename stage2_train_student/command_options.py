@@ -88,6 +88,7 @@ class Subject:
         if weights is None:
             raise SettingsError("name a student: --run FOLDER, or --weights FILE with --experiment NAME")
         student, label_map = load_student(settings, weights, device)
+        settings.grid.check_fits(label_map)
         return Model(weights, settings, label_map, lambda batch: student(batch).voxel_logits)
 
 

@@ -30,6 +30,12 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def shortened(names: Sequence[str], most: int = 25) -> str:
+    """Names with commas, of a long list the first ones: `00, 01 and 700 more`."""
+    rest = len(names) - most
+    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest:,} more"
+
+
 def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of aligned columns, indented; the first column is text, the others end on the right."""
     (first, *widths) = (max(map(len, column)) for column in zip(*rows, strict=True))

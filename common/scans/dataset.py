@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from common.base.config import Settings
-from common.base.errors import DataError
+from common.base.errors import DataError, SettingsError
+from common.base.text import shortened
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
 from common.scans.scan_files import ScanFiles, scan_files
@@ -21,7 +22,8 @@ class GridSettings(Settings):
     """The polar grid that teacher and student share.
 
     Attributes:
-        volume: `polarnet` (rho 3..50 m, z -3..1.5 m) or `cylinder3d` (rho 0..50 m, z -4..2 m).
+        volume: `polarnet` (rho 3..50 m, z -3..1.5 m), `cylinder3d` (rho 0..50 m, z -4..2 m) or `nuscenes` (rho 0..50 m,
+            z -5..3 m).
         shape: bins along rho, phi, z.
     """
 
@@ -39,6 +41,20 @@ class GridSettings(Settings):
     def grid(self) -> PolarGrid:
         """The grid itself."""
         return PolarGrid.named(self.volume, self.shape)
+
+    def check_fits(self, label_map: LabelMap) -> None:
+        """Refuse a named volume that the dataset's published checkpoints were not trained on.
+
+        Raises:
+            SettingsError: says which it may be.
+        """
+        known = label_map.volumes
+        if known and isinstance(self.volume, str) and self.volume not in known:
+            raise SettingsError(
+                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add to SET "
+                f"grid.volume={known[0]} (or --set); for a teacher of your own on another volume, list that under "
+                "volumes in a copy of the dataset's YAML file."
+            )
 
 
 class ScanSelection(NamedTuple):
@@ -116,12 +132,18 @@ class Dataset:
         found = [sequence for sequence in wanted if sequence not in absent]
         if not found:
             raise DataError(
-                f"{self.root}: no sequence of {', '.join(names)} ({', '.join(wanted)}) is here. Sequences present: "
-                f"{', '.join(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
+                f"{self.root}: no sequence of {', '.join(names)} ({shortened(wanted)}) is here. Sequences present: "
+                f"{shortened(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
             )
         scans, notes = self.files.scans(found), []
         if absent:
-            notes.append(f"sequences without scans on this disk, left out: {', '.join(absent)}")
+            notes.append(f"sequences without scans on this disk, left out: {shortened(absent)}")
+        missing = self.files.not_on_disk(found)
+        if missing:
+            notes.append(
+                f"{len(missing):,} of {len(missing) + len(scans):,} scans are not on this disk, left out; the first is "
+                f"{missing[0]}. Where that is not meant, complete the download."
+            )
         hidden = self.files.left_out(found)
         if hidden:
             more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -40,6 +40,9 @@ class LabelMap(Settings):
         learning_map: raw id (0..65535) to training class.
         content: share of all training points by raw id.
         splits: sequences of each split, as folder names.
+        volumes: named volumes that published checkpoints of this dataset were trained on; empty for any.
+        absent_classes: what the benchmark's mIoU makes of a class that occurs neither in the ground truth nor among the
+            predictions: an IoU of `zero`, or `left_out`. Points of class 0 never count.
     """
 
     config_folder: ClassVar[str] = "datasets"
@@ -51,6 +54,8 @@ class LabelMap(Settings):
     learning_map: dict[int, int]
     content: dict[int, float]
     splits: dict[str, Sequences]
+    volumes: list[str] = []
+    absent_classes: Literal["zero", "left_out"] = "zero"
 
     @model_validator(mode="after")
     def _classes_agree(self) -> "LabelMap":
@@ -111,17 +116,24 @@ class LabelMap(Settings):
         """Sequences of splits (`train`, `val`, `test`), named ones (`00`), or both; in order, each once.
 
         Raises:
-            DataError: a name is neither a split nor a sequence number.
+            DataError: a name is neither a split nor a sequence number, and all of the splits' sequences are numbers.
         """
+        numbered = all(name.isdigit() for split in self.splits.values() for name in split)
         found: list[str] = []
         for name in names:
             if name in self.splits:
                 found += self.splits[name]
             elif name.isdigit():
                 found.append(name.zfill(2))
+            elif not numbered:
+                found.append(name)
             else:
                 raise DataError(f"'{name}' is neither a split ({', '.join(self.splits)}) nor a sequence number")
         return list(dict.fromkeys(found))
+
+    def split_of(self, sequence: str, preferred: Iterable[str] = ()) -> str | None:
+        """A split that has a sequence: of those preferred, otherwise the first; None where none has it."""
+        return next((name for name in (*preferred, *self.splits) if sequence in self.splits.get(name, ())), None)
 
 
 def load_label_map(path: str | Path) -> LabelMap:

@@ -21,6 +21,7 @@ POINT_COLUMNS = [6, 7, 5, 8]
 VOLUMES = {
     "polarnet": ((3.0, -np.pi, -3.0), (50.0, np.pi, 1.5)),
     "cylinder3d": ((0.0, -np.pi, -4.0), (50.0, np.pi, 2.0)),
+    "nuscenes": ((0.0, -np.pi, -5.0), (50.0, np.pi, 3.0)),
 }
 """Named volumes as (minimum, maximum) of (rho in metres, phi in radians, z in metres). A checkpoint fits one only."""
 
@@ -59,7 +60,7 @@ class PolarGrid:
 
     @classmethod
     def named(cls, volume: str, shape: tuple[int, int, int] = (480, 360, 32)) -> "PolarGrid":
-        """A grid over one of the published volumes, `polarnet` or `cylinder3d`."""
+        """A grid over one of the published volumes, see `VOLUMES`."""
         if volume not in VOLUMES:
             raise SettingsError(f"unknown volume '{volume}'; choose one of {', '.join(VOLUMES)}")
         minimum, maximum = VOLUMES[volume]

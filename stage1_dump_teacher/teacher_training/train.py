@@ -61,6 +61,7 @@ def run(
         CheckpointError: the run in the folder does not fit.
     """
     dataset = open_dataset(data, settings.dataset)
+    settings.grid.check_fits(dataset.label_map)
     train = dataset.select(settings.train).scans
     require_labels(dataset, train)
     validation = validation_scans(settings, dataset)

@@ -72,7 +72,8 @@ class DistillationSettings(Settings):
         support: voxels of the logit term: `occupied`, or `dense` as published.
         logit_scale: factor on both logits before the softmax, the inverse of a temperature.
         logit_threshold: voxels whose divergence is not above it do not count; null counts all.
-        confidence: weight what the terms compare by the probability of the teacher's likeliest class, see `weights`.
+        confidence: weight what the terms compare by the probability of the teacher's likeliest class, see `weights`;
+            all terms but PVKD's affinities, which compare pairs.
         trust_labels: leave out voxels with a label where the teacher's likeliest class is another one, see `weights`.
     """
 

@@ -6,6 +6,7 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import voxel_weights
 from stage2_train_student.students.student import StudentOutputs
 
 
@@ -29,6 +30,9 @@ class VoxelOutput(Term):
     ) -> dict[str, torch.Tensor]:
         """`voxel_output` or, in a subclass, the mean by its own `counts`."""
         entries = output_divergence(outputs.voxel_logits, targets.logits, self.scale)
+        weights = voxel_weights(self.settings, targets, batch, processes)
+        if weights is not None:
+            entries = entries * weights
         counts = self.counts(batch).to(entries.dtype)
         total = counts.sum()
         return {self.name: processes.mean((entries * counts).sum() / total.clamp(min=1.0), total)}

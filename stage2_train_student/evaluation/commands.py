@@ -9,6 +9,7 @@ from common.base.command_options import data_option, device_option, optional_dat
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
 from common.base.files import check_writable
+from common.base.text import shortened
 from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
@@ -38,6 +39,9 @@ MOST_LISTED = 10
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
+
+MOST_NAMED = 25
+"""Splits and sequences in the name of a report; more would be longer than a file's name may be."""
 
 
 @click.command()
@@ -86,6 +90,7 @@ def evaluate(
     def load_as_model(checkpoint: Path) -> Model:
         settings = subject.settings()
         label_map = load_label_map(settings.dataset)
+        settings.grid.check_fits(label_map)
         live = load_teacher(settings.teacher, checkpoint, chosen)
         return Model(checkpoint, settings, label_map, measuring.teacher_logits(live, label_map))
 
@@ -94,7 +99,8 @@ def evaluate(
     splits = splits or default_evaluation(dataset)
     scans = select_reporting_absent(dataset, splits)
     other = None if agreement is None else load_as_model(agreement).predictor(chosen, plan._replace(views=1))
-    name = f"evaluation_{'_'.join(splits)}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
+    chosen_splits = "_".join(splits) if len(splits) <= MOST_NAMED else f"{len(splits)}_sequences"
+    name = f"evaluation_{chosen_splits}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
     beside = (subject.run_folder or RUNS) / f"{model.path.stem}_{name}" if teacher else model.path.parent / name
     path = json_file or beside
@@ -134,7 +140,7 @@ def evaluate(
 @subject_options
 @split_option("every sequence on this disk; with --zip, test")
 @plan_options
-@click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label, or what FILES have.")
+@click.option("--out", type=path_type, help="Folder for the benchmark's files, or for what FILES get.")
 @click.option("--zip", "archive", type=path_type, help="Zip for the benchmark's server.")
 @click.option("--format", "kind", type=click.Choice(get_args(Kind)), default="label", help="What FILES get, but bags.")
 @file_option
@@ -187,12 +193,11 @@ def predict(
     scans = select_reporting_absent(dataset, splits)
     lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
-        click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
+        click.echo(f"note: the server wants all test sequences; the zip lacks {shortened(lacking)}", err=True)
     found = predictor.predict(dataset, scans, "predict")
-    whole = (one._replace(labels=dataset.files.restored(one.scan, one.labels)) for one in found)
-    files = write_predictions(whole, model.label_map, out, archive)
+    count = write_predictions(found, dataset, out, archive, splits)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {model.path}: {files} prediction files under {where}")
+    click.echo(f"student {model.path}: {count} prediction files under {where}")
 
 
 @click.command()
@@ -264,7 +269,7 @@ def default_evaluation(dataset: Dataset) -> tuple[str, ...]:
             f"{dataset.root}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels."
         )
     click.echo(
-        f"note: no sequence of val is on this disk; evaluating on {', '.join(labelled)}. Where the student was trained "
+        f"note: no sequence of val is on this disk; evaluating on {shortened(labelled)}. Where the student was trained "
         "on them this says nothing about new scans.",
         err=True,
     )

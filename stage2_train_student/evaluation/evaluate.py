@@ -18,6 +18,14 @@ from common.training.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count
 from common.training.predictor import Predictor, VoxelLogits
 from stage2_train_student.students.student import Student
 
+TOTALS = {
+    "mIoU": "miou",
+    "over all classes": "miou_all_classes",
+    "as the benchmark": "miou_benchmark",
+    "accuracy": "accuracy",
+}
+"""Numbers of a report over all classes together, by what the table calls them."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -98,12 +106,13 @@ def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
     """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
 
-    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, as the benchmark
-    does.
+    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, and `miou_benchmark`
+    as the dataset's benchmark does (`LabelMap.absent_classes`).
     """
     return {
         "miou": known(matrix.mean_iou()),
         "miou_all_classes": known(matrix.mean_iou_all_classes()),
+        "miou_benchmark": known(matrix.mean_iou_of_benchmark(label_map.absent_classes)),
         "accuracy": known(matrix.accuracy()),
         "points": matrix.labelled_points,
         "iou": matrix.iou_of(label_map.names),
@@ -142,7 +151,7 @@ def table(numbers: dict[str, Any]) -> str:
     ranges = numbers["ranges"]
     names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
     shares = {name: [iou, *(part["iou"][name] for part in ranges)] for name, iou in numbers["iou"].items()}
-    for title, key in (("mIoU", "miou"), ("over all classes", "miou_all_classes"), ("accuracy", "accuracy")):
+    for title, key in TOTALS.items():
         shares[title] = [part[key] for part in (numbers, *ranges)]
     if "agreement" in numbers:
         shares["as the teacher"] = [numbers["agreement"]["share"], *numbers["agreement"]["ranges"]]

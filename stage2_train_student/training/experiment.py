@@ -64,8 +64,9 @@ def open_targets(
 
     Raises:
         StoreError: the store does not fit, or lacks targets of a training scan.
-        SettingsError: what the source needs was not given.
+        SettingsError: what the source needs was not given, or the volume is not one of the dataset's.
     """
+    settings.grid.check_fits(label_map)
     if settings.targets == "none":
         return TargetSource()
     grid = settings.grid.grid()

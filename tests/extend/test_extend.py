@@ -128,9 +128,9 @@ def test_names_of_nothing_are_refused_with_what_there_is(toys, setting, message)
 def test_formats_and_teachers_are_refused_likewise(toys):
     options = ("--teacher", toys / "teacher.txt", "--cache", toys / "none", "--config", toys / "dump.yaml")
     other = toys / "other.yaml"
-    other.write_text((toys / "dataset.yaml").read_text().replace(TOYS["format"], "nuscenes"))
+    other.write_text((toys / "dataset.yaml").read_text().replace(TOYS["format"], "waymo"))
     for setting, message in (
         ("teacher=ptv3", "unknown teacher 'ptv3'; choose from cylinder3d"),
-        (f"dataset={other}", "unknown format of a dataset 'nuscenes'; choose from semantic_kitti"),
+        (f"dataset={other}", "unknown format of a dataset 'waymo'; choose from nuscenes, semantic_kitti"),
     ):
         assert message in fail(command(program, *words(toys, "dump", *options, *settings_words(setting))))

@@ -148,8 +148,8 @@ def test_street_on_the_full_grid(seed):
 
 
 def test_unknown_volume_is_refused_with_the_choices():
-    with pytest.raises(SettingsError, match="polarnet, cylinder3d"):
-        PolarGrid.named("nuscenes")
+    with pytest.raises(SettingsError, match="polarnet, cylinder3d, nuscenes"):
+        PolarGrid.named("waymo")
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8), (-8, 8, 8), (8, 8, 1), (2**16, 2**16, 32)])
