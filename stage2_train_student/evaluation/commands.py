@@ -149,7 +149,8 @@ def predict(
     if archive is not None and lacking:
         click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
     found = model.predictor(chosen, plan).predict(dataset, scans, "predict")
-    files = write_predictions(found, model.label_map, out, archive)
+    whole = (one._replace(labels=dataset.files.restored(one.scan, one.labels)) for one in found)
+    files = write_predictions(whole, model.label_map, out, archive)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
     click.echo(f"student {model.path}: {files} prediction files under {where}")
 
