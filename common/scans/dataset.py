@@ -166,7 +166,7 @@ class Dataset:
         if not self.has_labels(scan):
             return LabelledScan(points, None)
         raw = self.files.raw_labels(scan, len(points))
-        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"))
+        return LabelledScan(points, self.label_map.to_training(raw, self.files.labels_of(scan)))
 
 
 def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:

@@ -78,6 +78,10 @@ class ScanFiles(ABC):
             DataError: they cannot be read, or do not belong to the scan; names the file.
         """
 
+    def labels_of(self, scan: ScanId) -> str:
+        """Where the labels of a scan are, for messages."""
+        return f"scan {scan}"
+
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         """What lies among the scans of some sequences without being one, as paths below the root."""
         return []
