@@ -21,6 +21,14 @@ COMMANDS = {
     "First steps": {
         "demo": ("stage2_train_student.demo:demo", "See it all work in minutes, with no data, checkpoint or GPU."),
         "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
+        "new-dataset": (
+            "stage1_dump_teacher.data_checks.new_dataset:new_dataset",
+            "Look at your own files and write the YAML file that describes them.",
+        ),
+        "class-frequencies": (
+            "stage1_dump_teacher.data_checks.class_frequencies:class_frequencies",
+            "Count the points of each label, for class weights.",
+        ),
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
     },
     "Stage one, once": {
