@@ -4,12 +4,12 @@
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
 	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser
+	bench-gpu proof browser new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
 TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors)
-DATASET ?=##                      description of DATA's files and classes, a YAML file [configs/datasets/semantic_kitti.yaml]
+DATASET =##                       description of DATA's files and classes, a YAML file [configs/datasets/semantic_kitti.yaml]
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
 EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains

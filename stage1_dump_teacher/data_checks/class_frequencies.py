@@ -51,7 +51,7 @@ def class_frequencies(data: Path, dataset: Path, splits: tuple[str, ...], write:
         if raw not in label_map.learning_map:
             click.echo(f"note: id {raw} ({share:.3%} of the points) is not in learning_map; add the line")
             click.echo(f"        {raw}: 0    # 0 ignores it; otherwise the number of its class")
-    listed = {raw: 0.0 for raw in label_map.learning_map} | shares
+    listed = dict.fromkeys(label_map.learning_map, 0.0) | shares
     content = dict(sorted(listed.items()))
     if write:
         text = with_content(found.read_bytes().decode(), content)
@@ -106,14 +106,12 @@ def with_content(text: str, content: dict[int, float]) -> str:
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     node = next((value for key, value in pairs if key.value == "content"), None)
     if node is None:
-        gap = "" if text.endswith("\n") else "\n"
-        return (
-            f"{text}{gap}\n# Share of all training points by raw id; weights of classes come from it.\ncontent:\n"
-            + ("".join(f"  {raw}: {share:.10g}\n" for raw, share in content.items()))
-        )
+        lines = ["content:    # share of all training points by raw id; weights of classes come from it"]
+        lines += [f"  {pair}" for pair in _pairs(content.items())]
+        return text + ("" if text.endswith("\n") else "\n") + "\n".join(lines) + "\n"
     if not isinstance(node, yaml.MappingNode) or node.flow_style or not node.value:
         start, end = node.start_mark.index, node.end_mark.index
-        return text[:start] + "{" + ", ".join(_pairs(content.items())) + "}" + text[end:]
+        return text[:start].rstrip(" ") + " {" + ", ".join(_pairs(content.items())) + "}" + text[end:]
     line_end = "\r\n" if "\r\n" in text else "\n"
     # From the end to the start, so that places before stay true.
     there = {int(key.value) for key, _ in node.value}

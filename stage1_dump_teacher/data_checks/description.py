@@ -30,7 +30,7 @@ def description(name: str, found: FoundSensor, known: LabelMap) -> str:
 def scale_of(found: FoundSensor) -> float:
     """What brings the reflectance to 0..1."""
     largest = next((scale for scale in SCALES if found.brightest <= scale), found.brightest)
-    return float(f"{1 / largest:.4g}")
+    return float(f"{1 / largest:.6g}")
 
 
 def drops_origin(found: FoundSensor) -> bool:
@@ -55,25 +55,23 @@ def unlisted(found: FoundSensor, known: LabelMap) -> list[int]:
 def _head(name: str, found: FoundSensor) -> str:
     counts = ", ".join(f"{sequence}: {count}" for sequence, count in list(found.sequences.items())[:20])
     return (
-        f"# Written by polar-distill new-dataset, from {found.scans} of {sum(found.sequences.values())} scans. Check each "
-        "line, then:\n"
-        f"#   polar-distill doctor --data DATA --dataset this.yaml\n"
+        f"# Written by polar-distill new-dataset, from {found.scans} of {sum(found.sequences.values())} scans. "
+        "Check each line, then:\n"
+        "#   polar-distill doctor --data DATA --dataset this.yaml\n"
         f"# Scans by sequence: {counts}{', ...' if len(found.sequences) > 20 else ''}\n"
-        f'name: "{name}"\n'
+        f"name: {_quoted(name)}\n"
         "format: files\n"
     )
 
 
 def _options(found: FoundSensor) -> str:
-    brightest = (
-        f"largest found: {found.brightest:.4g}; multiplied with this it is at most 1, as published teachers know"
-    )
+    brightest = f"largest found: {found.brightest:.4g}; published teachers know reflectances of 0 to 1"
     dropped = f"{found.share(found.origin):.1%} of the points found at (0, 0, 0)" + (
         f", {found.share(found.missing):.1%} with NaN" if found.missing else ""
     )
     named = "named in the files" if found.named else "found by their values: check them"
     lines = [
-        f'  scans: "{found.files.scans}"    # below DATA',
+        f"  scans: {_quoted(found.files.scans)}    # below DATA",
         f"  labels: {_text(found.files.labels)}    # null: none",
         *([f"  label_column: {_text(found.label_column)}"] if found.label_column else []),
         f"  columns: [{', '.join(map(_text, found.columns))}]    # {named}",
@@ -89,7 +87,7 @@ def _classes(found: FoundSensor, known: LabelMap) -> list[str]:
     """The blocks `classes`, `learning_map` and `content`."""
     if is_known(found, known):
         classes, learning_map = known.classes, known.learning_map | dict.fromkeys(unlisted(found, known), 0)
-        note = "# SemanticKITTI's: its ids are those found here. A published checkpoint needs these classes in this order.\n"
+        note = "# SemanticKITTI's, whose ids were found here. Published checkpoints need them in this order.\n"
         if not found.raw_ids:
             note = "# No labels found; these are SemanticKITTI's classes, which published checkpoints know.\n"
     else:
@@ -104,9 +102,7 @@ def _classes(found: FoundSensor, known: LabelMap) -> list[str]:
     for raw, label in sorted(learning_map.items()):
         share = found.raw_ids[raw] / labelled
         seen = f"{share:.3%} of the points" if raw in found.raw_ids else "not seen"
-        strange = (
-            "" if raw in known.learning_map or classes is not known.classes else ", not SemanticKITTI's: which class?"
-        )
+        strange = ", not SemanticKITTI's: which class?" if raw in unlisted(found, known) else ""
         mapped.append(f"  {raw}: {label}    # {classes[label].name}; {seen}{strange}")
         shares.append(f"  {raw}: {share if found.raw_ids else known.content[raw]:.8g}")
     return [

@@ -12,7 +12,7 @@ from common.scans.readers import BAG_SUFFIXES, SUFFIXES, is_bag
 from common.scans.scan_id import HIDDEN
 
 LABEL_SUFFIXES = (".label", ".bin", ".npy")
-LABEL_WORD = re.compile(r"[._-]?labels?[._-]?", re.IGNORECASE)
+LABEL_WORD = re.compile(r"[._-]?(?<![a-z])labels?(?![a-z])[._-]?", re.IGNORECASE)
 
 
 class FoundFiles(NamedTuple):

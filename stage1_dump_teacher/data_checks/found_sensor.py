@@ -139,7 +139,7 @@ def bare_rows(path: Path) -> np.ndarray | None:
     width = guess_width(numbers) if len(data) % 4 == 0 else None
     if width is None:
         raise DataError(
-            f"{path}: {len(data)} bytes that do not look like rows of float32 numbers (x, y, z, ...). Convert the scans "
-            "to .npy, or write the dataset's YAML file by hand: docs/own-sensor.md."
+            f"{path}: {len(data)} bytes that do not look like rows of float32 numbers (x, y, z, ...). Convert the "
+            "scans to .npy, or write the dataset's YAML file by hand: docs/own-sensor.md."
         )
     return numbers.reshape(-1, width)

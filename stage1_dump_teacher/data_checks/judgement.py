@@ -9,7 +9,7 @@ from stage1_dump_teacher.device_checks import Check
 DENSITY_FACTOR, DISTANCE_FACTOR, REFLECTANCE_FACTOR = 4.0, 2.0, 3.0
 """How many times larger or smaller a number may be than where the teacher was trained."""
 
-MORE_ORIGIN, MORE_DUPLICATES, MORE_OUTSIDE, MORE_CROWDED, MORE_UNLABELLED = 0.01, 0.02, 0.1, 0.05, 0.2
+MORE_ORIGIN, MORE_DUPLICATES, MORE_OUTSIDE, MORE_CROWDED, MORE_UNLABELLED = 0.01, 0.02, 0.15, 0.05, 0.2
 """How much larger a share of points may be."""
 
 FEWER_DEGREES = 36.0

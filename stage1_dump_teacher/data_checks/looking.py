@@ -59,8 +59,7 @@ def look(
         yield "columns", columns
         if columns.status == "problem":
             return
-    measured = measure(dataset, evenly(scans), grid.grid())
-    found = measured.summary(grid, f"{dataset.label_map.name}, {measured.scans} of {len(scans)} scans")
+    measured, found = surveyed(dataset, scans, grid)
     yield "compared", Check("ok", f"{measured.scans} of the scans with the teacher's: {reference.source}")
     if measured.refused:
         text = f"{len(measured.refused)} of {measured.scans + len(measured.refused)} scans cannot be read"
@@ -75,6 +74,16 @@ def look(
         draw_survey(measured.kept[len(measured.kept) // 2], found, reference, grid, picture)
         yield "picture", Check("ok", str(picture))
     say_grid(measured, found)
+
+
+def surveyed(dataset: Dataset, scans: list[ScanId], grid: GridSettings) -> tuple[Measured, Survey]:
+    """Measure up to fifty of some scans.
+
+    Raises:
+        DataError: none of them can be used.
+    """
+    measured = measure(dataset, evenly(scans), grid.grid())
+    return measured, measured.summary(grid, f"{dataset.label_map.name}, {measured.scans} of {len(scans)} scans")
 
 
 def write_survey(survey: Survey, path: Path) -> None:

@@ -63,22 +63,19 @@ def found_lines(found: FoundSensor, known: LabelMap) -> list[str]:
     if found.raw_ids:
         shares = {raw: count / found.raw_ids.total() for raw, count in found.raw_ids.most_common()}
         lines.append("label ids    " + ", ".join(f"{raw} ({share:.1%})" for raw, share in shares.items()))
-        agreed = (
-            "SemanticKITTI's classes, whose ids these are" if is_known(found, known) else "one for each id: name them"
-        )
-        lines.append(f"classes      {agreed}")
+        lines.append(f"classes      {'of SemanticKITTI' if is_known(found, known) else 'one for each id: name them'}")
     if unlisted(found, known):
-        lines.append(
-            f"note         ids {unlisted(found, known)} are not SemanticKITTI's and are ignored: see learning_map"
-        )
+        lines.append(f"note         ids {unlisted(found, known)} are not SemanticKITTI's and are ignored")
     if files.labels is not None and Path(files.labels).parent == Path(files.scans).parent:
         lines.append("note         labels lie among the scans: put them into a folder of their own if both end alike")
+    short = [name for name in found.sequences if name.isdigit() and len(name) < 2]
+    if short:
+        lines.append(f"note         sequences need two digits or more: rename {', '.join(short[:8])}, such as 7 to 07")
     if len(found.sequences) == 1:
         lines.append("note         one sequence only: it stands for training and validation, see splits")
     if files.others:
-        lines.append(
-            "left out     " + ", ".join(f"{count} {suffix}" for suffix, count in list(files.others.items())[:8])
-        )
+        others = [f"{count} {suffix}" for suffix, count in list(files.others.items())[:8]]
+        lines.append(f"left out     {', '.join(others)}")
     if found.refused:
         lines.append(f"note         {len(found.refused)} could not be read, the first: {found.refused[0]}")
     return lines
