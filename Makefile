@@ -4,11 +4,12 @@
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
 	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser view
+	bench-gpu proof browser view new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
 TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors); several to dump their average
+DATASET =##                       description of DATA's files and classes, a YAML file [configs/datasets/semantic_kitti.yaml]
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
 EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains
@@ -170,7 +171,13 @@ view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
-		$(call option,--cache,CACHE) $(call option,--config,CONFIG)
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--dataset,DATASET)
+
+new-dataset: need-DATA $(INSTALLED) ## look at files of your own in DATA and write the YAML file that describes them, DATASET
+	@$(POLAR_DISTILL) new-dataset $(call quote,$(DATA)) $(call option,--out,DATASET)
+
+class-frequencies: need-DATA need-DATASET $(INSTALLED) ## count the labels of DATA, and write their shares to DATASET
+	@$(POLAR_DISTILL) class-frequencies $(call option,--data,DATA) $(call option,--dataset,DATASET) --write
 
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
 	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))); do \

@@ -24,6 +24,14 @@ COMMANDS = {
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
     },
     "Your data": {
+        "new-dataset": (
+            "stage1_dump_teacher.data_checks.new_dataset:new_dataset",
+            "Look at your files and write the YAML file that describes them.",
+        ),
+        "class-frequencies": (
+            "stage1_dump_teacher.data_checks.class_frequencies:class_frequencies",
+            "Count the points of each label, for class weights.",
+        ),
         "convert-paris-lille": (
             "common.scans.paris_lille:convert_paris_lille",
             "Cut the clouds of Paris-Lille-3D into scans.",

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -48,12 +49,28 @@ SPCONV = "spconv"
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
+class Comparing(NamedTuple):
+    """What the doctor compares scans with, and the files that get what it measured and its picture."""
+
+    reference: Path | None
+    write_reference: Path | None
+    picture: Path | None
+
+
 @click.command()
 @optional_data_option
 @click.option("--teacher", type=path_type, help="The teacher's checkpoint.")
 @config_option
 @cache_option
-@click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
+@click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's format and classes.")
+@click.option(
+    "--reference",
+    type=path_type,
+    help="What the teacher was trained on: a YAML file that --write-reference wrote. Default: trained_on.yaml beside "
+    "the teacher, else SemanticKITTI.",
+)
+@click.option("--write-reference", type=path_type, metavar="FILE.yaml", help="Keep what was measured of the scans.")
+@click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the scans beside what the teacher knows.")
 @device_option
 @click.pass_context
 def doctor(
@@ -63,19 +80,32 @@ def doctor(
     config: Path,
     cache: str,
     dataset: Path,
+    reference: Path | None,
+    write_reference: Path | None,
+    picture: Path | None,
     device: str,
 ) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem.
 
-    The kind of the teacher is that of the settings of the dump (--config).
+    Scans are measured and compared with those that the teacher was trained on; a note says where they differ, and what
+    to do (docs/doctor.md). The kind of the teacher and the grid are those of the settings of the dump (--config).
+
+    \b
+    Examples:
+      polar-distill doctor
+      polar-distill doctor --data dataset --teacher cylinder3d.pt --picture scans.png
+      polar-distill doctor --data recordings --dataset my_sensor.yaml
     """
-    problems = 0
+    results = {}
     for name, check in checks(data, teacher, cache, dataset, config, device):
-        result = run_check(check)
-        problems += result.status == "problem"
-        click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
-        if result.next_step:
-            click.echo(f"{'':<23} -> {result.next_step}")
+        results[name] = show(name, run_check(check))
+    if data is not None:
+        comparing = Comparing(reference, write_reference, picture)
+        for name, result in about_scans(data, dataset, config, teacher, comparing):
+            # Scans that cannot be listed have been reported.
+            if result.finding != results["scans"].finding:
+                results[name] = show(name, result)
+    problems = sum(result.status == "problem" for result in results.values())
     click.echo(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "No problems found.")
     if problems:
         context.exit(1)
@@ -99,23 +129,52 @@ def checks(
     yield "torch-scatter", check_torch_scatter
     yield "zarr", check_zarr
     if "://" not in cache:
-        yield "disk", lambda: check_disk(Path(cache), data)
+        yield "disk", lambda: check_disk(Path(cache), data, dataset)
     if data is not None:
         yield "scans", lambda: check_data(data, dataset)
     if teacher is not None:
         yield "teacher", lambda: check_teacher(teacher, config)
 
 
+def about_scans(
+    data: Path, dataset: Path, config: Path, teacher: Path | None, comparing: Comparing
+) -> Iterator[tuple[str, Check]]:
+    """Lines of the table that compare scans with those that the teacher was trained on."""
+    try:
+        from common.base.config import load_settings
+        from common.scans.dataset import open_dataset
+        from stage1_dump_teacher.data_checks.looking import look, reference_of
+        from stage1_dump_teacher.settings import DumpSettings
+
+        grid, reference = load_settings(DumpSettings, config).grid, reference_of(teacher, comparing.reference)
+        yield from look(open_dataset(data, dataset), grid, reference, comparing.picture, comparing.write_reference)
+    except Exception as error:
+        yield "comparison", as_problem(error)
+
+
+def show(name: str, result: Check) -> Check:
+    """Print a line of the table."""
+    click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
+    if result.next_step:
+        click.echo(f"{'':<23} -> {result.next_step}")
+    return result
+
+
 def run_check(check: Callable[[], Check]) -> Check:
     """The check's result; whatever it raises becomes a problem."""
     try:
         return check()
-    except PolarDistillError as error:
-        return Check("problem", error.message)
     except Exception as error:
-        return Check(
-            "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
-        )
+        return as_problem(error)
+
+
+def as_problem(error: Exception) -> Check:
+    """What a check raised, as a line of the table."""
+    if isinstance(error, PolarDistillError):
+        return Check("problem", error.message)
+    return Check(
+        "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
+    )
 
 
 def check_python() -> Check:
@@ -180,12 +239,12 @@ def check_zarr() -> Check:
     return Check("ok", "wrote a zstd-compressed array and read it back")
 
 
-def check_disk(cache: Path, data: Path | None) -> Check:
+def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check:
     """There is room for a dump of the scans in `data`, or else of SemanticKITTI."""
     existing = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Check("problem", f"{existing} is not a folder that can be written to", "Name another place with CACHE=.")
-    scans = len(list(data.glob("sequences/*/velodyne/*.bin"))) if data is not None else SEMANTIC_KITTI_SCANS
+    scans = SEMANTIC_KITTI_SCANS if data is None else count_scans(data, dataset)
     what = f"{scans} scans" if data is not None else f"SemanticKITTI ({scans} scans)"
     least, most = scans * TRAIN_BYTES, scans * FULL_BYTES
     written = sum(path.stat().st_size for path in cache.rglob("*.zip")) if cache.is_dir() else 0
@@ -203,34 +262,34 @@ def check_disk(cache: Path, data: Path | None) -> Check:
     return Check("problem", finding, "Name another place with CACHE=, or dump fewer sequences.")
 
 
+def count_scans(data: Path, dataset: Path) -> int:
+    """Scans below a folder; 0 where they cannot be listed, of which `check_data` says why."""
+    from common.scans.dataset import open_dataset
+
+    try:
+        files = open_dataset(data, dataset).files
+        return len(files.scans(files.sequences()))
+    except PolarDistillError:
+        return 0
+
+
 def check_data(data: Path, dataset: Path) -> Check:
     """The scans are where they should be, and the first one with labels can be read through the label map."""
-    from common.scans.formats.semantic_kitti import (
-        has_labels,
-        label_path,
-        list_scans,
-        present_sequences,
-        read_points,
-        read_raw_labels,
-    )
-    from common.scans.label_map import load_label_map
+    from common.scans.dataset import open_dataset
 
-    label_map = load_label_map(dataset)
-    present = present_sequences(data)
-    sequences = [name for name in present if (data / "sequences" / name / "velodyne").is_dir()]
-    scans = list_scans(data, sequences or present or ["00"])
-    labelled = [scan for scan in scans if has_labels(data, scan)]
-    first = labelled[0] if labelled else scans[0]
-    points = read_points(data, first)
-    finding = f"{len(scans)} scans, {len(labelled)} with labels"
+    opened = open_dataset(data, dataset)
+    sequences = opened.files.sequences()
+    scans = opened.files.scans(sequences)
+    without = set(opened.unlabelled(scans))
+    first = next((scan for scan in scans if scan not in without), scans[0])
+    read = opened.read(first)
+    finding = f"{len(scans)} scans, {len(scans) - len(without)} with labels"
     for sequence in sequences:
         finding += f"; {sequence}: {sum(scan.sequence == sequence for scan in scans)}"
-    finding += f"; {first} has {len(points)} points"
-    if not labelled:
+    finding += f"; {first} has {len(read.points)} points"
+    if read.labels is None:
         return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")
-    raw = read_raw_labels(data, first, len(points))
-    classes = np.unique(label_map.to_training(raw, label_path(data, first)))
-    return Check("ok", f"{finding} of {len(classes)} classes")
+    return Check("ok", f"{finding} of {len(np.unique(read.labels))} classes")
 
 
 def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG) -> Check:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
@@ -18,16 +18,34 @@ from common.scans.scan_id import ScanId
 from common.scans.view import View, apply_view
 
 
+class VolumeSettings(Settings):
+    """A volume of one's own, a full circle around the sensor.
+
+    Attributes:
+        rho: smallest and largest distance from the sensor's axis, metres.
+        z: smallest and largest height, metres.
+    """
+
+    rho: tuple[float, float]
+    z: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _rises(self) -> "VolumeSettings":
+        if not (0 <= self.rho[0] < self.rho[1] and self.z[0] < self.z[1]):
+            raise ValueError("rho and z are the smallest and the largest value, and rho is not negative")
+        return self
+
+
 class GridSettings(Settings):
     """The polar grid that teacher and student share.
 
     Attributes:
-        volume: `polarnet` (rho 3..50 m, z -3..1.5 m), `cylinder3d` (rho 0..50 m, z -4..2 m) or `nuscenes` (rho 0..50 m,
-            z -5..3 m).
+        volume: `polarnet` (rho 3..50 m, z -3..1.5 m), `cylinder3d` (rho 0..50 m, z -4..2 m), `nuscenes` (rho 0..50 m,
+            z -5..3 m), or one of your own: `{rho: [3, 50], z: [-3, 1.5]}`.
         shape: bins along rho, phi, z.
     """
 
-    volume: str = "polarnet"
+    volume: str | VolumeSettings = "polarnet"
     shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
 
     @field_validator("shape")
@@ -40,7 +58,10 @@ class GridSettings(Settings):
 
     def grid(self) -> PolarGrid:
         """The grid itself."""
-        return PolarGrid.named(self.volume, self.shape)
+        if isinstance(self.volume, str):
+            return PolarGrid.named(self.volume, self.shape)
+        (nearest, farthest), (lowest, highest) = self.volume.rho, self.volume.z
+        return PolarGrid(self.shape, (nearest, -np.pi, lowest), (farthest, np.pi, highest))
 
     def check_fits(self, label_map: LabelMap) -> None:
         """Refuse a named volume that the dataset's published checkpoints were not trained on.
@@ -168,7 +189,7 @@ class Dataset:
         if not self.has_labels(scan):
             return LabelledScan(points, None, str(scan))
         raw = self.files.raw_labels(scan, len(points))
-        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"), str(scan))
+        return LabelledScan(points, self.label_map.to_training(raw, self.files.labels_of(scan)), str(scan))
 
 
 def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:

@@ -103,6 +103,10 @@ class ScanFiles(ABC):
         """Scans that the dataset's own tables list and that are not on this disk, as paths below the root."""
         return []
 
+    def labels_of(self, scan: ScanId) -> str:
+        """Where the labels of a scan are, for messages."""
+        return f"scan {scan}"
+
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         """What lies among the scans of some sequences without being one, as paths below the root."""
         return []

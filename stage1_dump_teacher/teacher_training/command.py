@@ -43,7 +43,8 @@ def train_teacher(
 ) -> None:
     """Train a Cylinder3D of any width on labelled scans, for datasets without a published checkpoint.
 
-    Writes teacher_best.safetensors and teacher_last.safetensors in the published layout, ready for TEACHER=.
+    Writes teacher_best.safetensors and teacher_last.safetensors in the published layout, ready for TEACHER=, and what
+    the scans look like, for the doctor.
 
     \b
     Examples:
@@ -51,7 +52,9 @@ def train_teacher(
       polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
     # Imported here so that the other commands start where spconv does not.
+    from common.scans.dataset import open_dataset
     from common.training.trainer import finished
+    from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
     from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
     from stage1_dump_teacher.teacher_training.train import run
 
@@ -63,4 +66,7 @@ def train_teacher(
     if not finished(state, settings):
         click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
         context.exit(INTERRUPTED)
+    dataset = open_dataset(data, settings.dataset)
+    _, survey = surveyed(dataset, dataset.select(settings.train).scans, settings.grid)
+    write_survey(survey, folder / TRAINED_ON)
     click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}")

@@ -44,6 +44,10 @@ class SemanticKitti(ScanFiles):
         """See `ScanFiles`."""
         return read_raw_labels(self.root, scan, points)
 
+    def labels_of(self, scan: ScanId) -> str:
+        """See `ScanFiles`."""
+        return str(label_path(self.root, scan))
+
 
 def scan_path(root: str | Path, scan: ScanId) -> Path:
     """Where the points of a scan are."""
