@@ -36,7 +36,9 @@ def check_installed() -> None:
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise SettingsError(f"{', '.join(missing)} not installed, which ONNX needs: pip install 'polar-distill[export]'")
+        raise SettingsError(
+            f"{', '.join(missing)} not installed, which ONNX needs: pip install 'polar-distill[export]'"
+        )
 
 
 def write_graphs(student: PolarNet, grid_shape: tuple[int, int, int], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Class of each point of a scan by an exported student, with NumPy and onnxruntime alone.
 
-    python run_exported.py scan.bin labels.npy      # float32 x, y, z, remission of each point in; uint8 classes out
+python run_exported.py scan.bin labels.npy      # float32 x, y, z, remission of each point in; uint8 classes out
 """
 
 import json
