@@ -129,7 +129,7 @@ def quantised(student: Student, settings: ExperimentSettings, dataset: Dataset, 
     write_int8(folder, (on_grid(dataset.files.points(scan), grid) for scan in chosen))
     others = spread([scan for scan in found if scan not in chosen], scans) or chosen
     engines = [*torch_engines(student), *onnx_engines(folder, torch.get_num_threads())]
-    comparison = compare(engines, dataset, others, grid)
+    comparison = compare(engines, dataset, others, grid, repeats=2 if len(others) == 1 else 1)
     assert INT8 in comparison.engines
     return comparison
 
