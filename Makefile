@@ -3,7 +3,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
-	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
+	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
 	bench-gpu proof browser view new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
@@ -33,6 +33,8 @@ CONFIG =##                        settings of the dump, a YAML file [configs/tea
 LIVE =##                          scan-views on which store-verify runs the TEACHER again
 TO =##                            where store-convert writes
 PROFILE = train##                 what store-convert keeps: train or full; empty to say it with SET
+SHIPPED = $(RUN)_shipped##          folder that export writes: the student as one ships it
+CALIBRATE =##                     folder of scans for eight-bit graphs of export as well
 DEVICE = auto##                   auto, cpu, cuda or cuda:1
 RESUME =##                        1 = go on with the training run in RUN
 DELETE_MANY =##                   1 = store-repair may delete more than 5 % of CACHE
@@ -168,6 +170,14 @@ render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student
 view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
 	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
 		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
+
+export: need-SHIPPED $(INSTALLED) ## write the student of RUN to SHIPPED: weights, ONNX, model card; with CALIBRATE eight bits
+	$(POLAR_DISTILL) export $(call quote,$(RUN)) $(call option,--to,SHIPPED) \
+		$(if $(strip $(CALIBRATE)),--int8 $(call option,--calibrate,CALIBRATE))
+
+latency: need-DATA $(INSTALLED) ## how long a scan of DATA takes the student in RUN on this CPU, by engine
+	$(POLAR_DISTILL) latency $(call quote,$(RUN)) $(call option,--data,DATA) \
+		$(if $(wildcard $(SHIPPED)/map.onnx),$(call option,--onnx,SHIPPED))
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \

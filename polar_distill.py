@@ -56,7 +56,10 @@ COMMANDS = {
             "stage1_dump_teacher.store_care.copies:merge",
             "Put stores of several machines into one, or an archive.",
         ),
-        "export": ("stage1_dump_teacher.store_care.copies:export", "One scan's targets as .npz, for a look."),
+        "show-targets": (
+            "stage1_dump_teacher.store_care.copies:show_targets",
+            "One scan's targets as .npz, for a look.",
+        ),
         "consistency": (
             "stage1_dump_teacher.consistency.command:consistency",
             "Measure how well cached targets fit augmented scans.",
@@ -69,6 +72,10 @@ COMMANDS = {
         "render": ("stage2_train_student.evaluation.commands:render", "Draw scans: truth, student, teacher, errors."),
         "view": ("stage2_train_student.viewing.command:view", "Show scans in 3D, on a page for any browser."),
         "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
+    },
+    "Shipping": {
+        "export": ("stage2_train_student.shipping.commands:export", "A student as one ships it: ONNX, card, program."),
+        "latency": ("stage2_train_student.shipping.commands:latency", "How long a scan takes on this CPU."),
     },
     "Comparing": {
         "sweep": (

@@ -148,6 +148,12 @@ def known(share: float) -> float | None:
 
 def table(numbers: dict[str, Any]) -> str:
     """An evaluation as text, from `full_report`."""
+    head = f"IoU in %, - does not occur; labelled points {numbers['points']}"
+    return "\n".join([head, *aligned_table(table_rows(numbers))])
+
+
+def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
+    """IoU of each class and what they add up to, over all points and by distance; the first row is the head."""
     ranges = numbers["ranges"]
     names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
     shares = {name: [iou, *(part["iou"][name] for part in ranges)] for name, iou in numbers["iou"].items()}
@@ -156,9 +162,7 @@ def table(numbers: dict[str, Any]) -> str:
     if "agreement" in numbers:
         shares["as the teacher"] = [numbers["agreement"]["share"], *numbers["agreement"]["ranges"]]
     rows = [["", "all", *names]]
-    rows += [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
-    head = f"IoU in %, - does not occur; labelled points {numbers['points']}"
-    return "\n".join([head, *aligned_table(rows)])
+    return rows + [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
 
 
 def write_report(path: Path, numbers: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ from stage2_train_student.students.student import Student
 from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
 
+EXPORTED_STUDENT = "student.safetensors"
+"""In a folder that `export` wrote, which every command takes for a run."""
+
 
 def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[Student, LabelMap]:
     """A student in eval mode from a file of its weights alone: ours, or a published checkpoint.
@@ -51,12 +54,12 @@ def run_settings(folder: Path) -> ExperimentSettings:
 
 
 def run_weights(folder: Path) -> Path:
-    """The best student of a run, or its last where no validation chose a best one.
+    """The best student of a run, or its last where no validation chose a best one, or the one in an exported folder.
 
     Raises:
         CheckpointError: the run has not saved a student yet.
     """
-    for name in (BEST_STUDENT, LAST_STUDENT):
+    for name in (BEST_STUDENT, LAST_STUDENT, EXPORTED_STUDENT):
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder}: no student saved yet. Let the training reach its first save.")
