@@ -293,17 +293,20 @@ def check_data(data: Path, dataset: Path) -> Check:
 
 
 def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG) -> Check:
-    """The checkpoint loads completely into the kind of teacher that the settings of the dump name."""
+    """The checkpoint loads completely into the teacher that the settings of the dump name, and has their classes."""
     import torch
 
     from common.base.config import load_settings
+    from common.scans.label_map import load_label_map
+    from common.targets.teacher import check_classes
     from stage1_dump_teacher.settings import DumpSettings
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    kind = load_settings(DumpSettings, config).teacher
-    loaded = load_named_teacher(kind, teacher, torch.device("cpu"))
-    layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items())
-    return Check("ok", f"{kind} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
+    settings = load_settings(DumpSettings, config)
+    loaded = load_named_teacher(settings.teacher, teacher, torch.device("cpu"))
+    loaded = check_classes(loaded, load_label_map(settings.dataset))
+    layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items()) or "none"
+    return Check("ok", f"{settings.teacher} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
 
 
 def _size(size: float) -> str:

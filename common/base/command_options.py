@@ -31,7 +31,8 @@ def existing_paths(context: click.Context, parameter: click.Parameter, texts: tu
 
     def split(text: str) -> list[Path]:
         parts = [Path(part) for part in text.split()]
-        return parts if len(parts) > 1 and all(part.exists() for part in parts) else [Path(text)]
+        several = len(parts) > 1 and not Path(text).exists() and all(part.exists() for part in parts)
+        return parts if several else [Path(text)]
 
     return tuple(path for text in texts for path in split(text))
 

@@ -135,6 +135,13 @@ def test_a_store_says_and_checks_what_was_averaged(tmp_path, few, reduced_teache
     assert ".views: the store has 2, this run has 3" in refused
 
 
+def test_a_path_with_a_space_stays_one_path(tmp_path, few, reduced_teacher, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a b"):
+        shutil.copy(reduced_teacher, name)
+    assert "layers: up0e" in succeed(dump(few, Path("a b"), Path("cache"), STREET_GRID, TRAIN, "layers=[up0e]"))
+
+
 def test_what_cannot_be_averaged_is_refused(tmp_path, few, reduced_teacher, other_teacher):
     twice, pair = Path(f"{reduced_teacher} {reduced_teacher}"), Path(f"{reduced_teacher} {other_teacher}")
     for teachers, setting, message in (

@@ -17,6 +17,7 @@ from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore, apply_view, logits_of_points
 from polar_distill import program
+from stage1_dump_teacher.doctor import check_teacher
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 from stage1_dump_teacher.teachers.recorded import RecordedTeacher, in_classes
 from stage2_train_student.training.experiment import open_targets, student_data
@@ -118,6 +119,9 @@ def test_the_store_is_verified_evaluated_and_averaged_with_a_live_teacher(
 
     evaluate = ("evaluate", "--teacher", folder, "--experiment", experiment, "--json", tmp_path / "out.json", *on)
     assert "mIoU" in succeed(command(program, *evaluate))
+    finding = check_teacher(folder).finding
+    assert "recorded a friend's" in finding
+    assert finding.endswith("20 classes; channels of its layers: none")
 
     words = dump_words(
         store_scans,
