@@ -10,7 +10,7 @@ class PointOutput(VoxelOutput):
     """Mean of `output_divergence` over points, each with the logits of its voxel (Hou et al., CVPR 2022).
 
     The paper's networks refine voxels to points with a module of their own, which neither the published Cylinder3D
-    code nor PVKD's contains (issues 8 and 42 of xinge008/Cylinder3D, 3 of cardwing/Codes-for-PVKD). Without it a
+    code nor PVKD's contains (issue 42 of xinge008/Cylinder3D, issue 3 of cardwing/Codes-for-PVKD). Without it a
     point's logits are its voxel's, so this term is `voxel_output` with each voxel counted once for each of its points.
     """
 

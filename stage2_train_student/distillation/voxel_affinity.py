@@ -101,8 +101,10 @@ def affinity_error(student: torch.Tensor, teacher: torch.Tensor, rows: torch.Ten
         float [blocks].
     """
     found = (rows >= 0)[..., None]
-    student, teacher = (unit_rows(features)[rows.clamp(min=0)] * found for features in (student, teacher))
-    return (student @ student.mT - teacher @ teacher.mT).square().mean(dim=(1, 2))
+    # Under autocast, products would be those of a shorter format.
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = (unit_rows(features)[rows.clamp(min=0)] * found for features in (student, teacher))
+        return (student @ student.mT - teacher @ teacher.mT).square().mean(dim=(1, 2))
 
 
 def unit_rows(features: torch.Tensor) -> torch.Tensor:

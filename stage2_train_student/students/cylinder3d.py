@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from common.base.config import Settings, parse_settings
-from common.base.errors import CheckpointError, SettingsError
+from common.base.errors import CheckpointError, SettingsError, TrainingError
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
 from common.networks.published_weights import from_published, published_names, to_published, widths_of
 from common.networks.sparse import use_algorithm_of
@@ -65,8 +65,14 @@ class Cylinder3DStudent(Student):
 
         Raises:
             SettingsError: under autocast, which this network does not know.
+            TrainingError: there is no scan, as in a process that has no share of a batch.
         """
         device = batch.voxels.device
+        if not batch.scans:
+            raise TrainingError(
+                "the student cylinder3d needs a scan in every process, and this batch has fewer; train on a number of "
+                "scans that leaves no smaller batch at the end of an epoch, or in fewer processes"
+            )
         if torch.is_autocast_enabled(device.type):
             raise SettingsError("precision: the student cylinder3d computes in float32; set precision=float32 or tf32")
         use_algorithm_of(self.network, device)

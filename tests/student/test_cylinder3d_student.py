@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.base.errors import CheckpointError, SettingsError
+from common.base.errors import CheckpointError, SettingsError, TrainingError
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
 from common.networks.published_weights import to_published
 from common.networks.sparse import sparse
@@ -172,6 +172,12 @@ def test_a_student_of_other_channels_refuses_them_by_name(published, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"upBlock1\.bn2\.bias: \(3,\) in the file, \(32,\) in the model"):
         load_student(fitting, tmp_path / "damaged.pt", CPU)
+
+
+def test_a_batch_without_a_scan_is_refused():
+    student = Cylinder3DStudent.build(StudentSettings(options={"base": 2}), STREET_GRID, 20)
+    with pytest.raises(TrainingError, match="needs a scan in every process"):
+        student(small_batch(points=20).without_scans())
 
 
 def test_the_half_of_pvkds_network_has_half_the_channels():

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from common.base.errors import SettingsError
 from common.targets.teacher_targets import PillarFeatures
+from common.training.resuming import with_later_settings
 from stage2_train_student.distillation.adapter import adapted, same_size
 from stage2_train_student.distillation.settings import (
     LWD_PAIR,
@@ -16,6 +17,7 @@ from stage2_train_student.distillation.settings import (
 )
 from stage2_train_student.distillation.terms import teacher_layers
 from stage2_train_student.distillation.vpd import voxel_to_pillar_loss
+from stage2_train_student.settings import ExperimentSettings
 from tests.shared.reduced import reduced_experiment
 from tests.student.test_losses import TEACHER_CHANNELS, built, random_distillation_inputs
 
@@ -46,6 +48,14 @@ def test_a_list_of_pairs_is_read_from_the_file_and_the_published_one_stands_ther
     assert own.pairs_of("vpd") == [LayerPair(teacher="up2e", student="x2", weight=0.5)]
     assert [pair.student for pair in own.pairs_of("lwd")] == [LWD_PAIR[1]]
     assert teacher_layers(own) == ["up2e", "up0e"]
+
+
+def test_runs_from_before_there_was_a_list_go_on():
+    now = reduced_experiment((48, 40, 16)).model_dump(mode="json")
+    stored = {**now, "distillation": {**now["distillation"]}}
+    for name in ("pairs", "supervoxels"):
+        del stored["distillation"][name]
+    assert with_later_settings(ExperimentSettings, stored) == now
 
 
 def test_pairs_are_weighted_and_only_they_are_built():

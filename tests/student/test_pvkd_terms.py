@@ -164,6 +164,14 @@ def test_every_term_has_the_gradient_of_finite_differences(name):
     assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(gradient[place]), rel=1e-5)
 
 
+def test_autocast_leaves_affinities_as_they_are():
+    torch.manual_seed(0)
+    student, teacher, rows = torch.randn(9, 4), torch.randn(9, 4), torch.arange(9)[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = affinity_error(student, teacher, rows)
+    assert torch.equal(inside, affinity_error(student, teacher, rows))
+
+
 def test_voxels_whose_features_are_all_zero_keep_gradients_finite():
     student = torch.tensor([[0.0, 0.0], [1.0, 2.0]], requires_grad=True)
     error = affinity_error(student, torch.ones(2, 2), torch.tensor([[0, 1]])).sum()
