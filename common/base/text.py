@@ -30,10 +30,9 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def shortened(names: Sequence[str], most: int = 25) -> str:
-    """Names with commas, of a long list the first ones: `00, 01 and 700 more`."""
-    rest = len(names) - most
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest:,} more"
+def shortened(names: Sequence[str], most: int = 25, shown: int = 5) -> str:
+    """Names with commas, of more than `most` the first ones: `00, 01, 02, 03, 04 and 700 more`."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -145,10 +145,16 @@ class Dataset:
         Raises:
             DataError: nothing is there, a sequence asked for by number is missing, or one cannot be listed.
         """
-        names, splits = list(names), self.label_map.splits
+        names, label_map, splits = list(names), self.label_map, self.label_map.splits
         present = set(self.files.sequences())
-        numbered = set(self.label_map.sequences(name for name in names if name not in splits))
-        wanted = self.label_map.sequences(names)
+        numbered = set(label_map.sequences((name for name in names if name not in splits), present))
+        wanted = label_map.sequences(names, present)
+        unknown = [name for name in names if not name.isdigit() and not label_map.knows(name) and name not in present]
+        if unknown:
+            raise DataError(
+                f"'{unknown[0]}' is neither a split ({', '.join(splits)}) nor a sequence that is here. Sequences "
+                f"present: {shortened(sorted(present))}."
+            )
         absent = [sequence for sequence in wanted if sequence not in present and sequence not in numbered]
         found = [sequence for sequence in wanted if sequence not in absent]
         if not found:

@@ -1,6 +1,6 @@
 """Classes of a dataset: names, colours, and the map between raw label ids and training classes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -112,11 +112,16 @@ class LabelMap(Settings):
         """Loss weight of each class, 1 / (share + 0.001), float32 [C] (PolarNet's and Jiang et al.'s choice)."""
         return (1.0 / (self.class_shares() + CLASS_WEIGHT_OFFSET)).astype(np.float32)
 
-    def sequences(self, names: Iterable[str]) -> list[str]:
+    def sequences(self, names: Iterable[str], present: Collection[str] = ()) -> list[str]:
         """Sequences of splits (`train`, `val`, `test`), named ones (`00`), or both; in order, each once.
 
+        Args:
+            names: splits and sequences.
+            present: sequences that there are besides those of the splits, where that is known.
+
         Raises:
-            DataError: a name is neither a split nor a sequence number, and all of the splits' sequences are numbers.
+            DataError: a name is neither a split nor a sequence: where all of the splits' sequences are numbers, others
+                must be numbers too, or present.
         """
         numbered = all(name.isdigit() for split in self.splits.values() for name in split)
         found: list[str] = []
@@ -125,11 +130,15 @@ class LabelMap(Settings):
                 found += self.splits[name]
             elif name.isdigit():
                 found.append(name.zfill(2))
-            elif not numbered:
+            elif not numbered or name in present:
                 found.append(name)
             else:
                 raise DataError(f"'{name}' is neither a split ({', '.join(self.splits)}) nor a sequence number")
         return list(dict.fromkeys(found))
+
+    def knows(self, name: str) -> bool:
+        """Whether a name is that of a split or of a sequence in one."""
+        return name in self.splits or self.split_of(name) is not None
 
     def split_of(self, sequence: str, preferred: Iterable[str] = ()) -> str | None:
         """A split that has a sequence: of those preferred, otherwise the first; None where none has it."""

@@ -15,7 +15,7 @@ import numpy as np
 from common.base.config import Settings, parse_settings
 from common.base.errors import DataError, SettingsError
 from common.base.text import shortened
-from common.scans.formats.nuscenes_tables import LIDAR, KeyFrame, key_frames
+from common.scans.formats.nuscenes_tables import LIDAR, TABLES, KeyFrame, key_frames
 from common.scans.label_map import LabelMap
 from common.scans.point_checks import check_points
 from common.scans.scan_files import ScanFiles, is_there, names_in, read_bytes
@@ -154,7 +154,8 @@ class NuScenes(ScanFiles):
         version = self.options.version
         if version is not None:
             return [version] if isinstance(version, str) else version
-        found = sorted(path.name for path in self.root.glob("v[0-9]*-*") if path.is_dir())
+        # Not by name alone: folders of downloads may be called v1.0-trainval_meta.
+        found = sorted({path.parent.name for table in TABLES for path in self.root.glob(f"v[0-9]*-*/{table}.json")})
         if not found:
             raise DataError(
                 f"{self.root}: no folder v1.0-mini, v1.0-trainval or v1.0-test. DATA must name the folder that holds "
