@@ -278,8 +278,11 @@ def check_data(data: Path, dataset: Path) -> Check:
     from common.scans.dataset import open_dataset
 
     opened = open_dataset(data, dataset)
-    sequences = opened.files.sequences()
-    scans = opened.files.scans(sequences)
+    try:
+        sequences = opened.files.sequences()
+        scans = opened.files.scans(sequences)
+    except PolarDistillError as error:
+        return Check("problem", error.message, f"Files of another layout: polar-distill new-dataset {data}")
     without = set(opened.unlabelled(scans))
     first = next((scan for scan in scans if scan not in without), scans[0])
     read = opened.read(first)
