@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "First steps": {
-        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes, with no data, checkpoint or GPU."),
-        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
+        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes: no data, checkpoint or GPU."),
+        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, if given, scans, teacher, store."),
+        "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
+    },
+    "Your data": {
         "new-dataset": (
             "stage1_dump_teacher.data_checks.new_dataset:new_dataset",
-            "Look at your own files and write the YAML file that describes them.",
+            "Look at your own files and describe them in YAML.",
         ),
         "class-frequencies": (
             "stage1_dump_teacher.data_checks.class_frequencies:class_frequencies",
             "Count the points of each label, for class weights.",
         ),
-        "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
     },
     "Stage one, once": {
         "train-teacher": (
             "stage1_dump_teacher.teacher_training.command:train_teacher",
-            "Train a Cylinder3D, where no published one fits your data.",
+            "Train a Cylinder3D where no published one fits your data.",
         ),
         "dump": ("stage1_dump_teacher.dump_command:dump", "Cache the teacher's targets for every scan in a store."),
     },

@@ -94,8 +94,8 @@ def ground_line(found: Survey, usual: Survey) -> Check:
     """How high the sensor is mounted."""
     known = "none" if usual.ground is None else f"{usual.ground:.2f} m"
     if found.ground is None:
-        status = "ok" if usual.ground is None else "note"
-        return Check(status, f"none found near the sensor (teacher: {known})", "Check that z points up, in metres.")
+        text = f"none found near the sensor (teacher: {known})"
+        return Check("ok", text) if usual.ground is None else Check("note", text, "Check that z points up, in metres.")
     text = f"at {found.ground:.2f} m (teacher: {known})"
     if usual.ground is None:
         return Check("ok", text)

@@ -36,7 +36,14 @@ def test_the_list_of_commands_teaches_the_order_of_work():
     text = succeed(command(program, "--help"))
     places = [text.index(f"{title}:") for title in COMMANDS]
     assert places == sorted(places)
-    assert [next(iter(listed)) for listed in COMMANDS.values()] == ["demo", "train-teacher", "info", "train", "sweep"]
+    assert [next(iter(listed)) for listed in COMMANDS.values()] == [
+        "demo",
+        "new-dataset",
+        "train-teacher",
+        "info",
+        "train",
+        "sweep",
+    ]
     for listed in COMMANDS.values():
         for name, (_, line) in listed.items():
             assert re.search(rf"^  {name} +{re.escape(line)}$", text, re.MULTILINE), name
