@@ -26,7 +26,7 @@ COMMANDS = {
     "Your data": {
         "new-dataset": (
             "stage1_dump_teacher.data_checks.new_dataset:new_dataset",
-            "Look at your files and write the YAML file that describes them.",
+            "Look at your own files and describe them in YAML.",
         ),
         "class-frequencies": (
             "stage1_dump_teacher.data_checks.class_frequencies:class_frequencies",

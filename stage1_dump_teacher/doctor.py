@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,8 @@ FULL_BYTES, TRAIN_BYTES = 22.0e6, 4.3e6
 
 SEMANTIC_KITTI_SCANS = 23_201
 """Scans of the training and validation sequences of SemanticKITTI."""
+
+LISTED_SEQUENCES = 30
 
 SPCONV = "spconv"
 
@@ -278,14 +281,18 @@ def check_data(data: Path, dataset: Path) -> Check:
     from common.scans.dataset import open_dataset
 
     opened = open_dataset(data, dataset)
-    sequences = opened.files.sequences()
-    scans = opened.files.scans(sequences)
+    try:
+        sequences = opened.files.sequences()
+        scans = opened.files.scans(sequences)
+    except PolarDistillError as error:
+        return Check("problem", error.message, f"Files of another layout: polar-distill new-dataset {data}")
     without = set(opened.unlabelled(scans))
     first = next((scan for scan in scans if scan not in without), scans[0])
     read = opened.read(first)
     finding = f"{len(scans)} scans, {len(scans) - len(without)} with labels"
-    for sequence in sequences:
-        finding += f"; {sequence}: {sum(scan.sequence == sequence for scan in scans)}"
+    counts = Counter(scan.sequence for scan in scans)
+    finding += "".join(f"; {sequence}: {counts[sequence]}" for sequence in sequences[:LISTED_SEQUENCES])
+    finding += f"; and {len(sequences) - LISTED_SEQUENCES} more" if len(sequences) > LISTED_SEQUENCES else ""
     finding += f"; {first} has {len(read.points)} points"
     if read.labels is None:
         return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")

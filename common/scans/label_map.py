@@ -71,7 +71,7 @@ class LabelMap(Settings):
                 raise ValueError(f"classes: raw_id {info.raw_id} of '{info.name}' does not map back to class {label}")
         missing = sorted(set(self.learning_map) - set(self.content))
         if missing:
-            raise ValueError(f"content: no share is given for raw ids {missing}")
+            raise ValueError(f"content: no share is given for raw ids {missing}; see polar-distill class-frequencies")
         return self
 
     def to_training(self, raw: np.ndarray, source: str | Path = "labels") -> np.ndarray:

@@ -69,9 +69,9 @@ def without_content(path: Path) -> LabelMap:
     """
     folders: list[Path] = []
     values = read_yaml(path, folders=folders)
-    if isinstance(values.get("learning_map"), dict):
-        content = values.get("content") if isinstance(values.get("content"), dict) else {}
-        values["content"] = dict.fromkeys(values["learning_map"], 0.0) | content
+    learning_map, content = values.get("learning_map"), values.get("content")
+    if isinstance(learning_map, dict):
+        values["content"] = dict.fromkeys(learning_map, 0.0) | (content if isinstance(content, dict) else {})
     return parse_settings(LabelMap, values, str(path), folders)
 
 

@@ -14,13 +14,14 @@ CLEAR = 0.02
 AS_GOOD = 0.95
 """Two points side by side explain as much as one: of the widths that explain nearly the most, the smallest counts."""
 
+FAR_WORSE = 0.5
 MOST_RINGS = 256
 
 
-def guess_width(numbers: np.ndarray) -> int | None:
-    """Number of columns of float32 [M] that were written row by row; None where it cannot be told.
+def width_scores(numbers: np.ndarray) -> dict[int, float]:
+    """How well float32 [M] can be rows of so many columns, by that number: the share of the variance that they explain.
 
-    Columns differ in size and sign: with the right number of them, the column explains most of both.
+    Columns differ in size and sign: with the right number of them, the column explains much of both.
     """
     finite = np.where(np.isfinite(numbers), numbers, 0).astype(np.float64)
     features = np.stack((np.log1p(np.abs(finite)), np.sign(finite)))
@@ -32,10 +33,22 @@ def guess_width(numbers: np.ndarray) -> int | None:
         part = features[:, : rows * width].reshape(2, rows, width)
         spread = part.var(axis=(1, 2))
         scores[width] = float(np.mean(part.mean(axis=1).var(axis=1) / np.where(spread > 0, spread, 1)))
+    return scores
+
+
+def guess_width(numbers: np.ndarray) -> int | None:
+    """Number of columns of float32 [M] that were written row by row; None where it cannot be told."""
+    scores = width_scores(numbers)
     best = max(scores.values(), default=0.0)
     if best < CLEAR:
         return None
     return min(width for width, score in scores.items() if score >= AS_GOOD * best)
+
+
+def contradicted(numbers: np.ndarray, width: int) -> int | None:
+    """The number of columns that fits float32 [M] far better than `width` does; None where none does."""
+    guessed, scores = guess_width(numbers), width_scores(numbers)
+    return guessed if guessed is not None and scores.get(width, 0.0) < FAR_WORSE * scores[guessed] else None
 
 
 def name_columns(rows: np.ndarray) -> list[str]:

@@ -20,7 +20,7 @@ EXPECTED_SHARE = 0.02
 """A class with this share of all points is seen in any fifty scans."""
 
 LISTED = 6
-OWN_TEACHER = "train a teacher on such scans: polar-distill train-teacher"
+OWN_TEACHER = "train a teacher on such scans (polar-distill train-teacher)"
 
 Line = tuple[str, Check]
 
@@ -86,7 +86,7 @@ def view_line(found: Survey, usual: Survey) -> Check:
         f"{found.degrees:.0f} degrees of the circle (teacher: {usual.degrees:.0f})",
         abs(found.degrees - usual.degrees),
         FEWER_DEGREES,
-        f"A teacher of the other view can be used, but compare it with one that knows yours: {OWN_TEACHER}.",
+        f"A teacher of the other view can be used, but one that knows yours should be better: {OWN_TEACHER}.",
     )
 
 
@@ -94,8 +94,8 @@ def ground_line(found: Survey, usual: Survey) -> Check:
     """How high the sensor is mounted."""
     known = "none" if usual.ground is None else f"{usual.ground:.2f} m"
     if found.ground is None:
-        status = "ok" if usual.ground is None else "note"
-        return Check(status, f"none found near the sensor (teacher: {known})", "Check that z points up, in metres.")
+        text = f"none found near the sensor (teacher: {known})"
+        return Check("ok", text) if usual.ground is None else Check("note", text, "Check that z points up, in metres.")
     text = f"at {found.ground:.2f} m (teacher: {known})"
     if usual.ground is None:
         return Check("ok", text)

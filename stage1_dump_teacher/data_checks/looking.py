@@ -14,7 +14,7 @@ from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.formats.semantic_kitti import SemanticKitti, scan_path
 from common.scans.scan_id import ScanId
-from stage1_dump_teacher.data_checks.columns import guess_width
+from stage1_dump_teacher.data_checks.columns import contradicted
 from stage1_dump_teacher.data_checks.judgement import Line, judged
 from stage1_dump_teacher.data_checks.survey import Measured, Survey, evenly, measure
 from stage1_dump_teacher.data_checks.volume import fitting_grid, grid_lines
@@ -113,11 +113,11 @@ def check_columns(dataset: Dataset, scan: ScanId) -> Check | None:
     else:
         return None
     data = path.read_bytes()
-    guessed = guess_width(np.frombuffer(data[: len(data) // 4 * 4], "<f4"))
-    if guessed is None or guessed == width:
+    other = contradicted(np.frombuffer(data[: len(data) // 4 * 4], "<f4"), width)
+    if other is None:
         return Check("ok", f"{width} in each point")
     return Check(
         "problem",
-        f"{path} looks like {guessed} numbers a point, and is read as {width}",
+        f"{path} looks like {other} numbers a point, and is read as {width}",
         "Name the columns: options.columns of the format files. polar-distill new-dataset writes such a description.",
     )

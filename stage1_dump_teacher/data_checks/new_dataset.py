@@ -66,11 +66,6 @@ def found_lines(found: FoundSensor, known: LabelMap) -> list[str]:
         lines.append(f"classes      {'of SemanticKITTI' if is_known(found, known) else 'one for each id: name them'}")
     if unlisted(found, known):
         lines.append(f"note         ids {unlisted(found, known)} are not SemanticKITTI's and are ignored")
-    if files.labels is not None and Path(files.labels).parent == Path(files.scans).parent:
-        lines.append("note         labels lie among the scans: put them into a folder of their own if both end alike")
-    short = [name for name in found.sequences if name.isdigit() and len(name) < 2]
-    if short:
-        lines.append(f"note         sequences need two digits or more: rename {', '.join(short[:8])}, such as 7 to 07")
     if len(found.sequences) == 1:
         lines.append("note         one sequence only: it stands for training and validation, see splits")
     if files.others:

@@ -28,8 +28,8 @@ def draw_survey(points: np.ndarray, found: Survey, usual: Survey, grid: GridSett
     draw_scan(places["scan"], points, grid)
     for name, unit in (("distance", "m"), ("height", "m"), ("reflectance", "")):
         axes = places[name]
-        for survey, label, style in ((found, "these scans", {"fill": True, "alpha": 0.5}), (usual, "teacher", {})):
-            draw_shares(axes, getattr(survey, name), label, style)
+        draw_shares(axes, getattr(found, name), "these scans", fill=True)
+        draw_shares(axes, getattr(usual, name), "teacher", fill=False)
         axes.set(ylabel="share of points", xlabel=f"{name} {unit}".strip())
     for survey, colour in ((found, "tab:blue"), (usual, "tab:orange")):
         if survey.ground is not None:
@@ -54,7 +54,7 @@ def draw_scan(axes: "Axes", points: np.ndarray, grid: GridSettings) -> None:
     axes.set(title="one scan from above, x up; red: the volume")
 
 
-def draw_shares(axes: "Axes", values: Distribution, label: str, style: dict[str, object]) -> None:
+def draw_shares(axes: "Axes", values: Distribution, label: str, fill: bool) -> None:
     """A histogram."""
     edges = np.linspace(values.start, values.stop, len(values.shares) + 1)
-    axes.stairs(values.shares, edges, label=label, **style)
+    axes.stairs(values.shares, edges, label=label, fill=fill, alpha=0.5 if fill else 1.0)

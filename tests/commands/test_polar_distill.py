@@ -38,7 +38,7 @@ def test_the_list_of_commands_teaches_the_order_of_work():
     assert places == sorted(places)
     assert [next(iter(listed)) for listed in COMMANDS.values()] == [
         "demo",
-        "convert-paris-lille",
+        "new-dataset",
         "train-teacher",
         "info",
         "train",
