@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,29 +41,49 @@ class FilePattern:
             raise ValueError(f"'{self.text}' is no path below DATA with {{sequence}} and {{frame}} as its only fields")
 
     def path(self, root: Path, scan: ScanId) -> Path:
-        """Where the file of a scan is."""
-        return root / _filled(self.text, scan._asdict())
+        """Where the file of a scan is, or would be."""
+        places = [
+            root / _filled(self.text, {"sequence": name, "frame": scan.frame}) for name in _names_of(scan.sequence)
+        ]
+        return next((place for place in places[1:] if not places[0].exists() and place.exists()), places[0])
 
     def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> Iterator[Found]:
         """What fits below a folder, sorted; a frame is empty where the pattern has none.
 
         Args:
             root: the folder.
-            sequence: only of this one.
+            sequence: only of this one. Numbers of sequences have two digits, in folders perhaps one.
             hidden: gets what lies there under a name that begins with a dot, and is no part of a dataset.
 
         Raises:
             DataError: a folder cannot be listed.
         """
-        known = {} if sequence is None else {"sequence": sequence}
         if "{sequence}" not in self.text and sequence not in (None, ONLY_SEQUENCE):
             return
-        for fields, path in _fitting(root, Path(self.text).parts, known, [] if hidden is None else hidden):
-            yield Found(fields.get("sequence", ONLY_SEQUENCE), fields.get("frame", ""), path)
+        for known in [{}] if sequence is None else [{"sequence": name} for name in _names_of(sequence)]:
+            empty = True
+            for fields, path in _fitting(root, Path(self.text).parts, known, [] if hidden is None else hidden):
+                name, empty = fields.get("sequence", ONLY_SEQUENCE), False
+                yield Found(name.zfill(2) if name.isdigit() else name, fields.get("frame", ""), path)
+            if not empty:
+                return
+
+    def without(self, other: "FilePattern", found: list[Found]) -> list[Found]:
+        """What fits this pattern and is not another pattern's file of the same: `0_labels.npy` beside `0.npy`."""
+        if Path(self.text).parent != Path(other.text).parent:
+            return found
+        name = Path(other.text).name
+        others = {one.path.with_name(_filled(name, one._asdict())) for one in found}
+        return [one for one in found if one.path not in others]
 
 
-def _filled(text: str, known: dict[str, str]) -> str:
-    return FIELD.sub(lambda field: known.get(field[1], field[0]), text)
+def _names_of(sequence: str) -> tuple[str, ...]:
+    """What the folder of a sequence may be called: 01, or 1."""
+    return (sequence, sequence[1]) if re.fullmatch("0[0-9]", sequence) else (sequence,)
+
+
+def _filled(text: str, known: Mapping[str, object]) -> str:
+    return FIELD.sub(lambda field: str(known.get(field[1], field[0])), text)
 
 
 def _fitting(

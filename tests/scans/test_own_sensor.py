@@ -1,5 +1,7 @@
 """A sensor of one's own, described by a YAML file: any kind of files, points at the origin, labels of any kind."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,19 @@ from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from stage2_train_student.__main__ import main
 from tests.shared.by_hand import student_words
-from tests.shared.cloud_writer import WRITERS, write_bag, write_named_npy, write_npy, write_ply
+from tests.shared.cloud_writer import WRITERS, write_bag, write_named_npy, write_npy, write_pcd, write_ply
 from tests.shared.dataset_writer import street_scan
-from tests.shared.reduced import STREET_GRID, command, experiment_overrides, fail, settings_words, succeed
+from tests.shared.reduced import (
+    REPOSITORY,
+    STREET_GRID,
+    command,
+    dump,
+    experiment_overrides,
+    fail,
+    settings_words,
+    succeed,
+    train,
+)
 
 POINTS, RAW = street_scan(1500)
 COLUMNS = ("x", "y", "z", "intensity")
@@ -132,6 +144,19 @@ def test_scans_are_listed_by_their_pattern_and_stray_files_are_left_out(tmp_path
     assert list(map(str, again.scans(again.sequences()))) == ["a/000001"]
 
 
+def test_folders_of_one_digit_are_sequences_of_two(tmp_path):
+    for folder in ("1", "2", "10"):
+        (tmp_path / folder).mkdir()
+        write_npy(tmp_path / folder / "0.npy", CLOUD)
+        np.save(tmp_path / folder / "0_labels.npy", RAW)
+    own = files(tmp_path, scans="{sequence}/{frame}.npy", labels="{sequence}/{frame}_labels.npy")
+    assert own.sequences() == ["01", "02", "10"]
+    [scan] = own.scans(["02"])
+    assert str(scan) == "02/0"
+    np.testing.assert_array_equal(own.points(scan), POINTS)
+    np.testing.assert_array_equal(own.raw_labels(scan, len(POINTS)), RAW)
+
+
 def test_labels_in_a_column_of_the_scan(tmp_path):
     write_named_npy(tmp_path / "000000.npy", CLOUD | {"label": (RAW & 0xFF).astype(np.uint8)})
     write_ply(tmp_path / "000000.ply", CLOUD | {"label": (RAW & 0xFF).astype(np.float32)})
@@ -201,5 +226,32 @@ def test_options_that_cannot_be_used_are_refused(tmp_path, options, message):
     assert message in caught.value.message
 
 
-def test_the_defaults_are_those_of_the_page():
-    assert FilesSettings(scans="{frame}.bin").columns == list(COLUMNS)
+def test_the_yaml_on_the_page_works_and_its_table_is_complete(tmp_path):
+    page = (REPOSITORY / "docs/own-sensor.md").read_text()
+    (tmp_path / "own.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    label_map = load_label_map(tmp_path / "own.yaml")
+    assert Dataset.open(tmp_path, label_map).files.settings.drop_origin
+    table = re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)
+    assert [name for name, _ in table] == list(FilesSettings.model_fields)
+
+
+def test_a_store_is_dumped_and_a_student_trained_and_evaluated_on_scans_with_points_at_the_origin(
+    tmp_path, reduced_teacher, semantic_kitti_yaml
+):
+    for sequence, seed in (("00", 0), ("00", 1), ("08", 2)):
+        points, raw = street_scan(1500, seed)
+        points[::5, :3] = 0
+        points[:, 3] *= 200
+        (tmp_path / "data" / sequence).mkdir(parents=True, exist_ok=True)
+        write_pcd(tmp_path / "data" / sequence / f"{seed}.pcd", columns_of(points))
+        np.save(tmp_path / "data" / sequence / f"{seed}.npy", (raw & 0xFFFF).astype(np.uint16))
+    options = {"scans": "{sequence}/{frame}.pcd", "labels": "{sequence}/{frame}.npy", "reflectance_scale": 0.005}
+    description = write_description(tmp_path / "own.yaml", semantic_kitti_yaml, **options, drop_origin=True)
+    own = f"dataset={description}"
+    succeed(dump(tmp_path / "data", reduced_teacher, tmp_path / "cache", STREET_GRID, own, "views.count=1"))
+    succeed(train(tmp_path / "data", tmp_path / "cache", tmp_path / "run", own, "steps=1", "batch_size=2"))
+    succeed(command(main, "evaluate", "--data", tmp_path / "data", "--run", tmp_path / "run", "--device", "cpu"))
+    numbers = json.loads((tmp_path / "run/evaluation_val.json").read_text())
+    points, raw = street_scan(1500, 2)
+    dropped = np.arange(1500) % 5 == 0
+    assert numbers["points"] == ((raw & 0xFFFF != 0) & ~dropped).sum()

@@ -128,7 +128,9 @@ class SensorFiles(ScanFiles):
             if self._in_bags:
                 frames = [f"{index:06d}" for index in range(len(self._bag(sequence)))]
             else:
-                frames = [found.frame for found in self._scans.found(self.root, sequence)]
+                found = list(self._scans.found(self.root, sequence))
+                found = found if self._labels is None else self._scans.without(self._labels, found)
+                frames = [one.frame for one in found]
             if not frames:
                 raise DataError(
                     f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
@@ -186,7 +188,7 @@ class SensorFiles(ScanFiles):
     def _read(self, scan: ScanId) -> SensorScan:
         cloud, settings = self._cloud(scan), self.settings
         points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
-        if settings.label_column in cloud.columns:
+        if settings.label_column is not None and settings.label_column in cloud.columns:
             labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
         if settings.drop_origin:
             # 0 at the origin, NaN or infinite where a coordinate is: much faster than asking each of them.

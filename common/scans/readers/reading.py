@@ -73,7 +73,7 @@ def read_npy(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
 
 def read_pcd(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
     """Fields of a PCD file, text or binary, compressed or not; padding left out."""
-    from pypcd4 import PointCloud
+    from pypcd4.pypcd4 import PointCloud
 
     cloud = PointCloud.from_path(path)
     data = np.atleast_1d(cloud.pc_data)
