@@ -161,8 +161,8 @@ def predict(
 
     FILES are scans without a dataset around them (.bin, .npy, .pcd, .ply), folders of such, and ROS bags. Labels are
     written beside each as NAME.predicted.label, or into --out as NAME.label: a raw id for each point, uint32, as the
-    benchmark has them; --format ply writes the points, too, with colours. Of a bag a copy is written, with a topic more:
-    the clouds with the fields label and rgb.
+    benchmark has them; --format ply writes the points, too, with colours. Of a bag a copy is written, with a topic
+    more: the clouds with the fields label and rgb.
 
     \b
     Examples:
@@ -182,7 +182,7 @@ def predict(
     model = subject.student(chosen)
     predictor = model.predictor(chosen, plan)
     if data is None:
-        written = predict_own(own_scans(files, model.label_map, file_options), predictor, out, kind)
+        written = predict_own(own_scans(files, model.label_map, file_options, out), predictor, out, kind)
         for path in [*written][:MOST_LISTED]:
             click.echo(f"{path}")
         more = f", the first {MOST_LISTED} above" if len(written) > MOST_LISTED else ""

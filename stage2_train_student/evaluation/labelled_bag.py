@@ -21,7 +21,7 @@ LABELLED = "/labelled"
 """Follows the name of the topic whose clouds are labelled."""
 
 LABEL, COLOUR = "label", "rgb"
-"""Names of the fields: a raw label id, uint32, and a colour as RViz reads it, a float32 of the bytes blue, green, red."""
+"""Names of the fields: a raw label id, uint32, and a colour as RViz reads it: blue, green, red in a float32's bytes."""
 
 UINT32, FLOAT32 = 6, 7
 """Constants of sensor_msgs/PointField."""
@@ -50,7 +50,7 @@ def write_labelled_bag(
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(to)
     try:
-        with Bag(bag, topic) as source, unreadable(bag):
+        with Bag(bag, topic) as source:
             clouds = copied(source, labels, colours, temporary)
         temporary.replace(to)
     finally:
@@ -62,27 +62,44 @@ def write_labelled_bag(
 
 def copied(source: Bag, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path) -> int:
     """Copy all messages of an open bag, with the labelled clouds between them; returns the number of clouds."""
-    reader, clouds = source.reader, 0
-    store, to_label = reader.typestore, {(one.id, id(one.owner)) for one in source.connections}
-    serialise = store.serialize_cdr if reader.is2 else store.serialize_ros1
+    reader, first, clouds = source.reader, source.connections[0], 0
+    serialise = reader.typestore.serialize_cdr if reader.is2 else reader.typestore.serialize_ros1
+    topic = f"{first.topic}{LABELLED}"
     with new_bag(source, to) as writer:
-        topic = f"{source.connections[0].topic}{LABELLED}"
-        twins = {}
-        for connection in reader.connections:
-            # One that an earlier prediction wrote is replaced.
-            if connection.topic != topic:
-                twin = add_connection(writer, connection, store)
-                twins |= {} if twin is None else {(connection.id, id(connection.owner)): twin}
-        labelled = writer.add_connection(topic, source.connections[0].msgtype, typestore=store)
-        for connection, time, data in reader.messages():
-            key = (connection.id, id(connection.owner))
-            if key in twins:
-                writer.write(twins[key], time, data)
-            if key in to_label:
-                message = labelled_message(reader.deserialize(data, connection.msgtype), next(labels), colours, store)
-                writer.write(labelled, time, serialise(message, labelled.msgtype))
+        # What an earlier prediction wrote is replaced.
+        twins = twins_of([one for one in reader.connections if one.topic != topic], writer, reader.typestore)
+        labelled = writer.add_connection(topic, first.msgtype, typestore=reader.typestore)
+        for connection, time, data, message in messages(source):
+            if connection.id in twins:
+                writer.write(twins[connection.id], time, data)
+            if message is not None:
+                more = labelled_message(message, next(labels), colours, reader.typestore)
+                writer.write(labelled, time, serialise(more, labelled.msgtype))
                 clouds += 1
     return clouds
+
+
+def messages(source: Bag) -> "Iterator[tuple[Connection, int, bytes, Any]]":
+    """Connection, time and bytes of each message, and itself where it is a cloud of the topic, in the order of time."""
+    of_topic = {connection.id for connection in source.connections}
+    with unreadable(source.path):
+        for connection, time, data in source.reader.messages():
+            cloud = source.reader.deserialize(data, connection.msgtype) if connection.id in of_topic else None
+            yield connection, time, data, cloud
+
+
+def twins_of(connections: "list[Connection]", writer: Any, store: Any) -> "dict[int, Connection]":
+    """The same connections in another bag, by the number that each has in its own; like ones become one."""
+    made: dict[tuple[str, str, str], Connection | None] = {}
+    twins = {}
+    for connection in connections:
+        kind = connection.topic, connection.msgtype, str(connection.ext)
+        if kind not in made:
+            made[kind] = add_connection(writer, connection, store)
+        twin = made[kind]
+        if twin is not None:
+            twins[connection.id] = twin
+    return twins
 
 
 def new_bag(source: Bag, to: Path) -> Any:

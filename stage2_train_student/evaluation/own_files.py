@@ -41,13 +41,16 @@ class OwnScans(NamedTuple):
         return self.dataset.root / self.pattern.format(**scan._asdict())
 
 
-def own_scans(paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[str] = ()) -> list[OwnScans]:
+def own_scans(
+    paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[str] = (), out: Path | None = None
+) -> list[OwnScans]:
     """Scans of files and of folders, a folder's in order of their names.
 
     Args:
         paths: files and folders; below a folder, every file that can be read is one.
         label_map: of the student's dataset; where that is of the format `files`, its options are these files', too.
         overrides: of these options, `key=value`.
+        out: folder of predictions, which are no scans.
 
     Raises:
         DataError: a path does not exist, is of no kind that is read, or a folder holds nothing that is.
@@ -56,7 +59,7 @@ def own_scans(paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[st
     # Without options of its own: nothing came back where a point is at the origin or NaN.
     known: dict[str, Any] = dict(label_map.options) if label_map.format == SensorFiles.name else {"drop_origin": True}
     options = overridden({**known, "labels": None}, overrides)
-    files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
+    files = list(dict.fromkeys(file for path in paths for file in files_of(path, out)))
     found = []
     for (folder, bag, suffix), group in groupby(files, kind_of):
         pattern = f"{{{'sequence' if bag else 'frame'}}}{suffix}"
@@ -74,8 +77,8 @@ def kind_of(path: Path) -> tuple[Path, str, str]:
     return path.parent, path.name if is_bag(path) else "", "" if path.is_dir() else path.suffix
 
 
-def files_of(path: Path) -> Iterator[Path]:
-    """A file or a bag itself; what is to be read below a folder, in order.
+def files_of(path: Path, out: Path | None) -> Iterator[Path]:
+    """A file or a bag itself; what is to be read below a folder, but not in `out`, in order.
 
     Raises:
         DataError: it does not exist, is of no kind that is read, or nothing in it is.
@@ -88,13 +91,13 @@ def files_of(path: Path) -> Iterator[Path]:
         return
     if path.is_file():
         raise DataError(f"{path}: files of this kind are not read; {kinds} are.")
-    below = list(readable_below(path))
+    below = list(readable_below(path, out))
     if not below:
         raise DataError(f"{path}: nothing below this folder can be read; {kinds} can.")
     yield from below
 
 
-def readable_below(folder: Path) -> Iterator[Path]:
+def readable_below(folder: Path, out: Path | None) -> Iterator[Path]:
     """Files and bags below a folder, in order; what is hidden, and what `predict` wrote, is left out."""
     for name in sorted(os.listdir(folder)):
         path = folder / name
@@ -102,5 +105,5 @@ def readable_below(folder: Path) -> Iterator[Path]:
             continue
         if is_bag(path) or (path.is_file() and path.suffix.lower() in SUFFIXES):
             yield path
-        elif path.is_dir():
-            yield from readable_below(path)
+        elif path.is_dir() and (out is None or path.absolute() != out.absolute()):
+            yield from readable_below(path, out)

@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 

@@ -40,8 +40,8 @@ def view(
     """Show scans in 3D on one page that any browser opens, without a network or a server.
 
     The page colours points by truth, student, teacher, errors, confidence, reflectance and height, and names the point
-    under the pointer. RUN is the folder of a training run. SCANs are files, folders and bags; with --data they are names
-    of scans such as 08/000000.
+    under the pointer. RUN is the folder of a training run. SCANs are files, folders and bags; with --data they are
+    names of scans such as 08/000000.
 
     \b
     Examples:

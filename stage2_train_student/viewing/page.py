@@ -91,7 +91,7 @@ def shuffled(scan: ViewedScan) -> ViewedScan:
 
 
 def packed_opinion(opinion: Opinion, truth: np.ndarray | None, label_map: LabelMap) -> dict[str, Any]:
-    """What somebody says, and how right it is where the truth is known: shares in 0..1, None for what does not occur."""
+    """What somebody says, and how right it is where that is known: shares in 0..1, None for what does not occur."""
     who, classes, confidence = opinion
     found = {"who": who, "classes": encoded(classes), "confidence": encoded(np.rint(255 * confidence).astype(np.uint8))}
     if truth is None:

@@ -1,4 +1,4 @@
-"""`predict FILES`: the same cloud in any kind of file gets the labels that it gets in a dataset; bags get a topic more."""
+"""`predict FILES`: a cloud gets the same labels in any kind of file as in a dataset; bags get a topic more."""
 
 from pathlib import Path
 
@@ -19,15 +19,9 @@ COLUMNS = ("x", "y", "z", "intensity")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run that has saved the golden reduced student."""
-    return write_small_run(tmp_path_factory.mktemp("runs") / "full")
-
-
-@pytest.fixture(scope="module")
-def predictor(run) -> Predictor:
+def predictor(small_run) -> Predictor:
     """Its student."""
-    return Predictor.load(run, device="cpu")
+    return Predictor.load(small_run, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +46,39 @@ def refused(run: Path, *words) -> str:
     return fail(command(main, "predict", *words, "--run", run, "--device", "cpu"))
 
 
-def test_every_kind_of_file_gets_labels_beside_it(run, clouds, expected, tmp_path):
+def test_every_kind_of_file_gets_labels_beside_it(small_run, clouds, expected, tmp_path):
     for number, (suffix, write) in enumerate(WRITERS.items()):
         write(tmp_path / f"{number}{suffix}", clouds[0])
-    output = predict(run, tmp_path)
+    output = predict(small_run, tmp_path)
     assert "4 scans predicted in 4 files" in output
     for number in range(len(WRITERS)):
         assert str(tmp_path / f"{number}.predicted.label") in output
         np.testing.assert_array_equal(np.fromfile(tmp_path / f"{number}.predicted.label", "<u4"), expected[0])
     # What was predicted is no scan, whatever kind it has.
-    assert "4 scans predicted in 4 files" in predict(run, tmp_path, "--format", "npy")
-    assert "4 scans predicted in 4 files" in predict(run, tmp_path)
+    assert "4 scans predicted in 4 files" in predict(small_run, tmp_path, "--format", "npy")
+    assert "4 scans predicted in 4 files" in predict(small_run, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "3.predicted.npy"), expected[0])
 
 
-def test_folders_keep_their_shape_below_out(run, clouds, expected, tmp_path):
+def test_folders_keep_their_shape_below_out(small_run, clouds, expected, tmp_path):
     for row, name in enumerate(("one/a.bin", "one/b.bin", "two/a.bin")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_bin(tmp_path / name, clouds[row])
     (tmp_path / "one/notes.txt").write_text("no scan")
     (tmp_path / "one/._a.bin").write_text("left by a file manager")
-    predict(run, tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out", "--batch-size", 2)
-    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    predict(small_run, tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out", "--batch-size", 2)
+    # Predictions below a folder of scans are no scans.
+    assert "3 scans predicted" in predict(small_run, tmp_path, "--out", tmp_path / "out", "--format", "ply")
+    assert "3 scans predicted" in predict(small_run, tmp_path, "--out", tmp_path / "out", "--format", "ply")
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.label"))
     assert written == ["one/a.label", "one/b.label", "two/a.label"]
     for name, labels in zip(written, expected, strict=True):
         np.testing.assert_array_equal(np.fromfile(tmp_path / "out" / name, "<u4"), labels)
 
 
-def test_a_ply_has_points_labels_and_colours(run, clouds, expected, semantic_kitti, tmp_path):
+def test_a_ply_has_points_labels_and_colours(small_run, clouds, expected, semantic_kitti, tmp_path):
     write_npy(tmp_path / "scan.npy", clouds[1])
-    predict(run, tmp_path / "scan.npy", "--format", "ply")
+    predict(small_run, tmp_path / "scan.npy", "--format", "ply")
     columns = read_file(tmp_path / "scan.predicted.ply").columns
     for name in COLUMNS:
         np.testing.assert_array_equal(columns[name], clouds[1][name])
@@ -95,29 +92,29 @@ def colours_of(raw: np.ndarray, label_map: LabelMap) -> np.ndarray:
     return np.array([by_id[one] for one in raw.tolist()], np.uint8)
 
 
-def test_where_nothing_came_back_there_is_no_label(run, clouds, expected, tmp_path):
+def test_where_nothing_came_back_there_is_no_label(small_run, clouds, expected, tmp_path):
     whole = {name: np.insert(column, [0, 700], 0) for name, column in clouds[0].items()}
     whole["x"][701] = np.nan
     write_pcd(tmp_path / "scan.pcd", whole)
-    predict(run, tmp_path / "scan.pcd")
+    predict(small_run, tmp_path / "scan.pcd")
     np.testing.assert_array_equal(
         np.fromfile(tmp_path / "scan.predicted.label", "<u4"), np.insert(expected[0], [0, 700], 0)
     )
-    assert "NaN or infinity" in refused(run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
+    assert "NaN or infinity" in refused(small_run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
 
 
-def test_other_columns_and_scales_are_options(run, clouds, expected, tmp_path):
+def test_other_columns_and_scales_are_options(small_run, clouds, expected, tmp_path):
     renamed = {**{name: clouds[0][name] for name in "xyz"}, "ring": clouds[0]["x"], "i": 255 * clouds[0]["intensity"]}
     write_bin(tmp_path / "scan.bin", renamed)
     words = ("columns=[x,y,z,ring,i]", "reflectance=i", f"reflectance_scale={1 / 255}")
-    predict(run, tmp_path / "scan.bin", *(word for pair in words for word in ("--file-option", pair)))
+    predict(small_run, tmp_path / "scan.bin", *(word for pair in words for word in ("--file-option", pair)))
     labels = np.fromfile(tmp_path / "scan.predicted.label", "<u4")
     assert (labels == expected[0]).mean() > 0.999
-    assert "did you mean 'reflectance'" in refused(run, tmp_path / "scan.bin", "--file-option", "reflectence=i")
+    assert "did you mean 'reflectance'" in refused(small_run, tmp_path / "scan.bin", "--file-option", "reflectence=i")
 
 
 def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(
-    run, clouds, expected, tmp_path, semantic_kitti_yaml
+    small_run, clouds, expected, tmp_path, semantic_kitti_yaml
 ):
     import yaml
 
@@ -137,14 +134,14 @@ def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(
     ("name", "written"), [("a.bag", "a.predicted.bag"), ("b_db3", "b_db3.predicted"), ("c_mcap", "c_mcap.predicted")]
 )
 def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
-    run, clouds, expected, semantic_kitti, tmp_path, name, written
+    small_run, clouds, expected, semantic_kitti, tmp_path, name, written
 ):
     # Points at the origin, which the student is not asked about, in the middle of the first cloud.
     first = {column: np.insert(values, [5, 5], 0) for column, values in clouds[0].items()}
     labels = [np.insert(expected[0], [5, 5], 0), *expected[1:]]
     write_bag(tmp_path / name, {"/points": [first, *clouds[1:]], "/other": clouds[:1]}, rows=1, padding=4)
-    assert "several PointCloud2 topics (/other, /points)" in refused(run, tmp_path / name)
-    output = predict(run, tmp_path / name, "--file-option", "topic=/points")
+    assert "several PointCloud2 topics (/other, /points)" in refused(small_run, tmp_path / name)
+    output = predict(small_run, tmp_path / name, "--file-option", "topic=/points")
     assert "3 scans predicted in 1 files" in output
     for topic in ("/points", "/other"):
         with Bag(tmp_path / name, topic) as source, Bag(tmp_path / written, topic) as copy:
@@ -162,11 +159,11 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
             colours = columns["rgb"].copy().view(np.uint8).reshape(-1, 4)[:, 2::-1]
             known = raw != 0
             np.testing.assert_array_equal(colours[known], colours_of(raw[known], semantic_kitti))
-    assert "is there already" in refused(run, tmp_path / name, "--file-option", "topic=/points")
+    assert "is there already" in refused(small_run, tmp_path / name, "--file-option", "topic=/points")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
     # A bag that was labelled before is labelled again, in place of the labels that it had.
     words = ("--file-option", "topic=/points", "--out", tmp_path / "again")
-    predict(run, tmp_path / written, *words)
+    predict(small_run, tmp_path / written, *words)
     [again] = (tmp_path / "again").iterdir()
     with Bag(again, "/points/labelled") as bag:
         assert len(bag) == 3
@@ -177,24 +174,24 @@ def bytes_of(message) -> tuple[str, int, bytes]:
     return connection.msgtype, time, bytes(data)
 
 
-def test_a_bag_that_breaks_off_leaves_nothing(run, clouds, tmp_path):
+def test_a_bag_that_breaks_off_leaves_nothing(small_run, clouds, tmp_path):
     write_bag(tmp_path / "a.bag", {"/points": [clouds[0], {"x": clouds[0]["x"]}]})
-    assert "no column 'y'" in refused(run, tmp_path / "a.bag")
+    assert "no column 'y'" in refused(small_run, tmp_path / "a.bag")
     assert [path.name for path in tmp_path.iterdir()] == ["a.bag"]
 
 
-def test_what_cannot_be_predicted_is_refused_before_any_work(run, clouds, streets, tmp_path):
+def test_what_cannot_be_predicted_is_refused_before_any_work(small_run, clouds, streets, tmp_path):
     write_bin(tmp_path / "a.bin", clouds[0])
     write_npy(tmp_path / "a.npy", clouds[0])
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("")
-    assert "not both" in refused(run, tmp_path / "a.bin", "--data", streets)
-    assert "--data FOLDER" in refused(run)
-    assert "no such file or folder" in refused(run, tmp_path / "b.bin")
-    assert "files of this kind are not read" in refused(run, tmp_path / "a.txt")
-    assert "nothing below this folder can be read" in refused(run, tmp_path / "empty")
-    assert "would be this file" in refused(run, tmp_path / "a.bin", tmp_path / "a.npy")
-    assert "would be this file" in refused(run, tmp_path / "a.npy", "--format", "npy", "--out", tmp_path)
-    assert "are for scans of a dataset" in refused(run, tmp_path / "a.bin", "--split", "val")
-    assert "are for FILES" in refused(run, "--data", streets, "--format", "ply", "--out", tmp_path)
+    assert "not both" in refused(small_run, tmp_path / "a.bin", "--data", streets)
+    assert "--data FOLDER" in refused(small_run)
+    assert "no such file or folder" in refused(small_run, tmp_path / "b.bin")
+    assert "files of this kind are not read" in refused(small_run, tmp_path / "a.txt")
+    assert "nothing below this folder can be read" in refused(small_run, tmp_path / "empty")
+    assert "would be this file" in refused(small_run, tmp_path / "a.bin", tmp_path / "a.npy")
+    assert "would be this file" in refused(small_run, tmp_path / "a.npy", "--format", "npy", "--out", tmp_path)
+    assert "are for scans of a dataset" in refused(small_run, tmp_path / "a.bin", "--split", "val")
+    assert "are for FILES" in refused(small_run, "--data", streets, "--format", "ply", "--out", tmp_path)
     assert len(list(tmp_path.iterdir())) == 4

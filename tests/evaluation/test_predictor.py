@@ -17,7 +17,6 @@ from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
 from tests.shared.reduced import command, one_thread, succeed
-from tests.shared.small_runs import write_small_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -30,15 +29,9 @@ assert not hasattr(stage2_train_student, "Predicter")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run that has saved the golden reduced student."""
-    return write_small_run(tmp_path_factory.mktemp("runs") / "full")
-
-
-@pytest.fixture(scope="module")
-def predictor(run) -> Predictor:
+def predictor(small_run) -> Predictor:
     """Its student."""
-    return Predictor.load(run, device="cpu")
+    return Predictor.load(small_run, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +40,8 @@ def points(streets) -> np.ndarray:
     return read_points(streets, ScanId("00", "000000"))
 
 
-def test_classes_are_those_that_the_command_writes(predictor, run, streets, tmp_path):
-    words = ["predict", "--data", streets, "--run", run, "--split", "00", "--out", tmp_path, "--device", "cpu"]
+def test_classes_are_those_that_the_command_writes(predictor, small_run, streets, tmp_path):
+    words = ["predict", "--data", streets, "--run", small_run, "--split", "00", "--out", tmp_path, "--device", "cpu"]
     succeed(command(main, *words))
     for scan in list_scans(streets, ["00"]):
         with one_thread():
@@ -137,19 +130,19 @@ def test_threads_share_one_predictor(predictor, streets):
     assert all(np.array_equal(one, other) for one, other in zip(found, expected * 3, strict=True))
 
 
-def test_a_folder_or_device_that_is_none_is_refused(tmp_path, run):
+def test_a_folder_or_device_that_is_none_is_refused(tmp_path, small_run):
     with pytest.raises(CheckpointError, match="no run here"):
         Predictor.load(tmp_path)
     with pytest.raises(SettingsError, match="unknown device"):
-        Predictor.load(str(run), device="gpu")
+        Predictor.load(str(small_run), device="gpu")
 
 
-def test_the_lines_of_the_documentation_work(run, streets, tmp_path, monkeypatch):
+def test_the_lines_of_the_documentation_work(small_run, streets, tmp_path, monkeypatch):
     lines = re.findall(
         r"^```python\n(.*?)^```", (REPOSITORY / "docs/predicting.md").read_text(), re.MULTILINE | re.DOTALL
     )
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/full").symlink_to(run)
+    (tmp_path / "runs/full").symlink_to(small_run)
     (tmp_path / "scan.bin").write_bytes((streets / "sequences/00/velodyne/000000.bin").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert len(lines) == 1

@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ import pytest
 from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
 from common.training.metrics import ConfusionMatrix
+from polar_distill import program
 from stage2_train_student import Predictor
 from stage2_train_student.viewing.page import ViewedScan, page
 from tests.shared.browser import Visit, visit
 from tests.shared.cloud_writer import write_bag, write_ply
 from tests.shared.reduced import DATASET, command, fail, succeed
-from tests.shared.small_runs import write_small_run
-from polar_distill import program
 
 SCANS = ("00/000001", "11/000000")
 """One with labels, one without."""
@@ -31,6 +29,8 @@ const press = (element) => element.dispatchEvent(new MouseEvent("click", { bubbl
 const button = (key) => document.querySelector(`#modes button[data-key="${key}"]`);
 const pointer = (kind, at, more = {}) => canvas.dispatchEvent(
   new PointerEvent(kind, { clientX: at.x, clientY: at.y, pointerId: 1, bubbles: true, ...more }));
+const pressTwice = (label) => document.querySelector(`#classes tr[data-label="${label}"]`).dispatchEvent(
+  new MouseEvent("dblclick", { bubbles: true }));
 function pixels(at = null) {
   frame();
   const size = at ? [1, 1] : [canvas.width, canvas.height], found = new Uint8Array(4 * size[0] * size[1]);
@@ -50,17 +50,18 @@ function visiblePoint(fits) {
 }
 const { truth, opinions: [student, teacher] } = state.scan;
 seen.start = { mode: state.mode.key, facts: part("facts").textContent };
-seen.modes = [...document.querySelectorAll("#modes button")].map((one) => one.dataset.key);
+const keys = () => [...document.querySelectorAll("#modes button")].map((one) => one.dataset.key);
+seen.modes = keys();
 seen.drawn = bright();
 
 press(button("Classes truth"));
 const road = data.classes.findIndex(({ name }) => name === "road");
-document.querySelector(`#classes tr[data-label="${road}"]`).dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+pressTwice(road);
 seen.roadShown = state.scan.shown.reduce((sum, one) => sum + one, 0);
 const [roadRow, roadPlace] = visiblePoint(() => true);
 seen.roadPixel = [...pixels(roadPlace)];
 seen.roadDrawn = bright();
-document.querySelector(`#classes tr[data-label="${road}"]`).dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+pressTwice(road);
 seen.allShown = state.scan.shown.reduce((sum, one) => sum + one, 0);
 
 press(button("Errors student"));
@@ -101,7 +102,7 @@ seen.reset = camera.yaw === yaw && camera.distance === distance && camera.target
 
 press(button("Confidence student"));
 press(part("next"));
-seen.second = { mode: state.mode.key, modes: [...document.querySelectorAll("#modes button")].map((one) => one.dataset.key),
+seen.second = { mode: state.mode.key, modes: keys(),
   facts: part("facts").textContent, drawn: bright(), iou: part("heads").innerText };
 
 HTMLCanvasElement.prototype.getContext = () => null;
@@ -113,17 +114,11 @@ document.documentElement.dataset.seen = JSON.stringify(seen);
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run with the golden reduced student."""
-    return write_small_run(tmp_path_factory.mktemp("runs") / "full")
-
-
-@pytest.fixture(scope="module")
-def written(run, streets, street_cache) -> str:
+def written(small_run, streets, street_cache) -> str:
     """The page with a teacher from a store, beside the run where the command puts it."""
-    output = succeed(command(program, "view", run, "--data", streets, *SCANS, "--cache", street_cache))
-    assert f"2 scans, 0.1 MB: {run / 'view.html'}" in output
-    return (run / "view.html").read_text()
+    output = succeed(command(program, "view", small_run, "--data", streets, *SCANS, "--cache", street_cache))
+    assert f"2 scans, 0.1 MB: {small_run / 'view.html'}" in output
+    return (small_run / "view.html").read_text()
 
 
 def contents(document: str) -> dict[str, Any]:
@@ -137,8 +132,8 @@ def array(text: str, dtype: Any = np.uint8) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), dtype)
 
 
-def test_it_holds_every_point_with_what_is_said_about_it(written, run, streets):
-    dataset, predictor = open_dataset(streets, DATASET), Predictor.load(run, "cpu")
+def test_it_holds_every_point_with_what_is_said_about_it(written, small_run, streets):
+    dataset, predictor = open_dataset(streets, DATASET), Predictor.load(small_run, "cpu")
     for name, packed in zip(SCANS, contents(written)["scans"], strict=True):
         source = dataset.read(ScanId.parse(name))
         points = np.array(packed["low"]) + np.array(packed["step"]) * array(packed["points"], "<u2").reshape(-1, 4)
@@ -162,22 +157,22 @@ def test_it_holds_every_point_with_what_is_said_about_it(written, run, streets):
         np.testing.assert_allclose([np.nan if one is None else one for one in student["iou"]], matrix.iou())
 
 
-def test_a_teacher_that_runs_says_what_its_store_says(written, run, streets, reduced_teacher, tmp_path):
+def test_a_teacher_that_runs_says_what_its_store_says(written, small_run, streets, reduced_teacher, tmp_path):
     words = ["--data", streets, *SCANS, "--teacher", reduced_teacher, "--out", tmp_path / "live.html"]
-    succeed(command(program, "view", run, *words))
+    succeed(command(program, "view", small_run, *words))
     for live, stored in zip(
         contents((tmp_path / "live.html").read_text())["scans"], contents(written)["scans"], strict=True
     ):
         assert live["opinions"] == stored["opinions"]
 
 
-def test_files_and_bags_are_shown_without_a_dataset(run, streets, tmp_path):
+def test_files_and_bags_are_shown_without_a_dataset(small_run, streets, tmp_path):
     points = open_dataset(streets, DATASET).read(ScanId.parse(SCANS[0])).points
     columns = dict(zip(("x", "y", "z", "intensity"), points.T.copy(), strict=True))
     write_ply(tmp_path / "cloud.ply", columns)
     write_bag(tmp_path / "drive.bag", {"/points": [columns] * 12})
     output = succeed(
-        command(program, "view", run, tmp_path / "cloud.ply", tmp_path / "drive.bag", "--out", tmp_path / "page")
+        command(program, "view", small_run, tmp_path / "cloud.ply", tmp_path / "drive.bag", "--out", tmp_path / "page")
     )
     assert "11 scans" in output
     document = (tmp_path / "page").read_text()
@@ -187,12 +182,12 @@ def test_files_and_bags_are_shown_without_a_dataset(run, streets, tmp_path):
     assert all(one == first for one in others)
 
 
-def test_what_cannot_be_shown_is_refused_before_any_work(run, streets, reduced_teacher, tmp_path):
+def test_what_cannot_be_shown_is_refused_before_any_work(small_run, streets, reduced_teacher, tmp_path):
     both = ("--teacher", reduced_teacher, "--cache", tmp_path)
-    assert "give one of them" in fail(command(program, "view", run, "--data", streets, SCANS[0], *both))
-    assert "name it with --data" in fail(command(program, "view", run, tmp_path / "a.ply", "--cache", tmp_path))
-    assert "Scans of a dataset need --data" in fail(command(program, "view", run, "00/000000"))
-    assert "does not name a scan" in fail(command(program, "view", run, "--data", streets, "000000"))
+    assert "give one of them" in fail(command(program, "view", small_run, "--data", streets, SCANS[0], *both))
+    assert "name it with --data" in fail(command(program, "view", small_run, tmp_path / "a.ply", "--cache", tmp_path))
+    assert "Scans of a dataset need --data" in fail(command(program, "view", small_run, "00/000000"))
+    assert "does not name a scan" in fail(command(program, "view", small_run, "--data", streets, "000000"))
     assert "no run here" in fail(command(program, "view", tmp_path, "--data", streets, SCANS[0]))
 
 
