@@ -2,8 +2,8 @@
 
 At full resolution five of six cells are empty. There, convolutions are products at the cells where they matter: those
 of the input at cells near a pillar, since all others give one value; those of the last block at cells that a pillar's
-logits depend on. At lower resolutions the map is dense, in channels-last layout. Batch norms are fused, and the widest
-layer of the point network goes pillar by pillar, so that its output stays near the processor.
+logits depend on. At lower resolutions the map is dense, in channels-last layout. Batch norms are fused, and
+points go through their network a few pillars at a time.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,17 @@ from torch import nn
 from torch.nn import functional
 
 from common.scans.scan_batch import ScanBatch
+from common.scans.scatter import segment_max
 from stage2_train_student.shipping.graphs import fused
 from stage2_train_student.students.birds_eye_unet import BirdsEyeUNet, upsampled
-from stage2_train_student.students.point_pooling import pooled_linear
+from stage2_train_student.students.point_pooling import segment_chunks
 from stage2_train_student.students.polarnet import PolarNet
 
-CHUNK_CELLS = 4096
-"""Cells whose neighbourhoods are gathered at a time, few enough to stay near the processor."""
+CHUNK_POINTS = 1024
+"""Points at a time: what is known of them stays near the processor from the first layer to the maximum."""
+
+CHUNK_CELLS = 2048
+"""Cells whose neighbourhoods are gathered at a time, likewise."""
 
 
 class Neighbourhoods(NamedTuple):
@@ -80,14 +84,14 @@ class SparseStudent(nn.Module):
         student = fused(student)
         network = student.BEV_model.network
         self.classes, self.precision = student.classes, precision
-        self.coordinates, self.narrow, self.widest = student.PPmodel[:3], student.PPmodel[3:-1], student.PPmodel[-1]
+        self.coordinates, self.points = student.PPmodel[:3], student.PPmodel[3:]
         self.compression = student.fea_compression
         norm, block = network.inc.conv
         self.norm = norm
         self.first = nn.ModuleList(map(CellConvolution, (block.conv1, block.conv2)))
         self.last = nn.ModuleList(map(CellConvolution, (network.up4.conv.conv1, network.up4.conv.conv2)))
         self.inner = network.to(memory_format=torch.channels_last)
-        for part in (self.narrow, self.widest, self.compression, self.norm, self.first, self.last, self.inner):
+        for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
         self.classifier = network.outc.float()
         # With a gradient to come the pooling would remember which point won.
@@ -109,10 +113,12 @@ class SparseStudent(nn.Module):
     def pillar_features(self, batch: ScanBatch) -> torch.Tensor:
         """Compressed features of occupied pillars [P, C]."""
         segment, order = batch.point_pillar.sort(stable=True)
-        values = self.narrow(self.coordinates(batch.point_features[order]).to(self.precision))
-        pooled = pooled_linear(values, self.widest.weight, self.widest.bias, segment, len(batch.pillars))
-        features: torch.Tensor = self.compression(pooled)
-        return features
+        found = []
+        for start, end in segment_chunks(segment, len(batch.pillars), CHUNK_POINTS):
+            values = self.points(self.coordinates(batch.point_features[order[start:end]]).to(self.precision))
+            local = segment[start:end] - segment[start]
+            found.append(self.compression(segment_max(values, local, int(local[-1]) + 1)))
+        return torch.cat(found)
 
     def input_block(
         self, features: torch.Tensor, occupied: Neighbourhoods, near: Neighbourhoods, shape: tuple[int, int]
