@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import to_published
 from common.scans.label_map import load_label_map
 from common.targets.store import TargetStore
 from polar_distill import program
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
-from stage1_dump_teacher.teachers.published_weights import to_published
 from stage2_train_student.students.polarnet import PolarNet
 from tests.shared.nuscenes_writer import LABEL_MAP, lidar_token, write_nuscenes
 from tests.shared.reduced import STREET_GRID, command, fail, settings_words, succeed

@@ -9,8 +9,7 @@ import torch
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from stage2_train_student.distillation.logit import divergence
-from stage2_train_student.distillation.settings import DistillationSettings
-from stage2_train_student.distillation.vpd import VPD_PAIRS
+from stage2_train_student.distillation.settings import VPD_PAIRS, DistillationSettings
 from stage2_train_student.distillation.weights import cell_weights, voxel_weights
 from stage2_train_student.students.student import StudentOutputs
 from tests.student.test_losses import (
