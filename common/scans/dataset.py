@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
@@ -29,11 +29,19 @@ class VolumeSettings(Settings):
     rho: tuple[float, float]
     z: tuple[float, float]
 
-    @model_validator(mode="after")
-    def _rises(self) -> "VolumeSettings":
-        if not (0 <= self.rho[0] < self.rho[1] and self.z[0] < self.z[1]):
-            raise ValueError("rho and z are the smallest and the largest value, and rho is not negative")
-        return self
+    @field_validator("rho", "z")
+    @classmethod
+    def _rises(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] >= limits[1]:
+            raise ValueError("the first is the smallest value, the second the largest")
+        return limits
+
+    @field_validator("rho")
+    @classmethod
+    def _is_a_distance(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] < 0:
+            raise ValueError("distances are not negative")
+        return limits
 
 
 class GridSettings(Settings):

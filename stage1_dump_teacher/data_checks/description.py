@@ -78,7 +78,7 @@ def _options(found: FoundSensor) -> str:
         f"  reflectance: {_text(found.reflectance)}    # null: none, 0 everywhere",
         f"  reflectance_scale: {scale_of(found):g}    # {brightest}",
         f"  drop_origin: {str(drops_origin(found)).lower()}    # {dropped}: nothing came back there",
-        "  topic: null    # of bags with several topics",
+        f"  topic: {_text(found.topic)}    # of bags with several topics",
     ]
     return "options:\n" + "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from common.base.errors import DataError
 from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
-from common.scans.readers import Cloud, raw_ids, read_cloud, read_file, read_label_file
+from common.scans.readers import Cloud, raw_ids, read_cloud, read_label_file
 from common.scans.readers.extras import unreadable
 from stage1_dump_teacher.data_checks.columns import FEWEST, guess_width, label_column_of, name_columns, reflectance_of
 from stage1_dump_teacher.data_checks.found_files import FoundFiles
@@ -33,6 +33,7 @@ class FoundSensor:
         columns: names, in their order.
         named: whether the files say the names themselves.
         reflectance, label_column: columns; None for none.
+        topic: of bags.
         sequences: number of scans by sequence.
         scans, points, origin, missing: number of scans and points looked at, points at the origin, and with NaN.
         brightest: largest reflectance.
@@ -45,6 +46,7 @@ class FoundSensor:
     named: bool
     reflectance: str | None
     label_column: str | None
+    topic: str | None
     sequences: dict[str, int]
     scans: int = 0
     points: int = 0
@@ -82,33 +84,34 @@ class FoundSensor:
         return count / max(self.points, 1)
 
 
-def look_into(folder: Path, files: FoundFiles) -> FoundSensor:
-    """Read some of the scans, with a progress bar.
+def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> FoundSensor:
+    """Read some of the scans, with a progress bar; of bags, one topic.
 
     Raises:
         DataError: none can be read, or their columns cannot be told.
     """
-    reader = SensorFiles(folder, {"scans": files.scans, "labels": files.labels})
+    reader = SensorFiles(folder, {"scans": files.scans, "labels": files.labels, "topic": topic})
     scans = reader.scans(reader.sequences())
     in_bags = "{frame}" not in files.scans
     first = FilePattern(files.scans).path(folder, scans[0])
     bare = None if in_bags else bare_rows(first)
-    names = name_columns(bare) if bare is not None else list(next(read_cloud(first)).columns)
+    names = name_columns(bare) if bare is not None else list(next(read_cloud(first, topic=topic)).columns)
     found = FoundSensor(
         files=files,
         columns=names,
         named=bare is None,
         reflectance=reflectance_of(names),
         label_column=None if files.labels is not None else label_column_of(names),
+        topic=topic,
         sequences=Counter(scan.sequence for scan in scans),
     )
-    for scan in tqdm(evenly(scans, LOOKED_AT), unit="scan", desc="new-dataset", leave=False):
+    # Of a bag the first messages will do: one in the middle is found by reading all before it.
+    near = [scan for scan in scans if not in_bags or int(scan.frame) < FIRST_MESSAGES]
+    for scan in tqdm(evenly(near, LOOKED_AT), unit="scan", desc="new-dataset", leave=False):
         labels = None if files.labels is None else FilePattern(files.labels).path(folder, scan)
-        path = FilePattern(files.scans).path(folder, scan)
+        clouds = read_cloud(FilePattern(files.scans).path(folder, scan), names, topic)
         try:
-            # Of a bag the first messages of each will do: finding one in the middle reads all before it.
-            cloud = next(islice(read_cloud(path), min(int(scan.frame), FIRST_MESSAGES) if in_bags else 0, None))
-            found.add(cloud if bare is None else read_file(path, names), labels)
+            found.add(next(islice(clouds, int(scan.frame) if in_bags else 0, None)), labels)
         except DataError as error:
             found.refused.append(error.message)
     if not found.points:

@@ -19,8 +19,9 @@ KNOWN = Path("semantic_kitti")
 @click.command("new-dataset")
 @click.argument("folder", type=path_type)
 @click.option("--out", type=path_type, metavar="FILE.yaml", help="Where the description goes. Default: FOLDER's name.")
+@click.option("--topic", help="PointCloud2 topic of ROS bags; needed where they have several.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
-def new_dataset(folder: Path, out: Path | None, overwrite: bool) -> None:
+def new_dataset(folder: Path, out: Path | None, topic: str | None, overwrite: bool) -> None:
     """Look at the scans and labels below FOLDER and write a dataset's YAML file for them, commented, ready to edit.
 
     Finds .bin, .npy, .pcd and .ply files and ROS bags, how many columns they have, points where nothing came back, the
@@ -38,7 +39,7 @@ def new_dataset(folder: Path, out: Path | None, overwrite: bool) -> None:
             f"{path}: is there already. Choose another file with --out, or replace it with --overwrite."
         )
     known = load_label_map(KNOWN)
-    found = look_into(folder, find_files(folder))
+    found = look_into(folder, find_files(folder), topic)
     for line in found_lines(found, known):
         click.echo(printable(line))
     write_atomically(path, description(name, found, known).encode())

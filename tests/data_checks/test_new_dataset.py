@@ -139,3 +139,16 @@ def test_folders_without_usable_scans_are_refused_with_what_is_there(tmp_path):
     (tmp_path / "noise" / "000.bin").write_bytes(np.full(600, 2.0, "<f4").tobytes())
     assert "do not look like rows" in fail(command(program, "new-dataset", tmp_path / "noise", *out))
     assert not (tmp_path / "out.yaml").exists()
+
+
+def test_scans_of_any_number_of_points_are_read_with_their_own_columns(tmp_path):
+    for number, count in enumerate((901, 903, 1001)):
+        rows = np.column_stack((street_scan(count, number)[0], np.arange(count) % 16)).astype("<f4")
+        (tmp_path / "rig").mkdir(exist_ok=True)
+        rows.tofile(tmp_path / "rig" / f"{number}.bin")
+    output = succeed(command(program, "new-dataset", tmp_path / "rig", "--out", tmp_path / "rig.yaml"))
+    assert "looked at    3 of them, 935 points each" in output
+    assert "could not be read" not in output
+    read = open_dataset(tmp_path / "rig", tmp_path / "rig.yaml").read(ScanId("00", "2"))
+    assert len(read.points) == 1001
+    assert read.labels is None
