@@ -188,9 +188,9 @@ def predict(
         click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
     found = predictor.predict(dataset, scans, "predict")
     whole = (one._replace(labels=dataset.files.restored(one.scan, one.labels)) for one in found)
-    files = write_predictions(whole, model.label_map, out, archive)
+    count = write_predictions(whole, model.label_map, out, archive)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {model.path}: {files} prediction files under {where}")
+    click.echo(f"student {model.path}: {count} prediction files under {where}")
 
 
 @click.command()
