@@ -99,7 +99,7 @@ browser: ## find the Chromium that tests open a page with (CHROMIUM=), or instal
 	@for name in $(or $(CHROMIUM),chromium chromium-browser google-chrome); do \
 		command -v "$$name" >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "note: no Chromium for one test of the comparison page; install it, or name it with CHROMIUM="; exit 0; fi; \
+		echo "note: no Chromium for the tests of pages; install it, or name it with CHROMIUM="; exit 0; fi; \
 	echo "Installing Chromium for the tests ..."; export DEBIAN_FRONTEND=noninteractive; \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null
 

@@ -117,7 +117,8 @@ def new_bag(source: Bag, to: Path) -> Any:
 
 def add_connection(writer: Any, connection: "Connection", store: Any) -> "Connection | None":
     """The same connection in another bag; None, with a note, where nothing says what its messages look like."""
-    definition, ext = connection.msgdef.data, connection.ext
+    ext: Any = connection.ext
+    definition = connection.msgdef.data
     if hasattr(ext, "callerid"):
         more = {"callerid": ext.callerid, "latching": ext.latching}
         names = {"msgdef": definition, "md5sum": connection.digest}

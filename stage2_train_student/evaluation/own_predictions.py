@@ -31,7 +31,7 @@ def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None,
     """
     places = [targets(one, sources, out, kind) for one in sources]
     check_apart(sources, places)
-    written = {}
+    written: dict[Path, int] = {}
     for source, place in zip(sources, places, strict=True):
         found = predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict")
         if source.bag is None:
@@ -109,7 +109,9 @@ def ply(prediction: ScanPrediction, label_map: LabelMap) -> bytes:
         columns[name] = colours_of_raw(label_map)[raw, place]
     columns["label"] = raw.astype("<u2")
     names = {"f4": "float", "u1": "uchar", "u2": "ushort"}
-    vertices = np.rec.fromarrays(list(columns.values()), names=list(columns))
+    vertices = np.empty(len(points), [(name, column.dtype) for name, column in columns.items()])
+    for name, column in columns.items():
+        vertices[name] = column
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
     lines += [f"property {names[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
     return "\n".join([*lines, "end_header", ""]).encode() + vertices.tobytes()

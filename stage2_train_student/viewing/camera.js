@@ -69,8 +69,8 @@ function nearestPoint(positions, shown, matrix, view, place, pixels) {
     const down = ((m[1] * x + m[5] * y + m[9] * z + m[13]) / w - wantedY) * acrossY;
     const apart = right * right + down * down;
     if (apart > pixels * pixels) continue;
-    // Of points under the pointer the nearest one hides the others; a pixel beside it counts as 3 % of the distance.
-    const cost = w * (1 + 0.03 * Math.sqrt(apart));
+    // Of points under the pointer the nearest one hides the others; a pixel beside it counts as 10 % of the distance.
+    const cost = w * (1 + 0.1 * Math.sqrt(apart));
     if (cost < bestCost) [best, bestCost] = [index, cost];
   }
   return best;

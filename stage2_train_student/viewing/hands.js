@@ -96,7 +96,10 @@ part("wrong").addEventListener("change", recolour);
 part("unlabelled").addEventListener("change", recolour);
 part("size").addEventListener("input", later);
 part("reset").addEventListener("click", goBack);
-addEventListener("resize", later);
+addEventListener("resize", () => {
+  point(-1);
+  later();
+});
 canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
 canvas.addEventListener("webglcontextrestored", begin);
 

@@ -11,6 +11,7 @@ from common.scans.readers import Bag, read_file
 from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
+from stage2_train_student.evaluation.labelled_bag import new_bag, twins_of
 from tests.shared.cloud_writer import WRITERS, write_bag, write_bin, write_npy, write_pcd
 from tests.shared.reduced import command, fail, one_thread, succeed
 from tests.shared.small_runs import write_small_run
@@ -167,6 +168,25 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
     [again] = (tmp_path / "again").iterdir()
     with Bag(again, "/points/labelled") as bag:
         assert len(bag) == 3
+
+
+def test_connections_are_copied_once_and_messages_of_unknown_form_are_left_out(clouds, tmp_path, capsys):
+    from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+
+    for name in ("a.bag", "b_db3"):
+        write_bag(tmp_path / name, {"/points": clouds[:1]})
+        with Bag(tmp_path / name) as bag, new_bag(bag, tmp_path / f"copy_{name}") as writer:
+            [points] = bag.connections
+            # As merged bags have it.
+            twins = twins_of([points, points._replace(id=points.id + 1)], writer, bag.reader.typestore)
+            assert list(twins.values()) == writer.connections * 2
+    nothing = MessageDefinition(MessageDefinitionFormat.NONE, "")
+    strange = points._replace(msgtype="own_msgs/msg/Thing", topic="/thing", msgdef=nothing, digest="")
+    old = points._replace(msgdef=nothing, digest="")
+    with Bag(tmp_path / "b_db3") as bag, new_bag(bag, tmp_path / "other") as writer:
+        twins = twins_of([old, strange._replace(id=99)], writer, bag.reader.typestore)
+        assert [twin.topic for twin in twins.values()] == ["/points"]
+    assert "/thing left out: the bag does not say what a own_msgs/msg/Thing looks like" in capsys.readouterr().err
 
 
 def bytes_of(message) -> tuple[str, int, bytes]:

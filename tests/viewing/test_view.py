@@ -77,6 +77,11 @@ seen.offAgain = state.mode.key;
 pointer("pointermove", wrongPlace);
 seen.tip = part("tip").innerText;
 seen.tipHidden = part("tip").hidden;
+const [tipBox, markBox] = ["tip", "mark"].map((id) => part(id).getBoundingClientRect());
+const pointedAt = placeOf(state.pointed);
+seen.tipOffset = [tipBox.left - wrongPlace.x, tipBox.top - wrongPlace.y];
+seen.tipInside = tipBox.top >= 0 && tipBox.bottom <= innerHeight && tipBox.right <= innerWidth;
+seen.markOffset = [markBox.left + markBox.width / 2 - pointedAt.x, markBox.top + markBox.height / 2 - pointedAt.y];
 seen.pointed = {
   row: state.pointed, place: [...state.scan.positions.subarray(3 * wrongRow, 3 * wrongRow + 3)],
   truth: data.classes[truth[wrongRow]].name, student: data.classes[student.classes[wrongRow]].name,
@@ -252,6 +257,10 @@ def test_pointing_at_a_point_names_it(seen):
     tip, pointed = " ".join(seen["tip"].split()), seen["pointed"]
     assert pointed["row"] >= 0
     assert not seen["tipHidden"]
+    assert seen["tipInside"]
+    assert seen["tipOffset"][0] == pytest.approx(18, abs=1)
+    assert seen["tipOffset"][1] < 15
+    assert seen["markOffset"] == pytest.approx([0, 0], abs=1)
     x, y, z = pointed["place"]
     assert f"truth {pointed['truth']}" in tip
     assert f"student {pointed['student']} · {round(pointed['confidence'] / 2.55)} %" in tip
