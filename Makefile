@@ -3,8 +3,8 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
-	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser
+	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher \
+	sweep compare bench-gpu proof browser view
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -23,7 +23,7 @@ SPLIT =##                         splits or sequences to evaluate or predict: SP
 OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
 VIEWS = 1##                       views of each scan that evaluate and predict average over
 ZIP =##                           predict writes a zip for the benchmark's server here as well
-SCAN =##                          scans to render: SCAN="08/000000 08/000100"
+SCAN =##                          scans to render or view: SCAN="08/000000 08/000100"
 PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
 SIMULATED = data/simulated##      where simulate writes: a DATA folder
 JOBS = 1##                        processes that simulate or sweep at a time
@@ -98,7 +98,7 @@ browser: ## find the Chromium that tests open a page with (CHROMIUM=), or instal
 	@for name in $(or $(CHROMIUM),chromium chromium-browser google-chrome); do \
 		command -v "$$name" >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "note: no Chromium for one test of the comparison page; install it, or name it with CHROMIUM="; exit 0; fi; \
+		echo "note: no Chromium for the tests of pages; install it, or name it with CHROMIUM="; exit 0; fi; \
 	echo "Installing Chromium for the tests ..."; export DEBIAN_FRONTEND=noninteractive; \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null
 
@@ -173,6 +173,10 @@ export: need-SHIPPED $(INSTALLED) ## write the student of RUN to SHIPPED: weight
 latency: need-DATA $(INSTALLED) ## how long a scan of DATA takes the student in RUN on this CPU, by engine
 	$(POLAR_DISTILL) latency $(call quote,$(RUN)) $(call option,--data,DATA) \
 		$(if $(wildcard $(SHIPPED)/map.onnx),$(call option,--onnx,SHIPPED))
+
+view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
+	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
+		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \

@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "First steps": {
-        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes, with no data, checkpoint or GPU."),
-        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
+        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes: no data, checkpoint or GPU."),
+        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, if given, scans, teacher, store."),
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
+    },
+    "Your data": {
+        "convert-paris-lille": (
+            "common.scans.paris_lille:convert_paris_lille",
+            "Cut the clouds of Paris-Lille-3D into scans.",
+        ),
     },
     "Stage one, once": {
         "train-teacher": (
             "stage1_dump_teacher.teacher_training.command:train_teacher",
-            "Train a Cylinder3D, where no published one fits your data.",
+            "Train a Cylinder3D where no published one fits your data.",
         ),
         "dump": ("stage1_dump_teacher.dump_command:dump", "Cache the teacher's targets for every scan in a store."),
     },
@@ -56,6 +62,7 @@ COMMANDS = {
         "evaluate": ("stage2_train_student.evaluation.commands:evaluate", "IoU of every class, and mIoU."),
         "predict": ("stage2_train_student.evaluation.commands:predict", "Write a label for every point."),
         "render": ("stage2_train_student.evaluation.commands:render", "Draw scans: truth, student, teacher, errors."),
+        "view": ("stage2_train_student.viewing.command:view", "Show scans in 3D, on a page for any browser."),
         "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
     },
     "Shipping": {

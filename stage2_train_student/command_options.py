@@ -22,6 +22,13 @@ experiment_option = click.option(
     default="full",
     help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
+file_option = click.option(
+    "--file-option",
+    "file_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How files are read, as in `options` of a dataset of one's own sensor, such as reflectance=null; repeatable.",
+)
 online_teacher_option = click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 
 

@@ -82,6 +82,18 @@ class ScanFiles(ABC):
         """What lies among the scans of some sequences without being one, as paths below the root."""
         return []
 
+    def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
+        """Training labels of `points` as one for each point on disk, 0 where a point was left out.
+
+        Args:
+            scan: which scan.
+            labels: integers [N].
+
+        Returns:
+            integers [M], in the order of the file.
+        """
+        return labels
+
 
 def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
     """The scans below a folder in the format of that name, or of a class of your own, `package.module:Class`.

@@ -1,11 +1,11 @@
 """Commands for what comes after training: evaluate, predict, render."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from common.base.command_options import data_option, device_option, path_type
+from common.base.command_options import data_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
 from common.base.files import check_writable
@@ -14,7 +14,14 @@ from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.teacher import TeacherLoader
 from common.training.predictor import PredictionPlan
-from stage2_train_student.command_options import Model, Subject, plan_options, split_option, subject_options
+from stage2_train_student.command_options import (
+    Model,
+    Subject,
+    file_option,
+    plan_options,
+    split_option,
+    subject_options,
+)
 from stage2_train_student.evaluation import evaluate as measuring
 from stage2_train_student.evaluation.evaluation_file import (
     file_hash,
@@ -22,7 +29,12 @@ from stage2_train_student.evaluation.evaluation_file import (
     sequences_that_chose,
     write_evaluation,
 )
+from stage2_train_student.evaluation.own_files import own_scans
+from stage2_train_student.evaluation.own_predictions import Kind, predict_own
 from stage2_train_student.evaluation.submission import write_predictions
+
+MOST_LISTED = 10
+"""Files that `predict` names; there may be thousands."""
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
@@ -115,43 +127,70 @@ def evaluate(
 
 
 @click.command()
-@data_option
+@click.argument("files", nargs=-1, type=path_type)
+@optional_data_option
 @subject_options
 @split_option("every sequence on this disk; with --zip, test")
 @plan_options
-@click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label.")
+@click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label, or what FILES have.")
 @click.option("--zip", "archive", type=path_type, help="Zip for the benchmark's server.")
+@click.option("--format", "kind", type=click.Choice(get_args(Kind)), default="label", help="What FILES get, but bags.")
+@file_option
 @device_option
 def predict(
-    data: Path,
+    files: tuple[Path, ...],
+    data: Path | None,
     subject: Subject,
     splits: tuple[str, ...],
     plan: PredictionPlan,
     out: Path | None,
     archive: Path | None,
+    kind: Kind,
+    file_options: tuple[str, ...],
     device: str,
 ) -> None:
-    """Write a label for every point, in the benchmark's layout.
+    """Write a label for every point: of a dataset in the benchmark's layout, or of any files.
+
+    FILES are scans without a dataset around them (.bin, .npy, .pcd, .ply), folders of such, and ROS bags. Labels are
+    written beside each as NAME.predicted.label, or into --out as NAME.label: a raw id for each point, uint32, as the
+    benchmark has them; --format ply writes the points, too, with colours. Of a bag a copy is written, with a topic
+    more: the clouds with the fields label and rgb.
 
     \b
     Examples:
       polar-distill predict --data dataset --run runs/full --out predictions
       polar-distill predict --data dataset --run runs/full --views 8 --zip submission.zip
+      polar-distill predict scan.pcd drive.mcap --run runs/full --out predictions
     """
+    if bool(files) == (data is not None):
+        raise SettingsError("say what is to be predicted: --data FOLDER for scans of a dataset, or FILES; not both")
     if archive is not None and archive.suffix != ".zip":
         raise SettingsError(f"--zip {archive}: the benchmark's server takes names that end in .zip only")
+    if files and (splits or archive is not None):
+        raise SettingsError("--split and --zip are for scans of a dataset (--data), not for FILES")
+    if data is not None and (file_options or kind != "label"):
+        raise SettingsError("--file-option and --format are for FILES, not for scans of a dataset")
     chosen = select_device(device)
     model = subject.student(chosen)
+    predictor = model.predictor(chosen, plan)
+    if data is None:
+        written = predict_own(own_scans(files, model.label_map, file_options, out), predictor, out, kind)
+        for path in [*written][:MOST_LISTED]:
+            click.echo(f"{path}")
+        more = f", the first {MOST_LISTED} above" if len(written) > MOST_LISTED else ""
+        click.echo(f"student {model.path}: {sum(written.values())} scans predicted in {len(written)} files{more}")
+        return
     dataset = Dataset.open(data, model.label_map)
     splits = splits or (tuple(dataset.files.sequences()) if archive is None else ("test",))
     scans = select_reporting_absent(dataset, splits)
     lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
         click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
-    found = model.predictor(chosen, plan).predict(dataset, scans, "predict")
-    files = write_predictions(found, model.label_map, out, archive)
+    found = predictor.predict(dataset, scans, "predict")
+    whole = (one._replace(labels=dataset.files.restored(one.scan, one.labels)) for one in found)
+    count = write_predictions(whole, model.label_map, out, archive)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {model.path}: {files} prediction files under {where}")
+    click.echo(f"student {model.path}: {count} prediction files under {where}")
 
 
 @click.command()
@@ -198,9 +237,9 @@ def render(
     student = subject.student(chosen).logits if subject.names_student else None
     dataset, grid, targets = open_dataset(data, settings.dataset), settings.grid.grid(), None
     if teacher is not None:
-        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, dataset.label_map)
+        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), [layer], dataset.label_map)
     elif cache is not None:
-        targets = cached_teacher(cache, layer, grid, dataset.label_map)
+        targets = cached_teacher(cache, [layer], grid, dataset.label_map)
     for scan in scans:
         picture = scan_picture(dataset, scan, Viewers(grid, chosen, student, targets, layer))
         path = out / f"{scan.sequence}_{scan.frame}.png"

@@ -7,17 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from common.base.errors import DataError
+from common.scans.point_checks import check_points
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import HIDDEN, ScanId
 
 POINT_BYTES = 16
 LABEL_BYTES = 4
 SCAN_SUFFIX = ".bin"
-FARTHEST = 1e4
-"""Metres; anything farther is no echo of a sensor on the road, and would drown all others in the teacher's features."""
-
-BRIGHTEST = 65535
-"""Largest reflectance that 16 bits hold; most sensors say 0..1 or 0..255."""
 
 
 class SemanticKitti(ScanFiles):
@@ -126,20 +122,7 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
             "truncated or not a scan. Restore it from the dataset."
         )
     points = np.frombuffer(data, "<f4").reshape(-1, 4)
-    finite = np.isfinite(points)
-    if not finite.all():
-        bad = ~finite.all(axis=1)
-        raise DataError(
-            f"{path}: {int(bad.sum())} of {len(points)} points hold NaN or infinity, the first at row "
-            f"{int(bad.argmax())}. Restore the file, or remove those points and their labels."
-        )
-    farthest, brightest = np.abs(points[:, :3]).max(), np.abs(points[:, 3]).max()
-    if farthest > FARTHEST or brightest > BRIGHTEST:
-        raise DataError(
-            f"{path}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor measures "
-            f"more than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
-            "0..1 in SemanticKITTI. Restore or convert the file."
-        )
+    check_points(points, path)
     return points
 
 
