@@ -3,8 +3,8 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
-	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser view new-dataset class-frequencies
+	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher \
+	sweep compare bench-gpu proof browser view new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
 DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
@@ -167,10 +167,6 @@ render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student
 	$(POLAR_DISTILL) render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
 		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--out,PICTURES) $(call option,--device,DEVICE)
 
-view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
-	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
-		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
-
 export: need-SHIPPED $(INSTALLED) ## write the student of RUN to SHIPPED: weights, ONNX, model card; with CALIBRATE eight bits
 	$(POLAR_DISTILL) export $(call quote,$(RUN)) $(call option,--to,SHIPPED) \
 		$(if $(strip $(CALIBRATE)),--int8 $(call option,--calibrate,CALIBRATE))
@@ -178,6 +174,10 @@ export: need-SHIPPED $(INSTALLED) ## write the student of RUN to SHIPPED: weight
 latency: need-DATA $(INSTALLED) ## how long a scan of DATA takes the student in RUN on this CPU, by engine
 	$(POLAR_DISTILL) latency $(call quote,$(RUN)) $(call option,--data,DATA) \
 		$(if $(wildcard $(SHIPPED)/map.onnx),$(call option,--onnx,SHIPPED))
+
+view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
+	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
+		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
 
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \

@@ -55,7 +55,7 @@ class Predictor:
         """The best student of a training run, or its last where no validation chose a best one.
 
         Args:
-            folder: of the run.
+            folder: of the run, or one that `polar-distill export` wrote.
             device: `cpu`, `cuda`, `cuda:1`; `auto` is the first GPU, or the CPU where there is none.
 
         Raises:

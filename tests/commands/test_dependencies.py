@@ -33,7 +33,7 @@ def test_every_package_that_is_imported_is_declared():
     words = [*PROJECT["dependencies"]]
     words += [
         word
-        for extra in ("scatter", "remote", "cluster", "formats", "export")
+        for extra in ("scatter", "remote", "cluster", "export", "formats")
         for word in PROJECT["optional-dependencies"][extra]
     ]
     declared = {normal(Requirement(word).name) for word in words}
