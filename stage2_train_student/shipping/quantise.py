@@ -64,7 +64,7 @@ def quantise(path: Path, inputs: list[dict[str, np.ndarray]], operations: list[s
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.rest: Iterator[dict[str, np.ndarray]] = iter(inputs)
 

@@ -52,8 +52,9 @@ class Neighbourhoods(NamedTuple):
 class CellConvolution(nn.Module):
     """A 3x3 convolution and its activation at chosen cells."""
 
-    def __init__(self, block: nn.Sequential) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
+        assert isinstance(block, nn.Sequential)
         convolution, self.activation = block
         assert isinstance(convolution, nn.Conv2d)
         assert convolution.bias is not None
@@ -87,10 +88,11 @@ class SparseStudent(nn.Module):
         self.coordinates, self.points = student.PPmodel[:3], student.PPmodel[3:]
         self.compression = student.fea_compression
         norm, block = network.inc.conv
+        assert isinstance(norm, nn.BatchNorm2d)
         self.norm = norm
         self.first = nn.ModuleList(map(CellConvolution, (block.conv1, block.conv2)))
         self.last = nn.ModuleList(map(CellConvolution, (network.up4.conv.conv1, network.up4.conv.conv2)))
-        self.inner = network.to(memory_format=torch.channels_last)
+        self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
         self.classifier = network.outc.float()

@@ -42,7 +42,7 @@ def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     """What `wrap_azimuth` returns, without a way back for gradients."""
     if torch.compiler.is_exporting():
         # What is written in place would become scatters in the exported graph.
-        joined = torch.cat(maps, dim=1)
+        joined = torch.cat(list(maps), dim=1)
         return torch.cat((joined[..., -1:], joined, joined[..., :1]), dim=-1)
     channels = [m.shape[1] for m in maps]
     scans, _, radial, azimuth = maps[0].shape
