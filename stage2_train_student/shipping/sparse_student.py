@@ -52,7 +52,7 @@ class Neighbourhoods(NamedTuple):
 class CellConvolution(nn.Module):
     """A 3x3 convolution and its activation at chosen cells."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module | torch.Tensor) -> None:
         super().__init__()
         assert isinstance(block, nn.Sequential)
         convolution, self.activation = block
@@ -90,8 +90,8 @@ class SparseStudent(nn.Module):
         norm, block = network.inc.conv
         assert isinstance(norm, nn.BatchNorm2d)
         self.norm = norm
-        self.first = nn.ModuleList(map(CellConvolution, (block.conv1, block.conv2)))
-        self.last = nn.ModuleList(map(CellConvolution, (network.up4.conv.conv1, network.up4.conv.conv2)))
+        self.first = nn.ModuleList([CellConvolution(part) for part in (block.conv1, block.conv2)])
+        self.last = nn.ModuleList([CellConvolution(part) for part in (network.up4.conv.conv1, network.up4.conv.conv2)])
         self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
