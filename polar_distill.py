@@ -73,16 +73,16 @@ COMMANDS = {
         "view": ("stage2_train_student.viewing.command:view", "Show scans in 3D, on a page for any browser."),
         "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
     },
-    "Shipping": {
-        "export": ("stage2_train_student.shipping.commands:export", "A student as one ships it: ONNX, card, program."),
-        "latency": ("stage2_train_student.shipping.commands:latency", "How long a scan takes on this CPU."),
-    },
     "Comparing": {
         "sweep": (
             "stage2_train_student.comparison.sweep_command:sweep",
             "Train several experiments with several seeds.",
         ),
         "compare": ("stage2_train_student.comparison.command:compare", "One page that compares training runs."),
+    },
+    "Shipping": {
+        "export": ("stage2_train_student.shipping.commands:export", "A student as one ships it: ONNX, card, program."),
+        "latency": ("stage2_train_student.shipping.commands:latency", "How long a scan takes on this CPU."),
     },
 }
 """Where each command is, and its line in the list of commands."""

@@ -43,6 +43,7 @@ def test_the_list_of_commands_teaches_the_order_of_work():
         "info",
         "train",
         "sweep",
+        "export",
     ]
     for listed in COMMANDS.values():
         for name, (_, line) in listed.items():

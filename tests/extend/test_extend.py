@@ -131,6 +131,6 @@ def test_formats_and_teachers_are_refused_likewise(toys):
     other.write_text((toys / "dataset.yaml").read_text().replace(TOYS["format"], "waymo"))
     for setting, message in (
         ("teacher=ptv3", "unknown teacher 'ptv3'; choose from cylinder3d"),
-        (f"dataset={other}", "unknown format of a dataset 'waymo'; choose from nuscenes, semantic_kitti"),
+        (f"dataset={other}", "unknown format of a dataset 'waymo'; choose from files, nuscenes, semantic_kitti"),
     ):
         assert message in fail(command(program, *words(toys, "dump", *options, *settings_words(setting))))
