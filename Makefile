@@ -80,7 +80,7 @@ demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU
 	$(POLAR_DISTILL) demo
 
 test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
-	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-golden: $(INSTALLED) ## run the tests against the reference outputs in GOLDEN_DIR= with the scans in SCANS_DIR=
 	$(VENV_PYTHON) -m pytest tests/golden
