@@ -55,7 +55,11 @@ class ScanBatch:
             DataError: they are not known.
         """
         if len(self.names) < self.scans or not all(self.names):
-            raise DataError("these points are no scan of a dataset, so nothing can be looked up for them by its name")
+            raise DataError(
+                "these points are no scan of a dataset (two mixed scans are none), so recorded predictions or averaged "
+                "views, which go by the names of scans, have no answer for them. Where scans are mixed, train from a "
+                "store of these targets (targets=cache), or set mix=null."
+            )
         return [ScanId.parse(name) for name in self.names]
 
     def clouds(self) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ def compare_live(
     identity = store.identity
     if teacher.hash != identity.teacher_hash:
         raise StoreError(
-            f"{store.location}: made by the teacher {identity.teacher_hash[:12]}, this one is {teacher.hash[:12]}. "
+            f"{store.location}: made by the teacher {identity.teacher_hash}, this one is {teacher.hash}. "
             "Compare with the checkpoint that the store was dumped with; of several, with each in the same order."
         )
     grid = identity.polar_grid

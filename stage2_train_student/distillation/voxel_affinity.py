@@ -5,6 +5,7 @@ import torch
 from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets, VoxelFeatures
+from common.training.predictor import most_likely_class
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.supervoxels import (
     block_of_voxel,
@@ -55,7 +56,7 @@ class VoxelAffinity(Term):
 
     def drawn_rows(self, targets: TeacherTargets, batch: ScanBatch) -> torch.Tensor:
         """Voxel of each entry that is compared, int64 [draws, entries of a draw], -1 for none."""
-        classes = torch.where(batch.voxel_labels > 0, batch.voxel_labels, targets.logits.argmax(dim=1))
+        classes = torch.where(batch.voxel_labels > 0, batch.voxel_labels, most_likely_class(targets.logits))
         minority, size, count = self.minority[classes], self.supervoxels.size, self.supervoxels.count
         block = block_of_voxel(batch, size)
         draws = drawn_blocks(block_weights(batch, block, minority, size), count)

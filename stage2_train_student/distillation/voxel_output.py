@@ -5,6 +5,7 @@ import torch
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
+from stage2_train_student.distillation.logit import mean_of
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.distillation.weights import voxel_weights
 from stage2_train_student.students.student import StudentOutputs
@@ -31,11 +32,10 @@ class VoxelOutput(Term):
         """`voxel_output` or, in a subclass, the mean by its own `counts`."""
         entries = output_divergence(outputs.voxel_logits, targets.logits, self.scale)
         weights = voxel_weights(self.settings, targets, batch, processes)
-        if weights is not None:
-            entries = entries * weights
         counts = self.counts(batch).to(entries.dtype)
-        total = counts.sum()
-        return {self.name: processes.mean((entries * counts).sum() / total.clamp(min=1.0), total)}
+        if weights is not None:
+            counts = counts * weights
+        return {self.name: mean_of(torch.stack(((entries * counts).sum(), counts.sum())), processes)}
 
     def counts(self, batch: ScanBatch) -> torch.Tensor:
         """How often each voxel counts, [V]."""

@@ -116,6 +116,10 @@ def test_the_store_is_verified_evaluated_and_averaged_with_a_live_teacher(
     rows = np.load(folder / "00" / "000001.npy")
     write(folder, ScanId("00", "000001"), np.roll(rows, 1, axis=1))
     assert "WRONG" in fail(command(program, *verify))
+    (folder / "classes.yaml").write_text(LOGITS.replace("friend's", "friend's, again"))
+    names = "made by the teacher recorded a friend's [0-9a-f]{16}, this one is recorded a friend's, again [0-9a-f]{16}"
+    assert re.search(names, fail(command(program, *verify)))
+    shutil.copy(recorded / "classes.yaml", folder)
 
     evaluate = ("evaluate", "--teacher", folder, "--experiment", experiment, "--json", tmp_path / "out.json", *on)
     assert "mIoU" in succeed(command(program, *evaluate))

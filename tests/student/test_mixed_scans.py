@@ -27,6 +27,13 @@ from tests.student.test_resuming import assert_same_run, differing
 SCANS = [ScanId("00", f"{frame:06d}") for frame in range(5)]
 MIX = "mix={probability: 0.7}"
 SHORT = ("batch_size=2", "epochs=2", "steps=4", "validate_on=[]", "student.dropblock=0", MIX)
+PVKD = (
+    "grid.volume=polarnet",
+    "student.options={base: 4, point_channels: 32, voxel_channels: 4}",
+    "distillation.supervoxels={size: [16, 16, 4], count: 3, points: 64, voxels: 32}",
+    "distillation.pairs=[{term: point_affinity, teacher: up0e, student: up0e}, "
+    "{term: voxel_affinity, teacher: up0e, student: up0e}]",
+)
 VIEWS = "augmentation.count=2"
 """What the baseline sees the views of the cache by."""
 
@@ -73,6 +80,47 @@ def test_a_batch_holds_mixed_scans_and_their_targets_the_baseline_the_same_scans
             assert same_targets(batch.targets[row].decode(), expected)
             np.testing.assert_array_equal(own.voxels, expected.voxels[:, 1:])
     assert 6 <= mixed <= 14
+
+
+def test_voxel_features_are_mixed_with_the_voxels_that_they_belong_to(streets, street_cache):
+    words = ("mix={probability: 1}", *PVKD)
+    data, mixed_in = data_of(streets, street_cache, *words, name="pvkd"), 0
+    for epoch in range(2):
+        loaded = data.load_batch(SCANS, epoch)
+        layer = loaded.decoded_targets(torch.device("cpu")).voxel_layers["up0e"]
+        assert torch.equal(layer.voxels, loaded.batch.voxels)
+        for row, scan in enumerate(SCANS):
+            mixing = data.mixing(scan, epoch)
+            assert mixing is not None
+            taken, known = mixing.taken(STREET_GRID[1]), []
+            for source in (scan, mixing.partner):
+                of_source = data.load_unmixed(source, epoch)[1].decode().voxel_layers["up0e"]
+                known.append(dict(zip(map(tuple, of_source.voxels[:, 1:].tolist()), of_source.features, strict=True)))
+            inside = layer.voxels[:, 0] == row
+            for bins, features in zip(layer.voxels[inside, 1:].tolist(), layer.features[inside], strict=True):
+                assert torch.equal(features, known[int(taken[bins[1]])][tuple(bins)])
+                mixed_in += int(taken[bins[1]])
+    assert mixed_in > 100
+
+
+def test_pvkd_learns_from_mixed_scans_of_a_cache_and_of_a_live_teacher(streets, street_cache, reduced_teacher, runs):
+    options = ("mix={probability: 1}", *PVKD, "validate_on=[]", "steps=1", "batch_size=5")
+    succeed(train(streets, street_cache, runs / "cache", *options, name="pvkd"))
+    live = (*options, "targets=online", VIEWS)
+    succeed(train(streets, None, runs / "live", *live, name="pvkd", options=("--teacher", reduced_teacher)))
+    cached, asked = (read_metrics(runs / name, "train")[0] for name in ("cache", "live"))
+    assert cached["cross_entropy"] == pytest.approx(asked["cross_entropy"], rel=1e-5)
+    # The teacher answers otherwise beside the cuts alone.
+    for name in ("point_output", "voxel_output", "point_affinity", "voxel_affinity"):
+        assert 0 < cached[name] == pytest.approx(asked[name], rel=0.3), name
+
+
+def test_a_teacher_that_goes_by_names_of_scans_cannot_be_asked_about_mixed_ones(streets, runs, tmp_path):
+    (tmp_path / "classes.yaml").write_text("model: any\nkind: logits\n")
+    options = ("mix={probability: 1}", VIEWS, "targets=online", "validate_on=[]", "steps=1")
+    refused = fail(train(streets, None, runs / "named", *options, name="logit", options=("--teacher", tmp_path)))
+    assert "two mixed scans are none" in refused
+    assert "train from a store of these targets (targets=cache), or set mix=null" in refused
 
 
 def test_the_views_and_the_order_are_those_without_mixing(streets):

@@ -25,6 +25,7 @@ from stage2_train_student.distillation.voxel_affinity import VoxelAffinity, affi
 from stage2_train_student.distillation.voxel_output import output_divergence
 from stage2_train_student.students.student import StudentOutputs
 from tests.student.test_polarnet import CLASSES, GRID, small_batch
+from tests.student.test_weights import kinds, raw_by_hand
 
 TERMS = ("point_output", "voxel_output", "point_affinity", "voxel_affinity")
 SIZE = (6, 10, 3)
@@ -101,6 +102,19 @@ def test_output_terms_equal_plain_loops():
         value = term_class(name)(context())(scene.outputs, scene.targets, scene.batch)
         assert value.keys() == {name}
         assert value[name].item() == pytest.approx(sum(entries) / len(entries), rel=1e-12), name
+
+
+@kinds
+def test_weighted_output_terms_are_weighted_means_over_voxels_and_over_points(kind):
+    scene = Scene()
+    student, teacher = scene.logits.tolist(), scene.targets.logits.tolist()
+    of_voxel = [divergence_by_hand(*pair, scale=0.7) for pair in zip(student, teacher, strict=True)]
+    weights, every = raw_by_hand(kind, scene.targets, scene.batch), list(range(len(of_voxel)))
+    for name, rows in (("voxel_output", every), ("point_output", scene.batch.point_voxel.tolist())):
+        value = term_class(name)(context(**kind))(scene.outputs, scene.targets, scene.batch)[name].item()
+        expected = sum(weights[row] * of_voxel[row] for row in rows) / sum(weights[row] for row in rows)
+        assert value == pytest.approx(expected, rel=1e-5), name
+        assert value != pytest.approx(sum(of_voxel[row] for row in rows) / len(rows), rel=1e-2), name
 
 
 @pytest.mark.parametrize("name", ["point_affinity", "voxel_affinity"])
@@ -240,7 +254,9 @@ def test_of_a_block_rare_rows_are_kept_first_and_others_at_random():
 def test_without_labels_the_classes_are_the_teachers():
     scene = Scene()
     batch = ScanBatch(**{**vars(scene.batch), "voxel_labels": torch.zeros_like(scene.batch.voxel_labels)})
-    labels = scene.targets.logits.argmax(dim=1)
+    # Of "unlabelled" a teacher may say anything.
+    assert bool((scene.targets.logits.argmax(dim=1) == 0).any())
+    labels = 1 + scene.targets.logits[:, 1:].argmax(dim=1)
     labelled = ScanBatch(**{**vars(scene.batch), "voxel_labels": labels})
     term = VoxelAffinity(context())
     drawn = []

@@ -8,6 +8,7 @@ import torch
 
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
+from stage2_train_student.distillation.adapter import compared
 from stage2_train_student.distillation.logit import divergence
 from stage2_train_student.distillation.settings import VPD_PAIRS, DistillationSettings
 from stage2_train_student.distillation.weights import cell_weights, voxel_weights
@@ -130,6 +131,21 @@ def test_the_feature_terms_are_weighted_means(kind):
                 weight = float(CLASS_WEIGHTS[label]) / 50 * float(weights[scan, rho, phi])
                 total += weight * float(squared[scan, :, rho, phi].sum())
         assert found["lwd"].item() == pytest.approx(math.sqrt(total / (batch.scans * GRID[0] * GRID[1])), rel=1e-4)
+
+
+@kinds
+def test_pooled_pairs_are_weighted_in_the_cells_that_are_compared(kind):
+    outputs, targets, batch = inputs()
+    pairs = [{"teacher": "down1c", "student": "x4"}, {"teacher": "down3c", "student": "x2"}]
+    term = built(logit=0, lwd=0, pairs=pairs, **kind).terms["vpd"]
+    with torch.no_grad():
+        found = term(outputs, targets, batch)
+        for pair in term.pairs:
+            adapted, student = compared(term.adapters, pair, outputs, targets, batch.scans)
+            squared = (adapted - student).double().square()
+            weights = cells_by_hand(kind, targets, batch, targets.layers["down3c"].shape)[:, None]
+            expected = float((weights * squared).sum() / squared.numel())
+            assert found[f"vpd.{pair.teacher}"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_teacher_that_is_as_sure_everywhere_and_never_wrong_changes_nothing():
