@@ -231,7 +231,8 @@ def check_data(data: Path, dataset: Path) -> Check:
         sequences = opened.files.sequences()
         scans = opened.files.scans(sequences)
     except PolarDistillError as error:
-        return Check("problem", error.message, f"Files of another layout: polar-distill new-dataset {data}")
+        next_step = f"Another dataset is named with --dataset; files of your own: polar-distill new-dataset {data}"
+        return Check("problem", error.message, next_step)
     without = set(opened.unlabelled(scans))
     first = next((scan for scan in scans if scan not in without), scans[0])
     read = opened.read(first)
@@ -240,6 +241,10 @@ def check_data(data: Path, dataset: Path) -> Check:
     finding += "".join(f"; {sequence}: {counts[sequence]}" for sequence in sequences[:LISTED_SEQUENCES])
     finding += f"; and {len(sequences) - LISTED_SEQUENCES} more" if len(sequences) > LISTED_SEQUENCES else ""
     finding += f"; {first} has {len(read.points)} points"
+    missing = opened.files.not_on_disk(sequences)
+    if missing:
+        finding += f"; {len(missing):,} more are not on this disk, the first is {missing[0]}"
+        return Check("note", finding, "Where that is not meant, complete the download.")
     if read.labels is None:
         return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")
     return Check("ok", f"{finding} of {len(np.unique(read.labels))} classes")

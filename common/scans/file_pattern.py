@@ -9,8 +9,8 @@ from typing import NamedTuple
 from common.scans.scan_files import is_there, names_in
 from common.scans.scan_id import HIDDEN, ScanId
 
-FIELD = re.compile(r"\{(\w*)\}")
-FIELDS = ("sequence", "frame")
+FIELD = re.compile(r"\{(sequence|frame)\}")
+BRACES = re.compile(r"\{\w*\}")
 ONLY_SEQUENCE = "00"
 """The sequence of all scans where a pattern has none."""
 
@@ -34,7 +34,7 @@ class FilePattern:
     text: str
 
     def __post_init__(self) -> None:
-        unknown = [name for name in FIELD.findall(self.text) if name not in FIELDS]
+        unknown = BRACES.search(FIELD.sub("", self.text))
         parts = Path(self.text).parts
         if unknown or not parts or Path(self.text).is_absolute() or ".." in parts:
             raise ValueError(f"'{self.text}' is no path below DATA with {{sequence}} and {{frame}} as its only fields")
