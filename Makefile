@@ -7,9 +7,9 @@
 	sweep compare bench-gpu proof browser view new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
-DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
+DATA ?=##                         folder of the dataset; of SemanticKITTI, the one that holds sequences/00/velodyne/*.bin
 TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors); several to dump their average
-DATASET =##                       description of DATA's files and classes, a YAML file [configs/datasets/semantic_kitti.yaml]
+DATASET =##                       description of DATA's files and classes, a YAML file [that of CONFIG]
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
 EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains

@@ -24,6 +24,12 @@ def load_dump_settings(config: Path, overrides: tuple[str, ...]) -> DumpSettings
     return load_settings(DumpSettings, own or config, overrides)
 
 
+def dataset_words(dataset: Path) -> str:
+    """What the next `make` needs to take this dataset, too; nothing for SemanticKITTI, which it takes anyway."""
+    name = dataset.stem if dataset.parent == Path("configs/datasets") else str(dataset)
+    return "" if name == "semantic_kitti" else f' SET="dataset={name}"'
+
+
 settings_options = gathered("settings", load_dump_settings, config_option, set_option)
 threads_option = click.option(
     "--threads",

@@ -6,17 +6,13 @@ missing or broken shows up as a line of the table and not as a traceback.
 
 import os
 import shutil
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import numpy as np
-from packaging.requirements import Requirement
 
 from common.base.command_options import (
     TEACHER_CONFIG,
@@ -26,7 +22,6 @@ from common.base.command_options import (
     optional_data_option,
     path_type,
 )
-from common.base.environment import PROJECT, package_version
 from common.base.errors import PolarDistillError
 from stage1_dump_teacher.device_checks import (
     Check,
@@ -36,6 +31,7 @@ from stage1_dump_teacher.device_checks import (
     check_spconv,
     check_torch_scatter,
 )
+from stage1_dump_teacher.package_checks import check_packages, check_python, check_zarr
 
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
 
@@ -46,8 +42,6 @@ SEMANTIC_KITTI_SCANS = 23_201
 """Scans of the training and validation sequences of SemanticKITTI."""
 
 LISTED_SEQUENCES = 30
-
-SPCONV = "spconv"
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -65,7 +59,11 @@ class Comparing(NamedTuple):
 @click.option("--teacher", type=path_type, help="The teacher's checkpoint.")
 @config_option
 @cache_option
-@click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's format and classes.")
+@click.option(
+    "--dataset",
+    type=path_type,
+    help="YAML file with the dataset's format and classes, or its name.  [default: that of --config]",
+)
 @click.option(
     "--reference",
     type=path_type,
@@ -82,7 +80,7 @@ def doctor(
     teacher: Path | None,
     config: Path,
     cache: str,
-    dataset: Path,
+    dataset: Path | None,
     reference: Path | None,
     write_reference: Path | None,
     picture: Path | None,
@@ -99,7 +97,7 @@ def doctor(
       polar-distill doctor --data dataset --teacher cylinder3d.pt --picture scans.png
       polar-distill doctor --data recordings --dataset my_sensor.yaml
     """
-    results = {}
+    dataset, results = dataset or dataset_of(config), {}
     for name, check in checks(data, teacher, cache, dataset, config, device):
         results[name] = show(name, run_check(check))
     if data is not None:
@@ -136,7 +134,17 @@ def checks(
     if data is not None:
         yield "scans", lambda: check_data(data, dataset)
     if teacher is not None:
-        yield "teacher", lambda: check_teacher(teacher, config)
+        yield "teacher", lambda: check_teacher(teacher, config, dataset)
+
+
+def dataset_of(config: Path) -> Path:
+    """The dataset of the settings of the dump; where they cannot be used, which other checks say, SemanticKITTI."""
+    try:
+        from stage1_dump_teacher.command_options import load_dump_settings
+
+        return load_dump_settings(config, ()).dataset
+    except Exception:
+        return DATASET
 
 
 def about_scans(
@@ -144,12 +152,12 @@ def about_scans(
 ) -> Iterator[tuple[str, Check]]:
     """Lines of the table that compare scans with those that the teacher was trained on."""
     try:
-        from common.base.config import load_settings
         from common.scans.dataset import open_dataset
+        from stage1_dump_teacher.command_options import load_dump_settings
         from stage1_dump_teacher.data_checks.looking import look, reference_of
-        from stage1_dump_teacher.settings import DumpSettings
 
-        grid, reference = load_settings(DumpSettings, config).grid, reference_of(teacher, comparing.reference)
+        grid = load_dump_settings(config, (f"dataset={dataset}",)).grid
+        reference = reference_of(teacher, comparing.reference)
         yield from look(open_dataset(data, dataset), grid, reference, comparing.picture, comparing.write_reference)
     except Exception as error:
         yield "comparison", as_problem(error)
@@ -178,68 +186,6 @@ def as_problem(error: Exception) -> Check:
     return Check(
         "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
     )
-
-
-def check_python() -> Check:
-    """spconv has wheels for the interpreter."""
-    version = sys.version.split()[0]
-    if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
-        return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
-    if sys.version_info >= (3, 14):
-        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
-    return Check("ok", version)
-
-
-def check_packages() -> Check:
-    """Every required package is installed in a version that the project allows."""
-    try:
-        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
-    except metadata.PackageNotFoundError:
-        return Check("note", f"{PROJECT} is not installed, so that versions were not checked", "Run `make setup`.")
-    wrong = []
-    found = []
-    for requirement in requirements:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        # Builds of spconv for other versions of CUDA do as well.
-        name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
-        version = package_version(name)
-        if version is None:
-            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
-        else:
-            found.append(f"{name} {version}")
-    if wrong:
-        return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
-    return Check("ok", ", ".join(found))
-
-
-def installed_spconv() -> str:
-    """The build of spconv that is installed: spconv, spconv-cu118, spconv-cu126 ...; `spconv` without one."""
-    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
-    return next((name for name in names if name == SPCONV or name.startswith(f"{SPCONV}-cu")), SPCONV)
-
-
-def check_zarr() -> Check:
-    """A compressed array survives a zip store on disk, the form that targets are kept in."""
-    import zarr
-    from zarr.codecs import ZstdCodec
-    from zarr.storage import ZipStore
-
-    values = np.random.default_rng(0).integers(-100, 100, (1000, 64)).astype(np.int8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.zarr.zip"
-        with ZipStore(path, mode="w") as store:
-            array = zarr.create_array(
-                store, shape=values.shape, chunks=values.shape, dtype="i1", compressors=ZstdCodec()
-            )
-            array[:] = values
-        with ZipStore(path, mode="r") as store:
-            back = np.asarray(zarr.open_array(store, mode="r")[:])
-    if not np.array_equal(back, values):
-        return Check("problem", "an array came back changed", "Reinstall with `make clean setup`; check the disk.")
-    return Check("ok", "wrote a zstd-compressed array and read it back")
 
 
 def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check:
@@ -285,7 +231,8 @@ def check_data(data: Path, dataset: Path) -> Check:
         sequences = opened.files.sequences()
         scans = opened.files.scans(sequences)
     except PolarDistillError as error:
-        return Check("problem", error.message, f"Files of another layout: polar-distill new-dataset {data}")
+        next_step = f"Another dataset is named with --dataset; files of your own: polar-distill new-dataset {data}"
+        return Check("problem", error.message, next_step)
     without = set(opened.unlabelled(scans))
     first = next((scan for scan in scans if scan not in without), scans[0])
     read = opened.read(first)
@@ -294,22 +241,25 @@ def check_data(data: Path, dataset: Path) -> Check:
     finding += "".join(f"; {sequence}: {counts[sequence]}" for sequence in sequences[:LISTED_SEQUENCES])
     finding += f"; and {len(sequences) - LISTED_SEQUENCES} more" if len(sequences) > LISTED_SEQUENCES else ""
     finding += f"; {first} has {len(read.points)} points"
+    missing = opened.files.not_on_disk(sequences)
+    if missing:
+        finding += f"; {len(missing):,} more are not on this disk, the first is {missing[0]}"
+        return Check("note", finding, "Where that is not meant, complete the download.")
     if read.labels is None:
         return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")
     return Check("ok", f"{finding} of {len(np.unique(read.labels))} classes")
 
 
-def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG) -> Check:
-    """The checkpoint loads completely into the teacher that the settings of the dump name, and has their classes."""
+def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG, dataset: Path = DATASET) -> Check:
+    """The checkpoint loads completely into the teacher that the settings of the dump name, and has the classes."""
     import torch
 
-    from common.base.config import load_settings
     from common.scans.label_map import load_label_map
     from common.targets.teacher import check_classes
-    from stage1_dump_teacher.settings import DumpSettings
+    from stage1_dump_teacher.command_options import load_dump_settings
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    settings = load_settings(DumpSettings, config)
+    settings = load_dump_settings(config, (f"dataset={dataset}",))
     loaded = load_named_teacher(settings.teacher, teacher, torch.device("cpu"))
     loaded = check_classes(loaded, load_label_map(settings.dataset))
     layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items()) or "none"

@@ -12,7 +12,7 @@ from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
 from common.targets.store import TargetStore
-from stage1_dump_teacher.command_options import settings_options
+from stage1_dump_teacher.command_options import dataset_words, settings_options
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
 
@@ -65,4 +65,5 @@ def dump(
     own = f"full_{settings.dataset.stem}"
     learning = own if find_config(own, "experiments") else "full"
     experiment = learning if TargetStore.open(cache).identity.layers else "logit"
-    click.echo(f"next: make train-student EXPERIMENT={experiment} CACHE={cache} DATA={data}")
+    words = f"EXPERIMENT={experiment} CACHE={cache} DATA={data}{dataset_words(settings.dataset)}"
+    click.echo(f"next: make train-student {words}")

@@ -16,8 +16,10 @@ Decorator = Callable[[Command], Command]
 
 path_type = click.Path(path_type=Path)
 
-data_option = click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
-optional_data_option = click.option("--data", type=path_type, help="Folder that holds sequences/.")
+DATA = "Folder of the dataset; of SemanticKITTI, the one that holds sequences/."
+
+data_option = click.option("--data", type=path_type, required=True, help=DATA)
+optional_data_option = click.option("--data", type=path_type, help=DATA)
 teacher_option = click.option(
     "--teacher",
     type=path_type,

@@ -1,17 +1,16 @@
 """Patterns of files such as `sequences/{sequence}/velodyne/{frame}.bin`: which files fit, and where one is."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from common.base.errors import DataError
+from common.scans.scan_files import is_there, names_in
 from common.scans.scan_id import HIDDEN, ScanId
 
-FIELD = re.compile(r"\{(\w*)\}")
-FIELDS = ("sequence", "frame")
+FIELD = re.compile(r"\{(sequence|frame)\}")
+BRACES = re.compile(r"\{\w*\}")
 ONLY_SEQUENCE = "00"
 """The sequence of all scans where a pattern has none."""
 
@@ -35,7 +34,7 @@ class FilePattern:
     text: str
 
     def __post_init__(self) -> None:
-        unknown = [name for name in FIELD.findall(self.text) if name not in FIELDS]
+        unknown = BRACES.search(FIELD.sub("", self.text))
         parts = Path(self.text).parts
         if unknown or not parts or Path(self.text).is_absolute() or ".." in parts:
             raise ValueError(f"'{self.text}' is no path below DATA with {{sequence}} and {{frame}} as its only fields")
@@ -45,7 +44,7 @@ class FilePattern:
         places = [
             root / _filled(self.text, {"sequence": name, "frame": scan.frame}) for name in _names_of(scan.sequence)
         ]
-        return next((place for place in places[1:] if not places[0].exists() and place.exists()), places[0])
+        return next((place for place in places[1:] if not is_there(places[0]) and is_there(place)), places[0])
 
     def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> Iterator[Found]:
         """What fits below a folder, sorted; a frame is empty where the pattern has none.
@@ -94,11 +93,11 @@ def _fitting(
         return
     part = _filled(parts[0], known)
     if not FIELD.search(part):
-        if len(parts) > 1 or (folder / part).exists():
+        if len(parts) > 1 or is_there(folder / part):
             yield from _fitting(folder / part, parts[1:], known, hidden)
         return
     expression = _expression(part)
-    for name in sorted(_names(folder)):
+    for name in sorted(names_in(folder) or ()):
         match = expression.fullmatch(name)
         if name.startswith(HIDDEN):
             hidden.append(folder / name)
@@ -118,14 +117,3 @@ def _expression(part: str) -> re.Pattern[str]:
     # The pieces between fields have even numbers, the names of fields odd ones.
     pieces = FIELD.split(part)
     return re.compile("".join(group(piece) if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({error.strerror}). Check DATA, the permissions and the download."
-        ) from error

@@ -58,13 +58,20 @@ def find_files(folder: Path) -> FoundFiles:
 def list_files(folder: Path) -> list[PurePosixPath]:
     """Files below a folder, relative to it, sorted; a folder that is a ROS 2 bag as one. Hidden ones are left out.
 
+    Links to folders are followed, to each folder once: recordings often lie on several disks.
+
     Raises:
         DataError: it is no folder, or a bag itself.
     """
     if not folder.is_dir() or is_bag(folder):
         raise DataError(f"{folder}: not a folder with scans in it. Name the folder that holds your scans or bags.")
-    found = []
-    for place, folders, names in os.walk(folder):
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         below = PurePosixPath(Path(place).relative_to(folder).as_posix())
         bags = [name for name in folders if is_bag(Path(place, name))]
         folders[:] = [name for name in folders if name not in bags and not name.startswith(HIDDEN)]

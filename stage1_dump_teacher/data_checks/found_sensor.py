@@ -11,7 +11,8 @@ from tqdm import tqdm
 from common.base.errors import DataError
 from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
-from common.scans.readers import Cloud, raw_ids, read_cloud, read_label_file
+from common.scans.point_checks import BRIGHTEST
+from common.scans.readers import Cloud, is_bag, raw_ids, read_cloud, read_label_file
 from common.scans.readers.extras import unreadable
 from stage1_dump_teacher.data_checks.columns import FEWEST, guess_width, label_column_of, name_columns, reflectance_of
 from stage1_dump_teacher.data_checks.found_files import FoundFiles
@@ -64,7 +65,8 @@ class FoundSensor:
         """
         points = cloud.points(self.reflectance)
         missing = ~np.isfinite(points[:, :3]).all(axis=1)
-        bright = points[np.isfinite(points[:, 3]), 3]
+        # More is damage, which the doctor names; NaN is left out as well.
+        bright = points[points[:, 3] <= BRIGHTEST, 3]
         self.scans += 1
         self.points += len(points)
         self.missing += int(missing.sum())
@@ -93,13 +95,12 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
     reader = SensorFiles(folder, {"scans": files.scans, "labels": files.labels, "topic": topic})
     scans = reader.scans(reader.sequences())
     in_bags = "{frame}" not in files.scans
-    first = FilePattern(files.scans).path(folder, scans[0])
-    bare = None if in_bags else bare_rows(first)
-    names = name_columns(bare) if bare is not None else list(next(read_cloud(first, topic=topic)).columns)
+    pattern = FilePattern(files.scans)
+    names, named = columns_of([pattern.path(folder, scan) for scan in evenly(scans, LOOKED_AT)], topic)
     found = FoundSensor(
         files=files,
         columns=names,
-        named=bare is None,
+        named=named,
         reflectance=reflectance_of(names),
         label_column=None if files.labels is not None else label_column_of(names),
         topic=topic,
@@ -109,7 +110,7 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
     near = [scan for scan in scans if not in_bags or int(scan.frame) < FIRST_MESSAGES]
     for scan in tqdm(evenly(near, LOOKED_AT), unit="scan", desc="new-dataset", leave=False):
         labels = None if files.labels is None else FilePattern(files.labels).path(folder, scan)
-        clouds = read_cloud(FilePattern(files.scans).path(folder, scan), names, topic)
+        clouds = read_cloud(pattern.path(folder, scan), names, topic)
         try:
             found.add(next(islice(clouds, int(scan.frame) if in_bags else 0, None)), labels)
         except DataError as error:
@@ -117,6 +118,23 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
     if not found.points:
         raise DataError(f"{folder}: none of the scans can be read; the first: {found.refused[0]}")
     return found
+
+
+def columns_of(paths: list[Path], topic: str | None) -> tuple[list[str], bool]:
+    """Columns of the first scan that can be read, and whether its file names them.
+
+    Raises:
+        DataError: none can be read; says why of the first.
+    """
+    refused: list[DataError] = []
+    for path in paths:
+        try:
+            bare = None if is_bag(path) else bare_rows(path)
+            names = name_columns(bare) if bare is not None else list(next(read_cloud(path, topic=topic)).columns)
+            return names, bare is None
+        except DataError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def bare_rows(path: Path) -> np.ndarray | None:
@@ -131,7 +149,7 @@ def bare_rows(path: Path) -> np.ndarray | None:
             array: np.ndarray = np.load(path, allow_pickle=False)
         if array.dtype.names:
             return None
-        if array.ndim != 2 or array.shape[1] < FEWEST:
+        if array.ndim != 2 or array.shape[1] < FEWEST or not len(array):
             raise DataError(f"{path}: an array of shape {list(array.shape)}; scans have one row a point: x, y, z, ...")
         return array
     if suffix != ".bin":

@@ -8,6 +8,7 @@ from common.base.command_options import data_option, device_option, path_type, r
 from common.base.config import load_settings
 from common.base.devices import select_device
 from common.base.signals import INTERRUPTED
+from stage1_dump_teacher.command_options import dataset_words
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 
 
@@ -69,4 +70,4 @@ def train_teacher(
     dataset = open_dataset(data, settings.dataset)
     _, survey = surveyed(dataset, dataset.select(settings.train).scans, settings.grid)
     write_survey(survey, folder / TRAINED_ON)
-    click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}")
+    click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}{dataset_words(settings.dataset)}")

@@ -49,7 +49,7 @@ def run(
 
     Args:
         settings: the network and its training.
-        data: folder that holds `sequences/`.
+        data: folder of the dataset.
         folder: of the run; gets `teacher_last.safetensors` and, with validation, `teacher_best.safetensors`.
         device: to train on.
         resume: continue the run in `folder`.

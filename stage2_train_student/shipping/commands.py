@@ -31,7 +31,7 @@ scans_option = click.option(
 @click.option("--licence", default="not said", help="Of the weights, for the model card.")
 @click.option("--onnx/--no-onnx", default=True, help="Write ONNX graphs (of polarnet alone).")
 @click.option("--int8", is_flag=True, help="Write eight-bit graphs as well, and what they cost; needs --calibrate.")
-@click.option("--calibrate", type=path_type, help="Folder that holds sequences/, for --int8.")
+@click.option("--calibrate", type=path_type, help="Folder of the dataset, for --int8.")
 @scans_option
 def export(
     run_folder: Path, to: Path, licence: str, onnx: bool, int8: bool, calibrate: Path | None, scans: int

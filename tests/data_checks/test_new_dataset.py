@@ -152,3 +152,20 @@ def test_scans_of_any_number_of_points_are_read_with_their_own_columns(tmp_path)
     read = open_dataset(tmp_path / "rig", tmp_path / "rig.yaml").read(ScanId("00", "2"))
     assert len(read.points) == 1001
     assert read.labels is None
+
+
+def test_links_are_followed_and_damage_in_one_file_does_not_hide_the_others(tmp_path):
+    disk, rig = tmp_path / "disk", tmp_path / "rig"
+    write_npy(disk, np.array([0, 3, 7, 200]))
+    spoilt = np.load(disk / "south/cloud/001.npy")
+    spoilt[5, 3] = 3e38
+    np.save(disk / "south/cloud/001.npy", spoilt)
+    (disk / "north/cloud/000.npy").write_bytes(b"")
+    rig.mkdir()
+    for name in ("north", "south"):
+        (rig / name).symlink_to(disk / name)
+    (disk / "north/around").symlink_to(rig)
+    output = succeed(command(program, "new-dataset", rig, "--out", tmp_path / "rig.yaml"))
+    assert "4 in 2 sequences: {sequence}/cloud/{frame}.npy" in output
+    assert "scale 0.01" in output
+    assert "1 could not be read, the first" in output

@@ -91,12 +91,15 @@ def test_a_new_user_gets_from_files_to_an_evaluated_student(written, planted_set
     on_cpu = ("--data", planted_set, "--device", "cpu")
     succeed(command(program, "class-frequencies", "--data", planted_set, "--dataset", written, "--write"))
     teacher, cache, run = tmp_path / "teacher", tmp_path / "cache", tmp_path / "run"
-    succeed(command(program, "train-teacher", *on_cpu, "--run", teacher, *settings_words(*same, *TINY_TEACHER)))
+    words = settings_words(*same, *TINY_TEACHER)
+    assert f'SET="dataset={written}"' in succeed(command(program, "train-teacher", *on_cpu, "--run", teacher, *words))
     checkpoint = teacher / "teacher_last.safetensors"
     # A teacher of one's own knows these scans.
     assert noted(open_dataset(planted_set, written), checkpoint) == set()
     dump = ("--teacher", checkpoint, "--cache", cache, *settings_words(*same, "profile=train", "splits=[train]"))
-    assert "3 scan-views written" in succeed(command(program, "dump", *on_cpu, *dump))
+    dumped = succeed(command(program, "dump", *on_cpu, *dump))
+    assert "3 scan-views written" in dumped
+    assert f'SET="dataset={written}"' in dumped
     train = ("--experiment", experiment_file("full"), "--cache", cache, "--run", run)
     succeed(command(program, "train", *on_cpu, *train, *settings_words(*same, *TINY_STUDENT)))
     assert "mIoU" in succeed(command(program, "evaluate", *on_cpu, "--run", run))

@@ -18,13 +18,11 @@ from stage1_dump_teacher.device_checks import check_copies, check_segment_max, c
 from stage1_dump_teacher.doctor import (
     check_data,
     check_disk,
-    check_packages,
     check_teacher,
-    check_zarr,
     doctor,
-    installed_spconv,
     run_check,
 )
+from stage1_dump_teacher.package_checks import check_packages, check_zarr, installed_spconv
 
 GIGABYTE = 10**9
 

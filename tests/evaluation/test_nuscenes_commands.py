@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from common.base.command_options import TEACHER_CONFIG
+from common.base.config import load_settings
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
 from common.networks.published_weights import to_published
 from common.scans.label_map import load_label_map
 from common.targets.store import TargetStore
 from polar_distill import program
+from stage1_dump_teacher import doctor as doctors
+from stage1_dump_teacher.data_checks.survey import Survey
 from stage2_train_student.students.polarnet import PolarNet
 from tests.shared.nuscenes_writer import LABEL_MAP, lidar_token, write_nuscenes
 from tests.shared.reduced import STREET_GRID, command, fail, settings_words, succeed
@@ -142,3 +146,12 @@ def test_published_polarnet_weights_of_seventeen_classes_load_strictly(data, tmp
     assert "2 prediction files" in succeed(command(program, *words, "--weights", tmp_path / "polarnet.pt"))
     torch.save({**published, "PPmodel.0.weight": torch.ones(7)}, tmp_path / "seven.pt")
     assert "PPmodel.0.weight" in fail(command(program, *words, "--weights", tmp_path / "seven.pt"))
+
+
+def test_the_doctor_takes_volume_and_classes_of_the_dataset_that_is_named(data, teacher, tmp_path):
+    named, kept = Path("nuscenes"), tmp_path / "kept.yaml"
+    found = dict(doctors.about_scans(data, named, TEACHER_CONFIG, None, doctors.Comparing(None, kept, None)))
+    assert "problem" not in {line.status for line in found.values()}, found
+    assert load_settings(Survey, kept).grid.volume == "nuscenes"
+    assert doctors.check_teacher(teacher, TEACHER_CONFIG, named).status == "ok"
+    assert doctors.dataset_of(Path("configs/teachers/cylinder3d_nuscenes.yaml")).name == "nuscenes.yaml"

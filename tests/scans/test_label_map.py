@@ -97,10 +97,10 @@ def test_own_dataset(tmp_path):
 def test_sequences_may_have_names(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(
-        yaml.safe_dump(own_dataset(splits={"train": ["north", "south"], "busy": ["south"]}), sort_keys=False)
+        yaml.safe_dump(own_dataset(splits={"train": ["north", "south", "a"], "busy": ["south"]}), sort_keys=False)
     )
     label_map = load_label_map(path)
-    assert label_map.sequences(["busy", "train", "west", "7"]) == ["south", "north", "west", "07"]
+    assert label_map.sequences(["busy", "train", "west", "7"]) == ["south", "north", "a", "west", "07"]
     assert label_map.split_of("south", ["busy"]) == "busy"
     assert label_map.split_of("south", ["west"]) == "train"
     assert [label_map.knows(name) for name in ("train", "north", "west")] == [True, True, False]

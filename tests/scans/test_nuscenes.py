@@ -13,6 +13,7 @@ from common.scans.dataset import Dataset, open_dataset
 from common.scans.formats.nuscenes import NuScenes
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.scan_id import ScanId
+from stage1_dump_teacher.doctor import check_data
 from tests.benchmarks.nuscenes_devkit import main as compare_with_devkit
 from tests.shared.nuscenes_writer import LABEL_MAP, START, category_names, lidar_token, write_nuscenes
 from tests.shared.reduced import command
@@ -275,3 +276,11 @@ def test_labels_of_another_scan_and_scans_that_are_gone_are_refused(root, label_
 def test_the_devkit_reads_scores_and_takes_the_same():
     output = command(compare_with_devkit, "--python", os.environ["NUSCENES_DEVKIT"]).output
     assert output.splitlines()[-1] == "all the same", output
+
+
+def test_the_doctor_says_that_scans_are_not_on_this_disk(root):
+    scan_file(root).unlink()
+    found = check_data(root, LABEL_MAP)
+    assert found.status == "note"
+    assert "4 scans, 4 with labels" in found.finding
+    assert "1 more are not on this disk, the first is samples/LIDAR_TOP/scene-0061" in found.finding

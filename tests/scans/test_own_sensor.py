@@ -255,3 +255,11 @@ def test_a_store_is_dumped_and_a_student_trained_and_evaluated_on_scans_with_poi
     points, raw = street_scan(1500, 2)
     dropped = np.arange(1500) % 5 == 0
     assert numbers["points"] == ((raw & 0xFFFF != 0) & ~dropped).sum()
+
+
+def test_braces_in_the_name_of_a_folder_are_no_field(tmp_path):
+    for name in ("{x}", "y"):
+        (tmp_path / name).mkdir()
+        POINTS.tofile(tmp_path / name / "0.bin")
+    own = files(tmp_path, scans="{sequence}/{frame}.bin")
+    assert own.scans(own.sequences()) == [ScanId("y", "0"), ScanId("{x}", "0")]

@@ -12,7 +12,7 @@ from common.base.errors import DataError
 from common.scans.file_pattern import FilePattern
 from common.scans.point_checks import check_points
 from common.scans.readers import BAG_SUFFIXES, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
-from common.scans.scan_files import ScanFiles
+from common.scans.scan_files import ScanFiles, is_there
 from common.scans.scan_id import ScanId
 
 MOST_KEPT = 16
@@ -153,7 +153,7 @@ class SensorFiles(ScanFiles):
     def has_labels(self, scan: ScanId) -> bool:
         """See `ScanFiles`. Where a column holds them, the first scan that is asked for speaks for its sequence."""
         if self._labels is not None:
-            return self._labels.path(self.root, scan).exists()
+            return is_there(self._labels.path(self.root, scan))
         column = self.settings.label_column
         if column is not None and scan.sequence not in self._labelled:
             self._labelled[scan.sequence] = column in self._cloud(scan).columns
