@@ -99,11 +99,13 @@ def files_of(path: Path, out: Path | None) -> Iterator[Path]:
 
 def readable_below(folder: Path, out: Path | None) -> Iterator[Path]:
     """Files and bags below a folder, in order; what is hidden, and what `predict` wrote, is left out."""
+    # A link to a folder that it lies in would lead in circles.
+    left_out = {folder.resolve(), *folder.resolve().parents, *(() if out is None else (out.resolve(),))}
     for name in sorted(os.listdir(folder)):
         path = folder / name
         if name.startswith(HIDDEN) or PREDICTED in name:
             continue
         if is_bag(path) or (path.is_file() and path.suffix.lower() in SUFFIXES):
             yield path
-        elif path.is_dir() and (out is None or path.absolute() != out.absolute()):
+        elif path.is_dir() and path.resolve() not in left_out:
             yield from readable_below(path, out)

@@ -17,7 +17,9 @@ CARD_FILE = "README.md"
 LATENCY_FILE = "latency.json"
 """What the command `latency` keeps in a run's folder: the tables that it printed."""
 
-GRAPHS = """\
+GRAPHS = """
+## Graphs
+
 | file | takes | gives |
 | --- | --- | --- |
 | `student.onnx` | `point_features` [points, 9], `point_pillar` [points], `pillar_cell` [pillars], `voxel_pillar` and \
@@ -28,7 +30,9 @@ GRAPHS = """\
 All numbers of points, pillars and voxels are dynamic. `student.onnx` pools points by a scatter with maxima (opset 18).
 The other two together are the same student for engines without it: a pillar is padded by repeating its points, which
 changes nothing; cut to a fixed number of points, it loses those beyond. `run_exported.py` runs them with NumPy and
-onnxruntime, `parameters.json` has all that it needs to know."""
+onnxruntime, `parameters.json` has all that it needs to know.
+"""
+"""The card's last part, where there are graphs."""
 
 
 def model_card(
@@ -63,7 +67,7 @@ def model_card(
     if comparison is not None:
         said = f"On {comparison.scans} scans, {comparison.points:,} points; changed: another class than eager PyTorch."
         parts += ["## Eight bits", said, "\n".join(markdown_table(comparison.engine_rows()))]
-    parts += ["## Graphs", GRAPHS, "## Not tested", not_tested(label_map)]
+    parts += ["## Not tested", not_tested(label_map)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,11 +21,10 @@ from common.scans.scan_id import ScanId
 from common.training.recorder import SETTINGS_FILE
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping import run_exported
-from stage2_train_student.shipping.card import CARD_FILE, model_card
+from stage2_train_student.shipping.card import CARD_FILE, GRAPHS, model_card
 from stage2_train_student.shipping.engines import INT8, Comparison, compare, on_grid, onnx_engines, torch_engines
 from stage2_train_student.shipping.graphs import check_exportable
 from stage2_train_student.shipping.onnx_files import check_installed, write_graphs
-from stage2_train_student.students.polarnet import PolarNet
 from stage2_train_student.students.student import Student
 from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
 
@@ -57,6 +56,8 @@ def export(
         SettingsError: the folder is not empty, or the student has no graph.
         CheckpointError: the run has no student that fits its settings.
     """
+    if not to.name:
+        raise SettingsError(f"--to {to}: name a folder to make; the working folder is there already")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise SettingsError(f"--to {to}: is there already; choose another folder, or remove it")
     settings, weights = run_settings(run), run_weights(run)
@@ -70,13 +71,13 @@ def export(
         try:
             write_student(student, settings, label_map, temporary)
             write_parameters(student, settings, label_map, temporary)
-            if isinstance(student, PolarNet) and onnx:
-                write_graphs(student, settings.grid.shape, temporary)
+            if onnx:
+                write_graphs(check_exportable(student), settings.grid.shape, temporary)
                 shutil.copy(run_exported.__file__, temporary / "run_exported.py")
             if calibration is not None:
                 comparison = quantised(student, settings, calibration, temporary, scans)
             card = model_card(run, settings, label_map, student, licence, comparison)
-            (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+            (temporary / CARD_FILE).write_text(card + (GRAPHS if onnx else ""), encoding="utf-8")
             for path in temporary.iterdir():
                 flush_to_disk(path)
             flush_to_disk(temporary)
@@ -89,8 +90,7 @@ def export(
 
 def write_student(student: Student, settings: ExperimentSettings, label_map: LabelMap, folder: Path) -> None:
     """Weights, settings and the dataset's description: what every command takes for a run."""
-    tensors = {name: value.contiguous() for name, value in student.state_dict().items()}
-    (folder / EXPORTED_STUDENT).write_bytes(sealed_safetensors(tensors))
+    (folder / EXPORTED_STUDENT).write_bytes(sealed_safetensors(student.published()))
     description = folder / "dataset.yaml"
     write_yaml(label_map, description)
     # The working folder goes before that of the settings: the same name there must be the same file.
@@ -113,6 +113,17 @@ def write_parameters(student: Student, settings: ExperimentSettings, label_map: 
         "pillar_channels": getattr(student, "map_channels", None),
     }
     (folder / PARAMETERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def check_same_student(folder: Path, student: Student) -> None:
+    """Refuse graphs of another student.
+
+    Raises:
+        SettingsError: an exported folder holds no parameters, or those of a student with other weights.
+    """
+    path = folder / PARAMETERS_FILE
+    if not path.is_file() or json.loads(path.read_text())["student_sha256"] != weights_hash(student.state_dict()):
+        raise SettingsError(f"{folder}: the graphs here are of another student than that of RUN; export that one")
 
 
 def grid_numbers(grid: PolarGrid) -> dict[str, Any]:

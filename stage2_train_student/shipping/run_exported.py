@@ -25,6 +25,8 @@ class ExportedStudent:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """float32 [N, 4] to uint8 [N]; class 0, unlabelled, is never predicted."""
+        if not np.isfinite(points).all():
+            raise ValueError("points that hold NaN or infinity: remove them first")
         grid = self.parameters["grid"]
         low, high, shape = (np.array(grid[key]) for key in ("minimum", "maximum", "shape"))
         width = (high - low) / (shape - 1)

@@ -55,7 +55,8 @@ def test_every_kind_of_file_gets_labels_beside_it(small_run, clouds, expected, t
     for number in range(len(WRITERS)):
         assert str(tmp_path / f"{number}.predicted.label") in output
         np.testing.assert_array_equal(np.fromfile(tmp_path / f"{number}.predicted.label", "<u4"), expected[0])
-    # What was predicted is no scan, whatever kind it has.
+    # What was predicted is no scan, whatever kind it has; a link to the folder itself is no folder more.
+    (tmp_path / "round").symlink_to(tmp_path)
     assert "4 scans predicted in 4 files" in predict(small_run, tmp_path, "--format", "npy")
     assert "4 scans predicted in 4 files" in predict(small_run, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "3.predicted.npy"), expected[0])

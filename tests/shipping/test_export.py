@@ -25,6 +25,7 @@ from stage2_train_student.shipping.graphs import GraphInputs, fused
 from stage2_train_student.shipping.run_exported import ExportedStudent
 from stage2_train_student.shipping.sparse_student import SparseStudent
 from stage2_train_student.students.polarnet import PolarNet
+from stage2_train_student.students.student import Student
 from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.runs import load_student, run_settings, run_weights
 from tests.golden.golden_files import golden_scan, label_map, scans_folder
@@ -41,7 +42,7 @@ assert not {"common", "stage2_train_student"} & set(sys.modules)
 """
 
 
-def lived_in(student: torch.nn.Module) -> torch.nn.Module:
+def lived_in(student: Student) -> Student:
     """The student with statistics of batch norms as after some training."""
     generator = torch.Generator().manual_seed(0)
     for name, buffer in student.named_buffers():
@@ -55,7 +56,7 @@ def write_run(folder: Path, *overrides: str) -> Path:
     settings: ExperimentSettings = reduced_experiment(STREET_GRID, *NO_TEACHER, *SMALL, *overrides)
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    torch.save(lived_in(new_student(settings, label_map())).state_dict(), folder / "student_best.pt")
+    torch.save(lived_in(new_student(settings, label_map())).published(), folder / "student_best.pt")
     write_yaml(settings, folder / "settings.yaml")
     return folder
 
@@ -125,6 +126,11 @@ def test_exported_folder_is_a_run_wherever_it_lies(run, exported, tmp_path, monk
     assert predictor.label_map == label_map()
 
 
+def test_a_program_refuses_what_is_no_number(exported):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        ExportedStudent(exported[0], threads=1)(np.full((2, 4), np.nan, np.float32))
+
+
 def test_parameters_are_all_that_a_program_needs(exported):
     numbers = json.loads((exported[0] / "parameters.json").read_text())
     grid = PolarGrid.named("polarnet", STREET_GRID)
@@ -145,6 +151,7 @@ def test_eight_bits_never_come_without_their_table(exported):
     assert (to / "map_int8.onnx").stat().st_size < (to / "map.onnx").stat().st_size
     assert "| licence | CC0 |" in card
     assert "Not evaluated" in card
+    assert "| `student.onnx` | `point_features`" in card
     assert "engine: " in said
 
 
@@ -164,6 +171,7 @@ def test_a_folder_that_is_there_stays_as_it_is(run, exported):
     before = sorted(path.name for path in exported[0].iterdir())
     assert "is there already" in fail(command(stage_two, "export", run, "--to", exported[0]))
     assert sorted(path.name for path in exported[0].iterdir()) == before
+    assert "name a folder" in fail(command(stage_two, "export", run, "--to", "."))
 
 
 def test_nothing_is_left_of_an_export_that_failed(tmp_path, monkeypatch):
@@ -173,13 +181,23 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_other_students_are_written_without_graphs(tmp_path):
-    run = write_run(
-        tmp_path / "run", "student.network=tests.extend.toy_student:LinearStudent", "student.options={width: 8}"
-    )
+@pytest.mark.parametrize(
+    "student",
+    [
+        ("student.network=tests.extend.toy_student:LinearStudent", "student.options={width: 8}"),
+        ("student.network=cylinder3d", "student.options={base: 4, point_channels: 16, voxel_channels: 4}"),
+    ],
+    ids=["own", "cylinder3d"],
+)
+def test_other_students_are_written_without_graphs(student, tmp_path):
+    run = write_run(tmp_path / "run", *student)
     assert "only polarnet can" in fail(command(stage_two, "export", run, "--to", tmp_path / "out"))
     succeed(command(stage_two, "export", run, "--to", tmp_path / "out", "--no-onnx"))
-    assert load_student(run_settings(tmp_path / "out"), run_weights(tmp_path / "out"), CPU)
+    cloud, _ = street_scan(50, seed=3)
+    with one_thread():
+        expected, found = (Predictor.load(folder, "cpu").predict(cloud) for folder in (run, tmp_path / "out"))
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    assert ".onnx" not in (tmp_path / "out" / "README.md").read_text()
     assert not list((tmp_path / "out").glob("*.onnx"))
 
 
@@ -193,8 +211,11 @@ def test_latency_names_an_engine_and_the_card_holds_its_tables(run, exported, st
     (run / "latency.json").unlink()
 
 
-def test_latency_says_where_no_export_is(run, streets, tmp_path):
-    assert "no exported student" in fail(command(stage_two, "latency", run, "--data", streets, "--onnx", tmp_path))
+def test_latency_takes_the_graphs_of_this_student_alone(run, exported, streets, tmp_path):
+    for nothing in (tmp_path, exported[0] / "missing.onnx"):
+        assert "no exported student" in fail(command(stage_two, "latency", run, "--data", streets, "--onnx", nothing))
+    other = write_run(tmp_path / "other", "student.width=8")
+    assert "of another student" in fail(command(stage_two, "latency", other, "--data", streets, "--onnx", exported[0]))
 
 
 @pytest.mark.parametrize("grid", [STREET_GRID, (33, 21, 16), (16, 50, 16)])
