@@ -21,6 +21,8 @@ class ExportedStudent:
         self.parameters = json.loads((folder / "parameters.json").read_text())
         options, names = onnxruntime.SessionOptions(), (f"pillars{form}.onnx", f"map{form}.onnx")
         options.intra_op_num_threads = threads
+        # Idle threads that spin would slow down whatever comes after the network.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.pillars, self.map = (onnxruntime.InferenceSession(folder / name, options) for name in names)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
