@@ -255,13 +255,12 @@ def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG, dataset: Path = 
     import torch
 
     from common.scans.label_map import load_label_map
-    from common.targets.teacher import check_classes
     from stage1_dump_teacher.command_options import load_dump_settings
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
     settings = load_dump_settings(config, (f"dataset={dataset}",))
     loaded = load_named_teacher(settings.teacher, teacher, torch.device("cpu"))
-    loaded = check_classes(loaded, load_label_map(settings.dataset))
+    loaded = loaded.for_dataset(load_label_map(settings.dataset))
     layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items()) or "none"
     return Check("ok", f"{settings.teacher} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
 

@@ -221,6 +221,12 @@ def open_dataset(root: Path, description: Path) -> Dataset:
     return Dataset.open(root, load_label_map(description))
 
 
+def evenly(scans: Sequence[ScanId], count: int) -> list[ScanId]:
+    """Up to so many of some scans, spread evenly over all."""
+    chosen = min(count, len(scans))
+    return [scans[number * len(scans) // chosen] for number in range(chosen)]
+
+
 def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:
     """The scans of an epoch in random order, in batches; the last one may be smaller."""
     order = np.random.default_rng([seed, epoch]).permutation(len(scans))

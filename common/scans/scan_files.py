@@ -176,4 +176,6 @@ def names_in(folder: Path) -> list[str] | None:
 
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a file or folder of a dataset that cannot be read."""
-    return DataError(f"{path}: cannot be read ({error.strerror}). Check DATA, the permissions and the download.")
+    return DataError(
+        f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
+    )

@@ -123,15 +123,6 @@ TeacherLoader = Callable[[str, Path, torch.device], Teacher]
 a teacher."""
 
 
-def check_classes(teacher: Teacher, label_map: LabelMap) -> Teacher:
-    """The teacher, answering in the classes of a dataset.
-
-    Raises:
-        SettingsError: it has others.
-    """
-    return teacher.for_dataset(label_map)
-
-
 def layer_channels(teacher: Teacher, layers: Iterable[str]) -> dict[str, int]:
     """Channels of some of a teacher's layers, by name.
 

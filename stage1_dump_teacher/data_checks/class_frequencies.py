@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import yaml
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from common.base.overlap import started_ahead
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
+from stage1_dump_teacher.data_checks.survey import count_ids
 
 READERS = 4
 
@@ -85,17 +85,14 @@ def count_shares(dataset: Dataset, scans: Sequence[ScanId]) -> dict[int, float]:
     if not labelled:
         raise DataError(f"{dataset.root}: none of {len(scans)} scans has labels, so there is nothing to count.")
 
-    def raw_ids(scan: ScanId) -> np.ndarray:
-        raw = dataset.files.raw_labels(scan, len(dataset.files.points(scan)))
-        return np.bincount(raw & 0xFFFF)
+    def ids_of(scan: ScanId) -> Counter[int]:
+        return count_ids(dataset.files.raw_labels(scan, len(dataset.files.points(scan))))
 
     counts: Counter[int] = Counter()
     progress = tqdm(total=len(labelled), unit="scan", desc="class-frequencies")
     with progress:
-        for _, future in started_ahead(raw_ids, labelled, 2 * READERS, READERS):
-            found = future.result()
-            ids = np.flatnonzero(found)
-            counts.update(dict(zip(ids.tolist(), found[ids].tolist(), strict=True)))
+        for _, future in started_ahead(ids_of, labelled, 2 * READERS, READERS):
+            counts.update(future.result())
             progress.update()
     return {raw: count / counts.total() for raw, count in sorted(counts.items())}
 

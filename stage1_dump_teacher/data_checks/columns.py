@@ -38,7 +38,11 @@ def width_scores(numbers: np.ndarray) -> dict[int, float]:
 
 def guess_width(numbers: np.ndarray) -> int | None:
     """Number of columns of float32 [M] that were written row by row; None where it cannot be told."""
-    scores = width_scores(numbers)
+    return best_width(width_scores(numbers))
+
+
+def best_width(scores: dict[int, float]) -> int | None:
+    """The number of columns that `width_scores` speak for; None where it cannot be told."""
     best = max(scores.values(), default=0.0)
     if best < CLEAR:
         return None
@@ -47,7 +51,8 @@ def guess_width(numbers: np.ndarray) -> int | None:
 
 def contradicted(numbers: np.ndarray, width: int) -> int | None:
     """The number of columns that fits float32 [M] far better than `width` does; None where none does."""
-    guessed, scores = guess_width(numbers), width_scores(numbers)
+    scores = width_scores(numbers)
+    guessed = best_width(scores)
     return guessed if guessed is not None and scores.get(width, 0.0) < FAR_WORSE * scores[guessed] else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.base.errors import DataError
+from common.scans.dataset import evenly
 from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.point_checks import BRIGHTEST
@@ -16,7 +17,7 @@ from common.scans.readers import Cloud, is_bag, raw_ids, read_cloud, read_label_
 from common.scans.readers.extras import unreadable
 from stage1_dump_teacher.data_checks.columns import FEWEST, guess_width, label_column_of, name_columns, reflectance_of
 from stage1_dump_teacher.data_checks.found_files import FoundFiles
-from stage1_dump_teacher.data_checks.survey import evenly
+from stage1_dump_teacher.data_checks.survey import count_ids
 
 LOOKED_AT = 20
 """Scans."""
@@ -78,8 +79,7 @@ class FoundSensor:
             raw = raw_ids(cloud.column(self.label_column), cloud.source)
         else:
             return
-        ids, counts = np.unique(raw & 0xFFFF, return_counts=True)
-        self.raw_ids.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+        self.raw_ids.update(count_ids(raw))
 
     def share(self, count: int) -> float:
         """Part of all points."""

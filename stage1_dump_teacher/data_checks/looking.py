@@ -9,7 +9,7 @@ import yaml
 
 from common.base.config import load_settings
 from common.base.files import write_atomically
-from common.scans.dataset import Dataset, GridSettings
+from common.scans.dataset import Dataset, GridSettings, evenly
 from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.formats.semantic_kitti import SemanticKitti, scan_path
@@ -17,7 +17,7 @@ from common.scans.readers.extras import unreadable
 from common.scans.scan_id import ScanId
 from stage1_dump_teacher.data_checks.columns import contradicted
 from stage1_dump_teacher.data_checks.judgement import Line, judged
-from stage1_dump_teacher.data_checks.survey import Measured, Survey, evenly, measure
+from stage1_dump_teacher.data_checks.survey import SAMPLED_SCANS, Measured, Survey, measure
 from stage1_dump_teacher.data_checks.volume import fitting_grid, grid_lines
 from stage1_dump_teacher.device_checks import Check
 
@@ -83,7 +83,7 @@ def surveyed(dataset: Dataset, scans: list[ScanId], grid: GridSettings) -> tuple
     Raises:
         DataError: none of them can be used.
     """
-    measured = measure(dataset, evenly(scans), grid.grid())
+    measured = measure(dataset, evenly(scans, SAMPLED_SCANS), grid.grid())
     return measured, measured.summary(grid, f"{dataset.label_map.name}, {measured.scans} of {len(scans)} scans")
 
 

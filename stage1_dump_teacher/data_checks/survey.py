@@ -155,11 +155,9 @@ class Measured:
 
     def add_labels(self, raw: np.ndarray, echo: np.ndarray, class_0: Sequence[int]) -> None:
         """Count raw labels, uint32 [N], of a scan that `add` counted; `class_0` are the ids that mean nothing."""
-        semantic = raw & 0xFFFF
-        ids, counts = np.unique(semantic, return_counts=True)
-        self.raw_ids.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+        self.raw_ids.update(count_ids(raw))
         self.labelled += int(echo.sum())
-        self.unlabelled += int(np.isin(semantic[echo], class_0).sum())
+        self.unlabelled += int(np.isin(raw[echo] & 0xFFFF, class_0).sum())
 
     def summary(self, grid: GridSettings, source: str) -> Survey:
         """All of it in shares and percentiles.
@@ -192,10 +190,11 @@ class Measured:
         )
 
 
-def evenly(scans: Sequence[ScanId], count: int = SAMPLED_SCANS) -> list[ScanId]:
-    """Up to so many scans, spread evenly over all."""
-    chosen = min(count, len(scans))
-    return [scans[number * len(scans) // chosen] for number in range(chosen)]
+def count_ids(raw: np.ndarray) -> Counter[int]:
+    """Points by label id, of raw labels uint32 [N] without their instances."""
+    counts = np.bincount(raw & 0xFFFF)
+    ids = np.flatnonzero(counts)
+    return Counter(dict(zip(ids.tolist(), counts[ids].tolist(), strict=True)))
 
 
 def measure(dataset: Dataset, scans: Sequence[ScanId], grid: PolarGrid) -> Measured:

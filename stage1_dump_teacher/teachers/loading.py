@@ -11,7 +11,7 @@ from common.base.named import named_class
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.targets.store import StoreIdentity
-from common.targets.teacher import Precision, Teacher, check_classes
+from common.targets.teacher import Precision, Teacher
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.averaged import AveragedTeachers, AveragedViews
 from stage1_dump_teacher.teachers.recorded import DESCRIPTION, RecordedTeacher
@@ -85,7 +85,7 @@ class TeacherChoice:
             )
         teachers: list[Teacher] = []
         for checkpoint in self.checkpoints:
-            teacher = check_classes(load_named_teacher(self.kind, checkpoint, device, precision), self.label_map)
+            teacher = load_named_teacher(self.kind, checkpoint, device, precision).for_dataset(self.label_map)
             # What is recorded is the same in every view.
             recorded = self.views == 1 or isinstance(teacher, RecordedTeacher)
             teachers.append(teacher if recorded else AveragedViews(teacher, self.views, self.grid))

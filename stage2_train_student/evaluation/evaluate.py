@@ -13,7 +13,7 @@ from common.base.text import aligned_table
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
-from common.targets.teacher import Teacher, check_classes
+from common.targets.teacher import Teacher
 from common.training.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
 from common.training.predictor import Predictor, VoxelLogits
 from stage2_train_student.students.student import Student
@@ -57,7 +57,7 @@ def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
     Raises:
         SettingsError: it has other classes than the dataset.
     """
-    fitting = check_classes(teacher, label_map)
+    fitting = teacher.for_dataset(label_map)
     return lambda batch: fitting.targets(batch, ()).logits
 
 

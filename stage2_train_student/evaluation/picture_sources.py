@@ -14,7 +14,7 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.targets.store import TargetStore
-from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.predictor import VoxelLogits, most_likely_class
 from stage2_train_student.distillation.lwd import pillar_label_weights
@@ -32,7 +32,7 @@ def live_teacher(teacher: Teacher, layers: Sequence[str], label_map: LabelMap) -
         SettingsError: it lacks a layer, or has other classes than the dataset.
     """
     layer_channels(teacher, layers)
-    fitting = check_classes(teacher, label_map)
+    fitting = teacher.for_dataset(label_map)
     return lambda scan, points, batch: fitting.targets(batch, layers)
 
 

@@ -12,10 +12,10 @@ from common.base.devices import CPU
 from common.base.errors import DataError, SettingsError
 from common.base.files import write_atomically
 from common.base.text import aligned_table, size_text
-from common.scans.dataset import Dataset, open_dataset
+from common.scans.dataset import Dataset, evenly, open_dataset
 from stage2_train_student.shipping.card import LATENCY_FILE
 from stage2_train_student.shipping.engines import Comparison, compare, onnx_engines, torch_engines
-from stage2_train_student.shipping.export import check_same_student, spread
+from stage2_train_student.shipping.export import check_same_student
 from stage2_train_student.shipping.export import export as write_export
 from stage2_train_student.training.runs import load_student, run_settings, run_weights
 
@@ -79,7 +79,7 @@ def latency(run_folder: Path, data: Path, onnx: Path | None, scans: int, repeats
     settings = run_settings(run_folder)
     student, label_map = load_student(settings, run_weights(run_folder), CPU)
     dataset = Dataset.open(data, label_map)
-    chosen = spread(dataset.select(dataset.files.sequences()).scans, scans)
+    chosen = evenly(dataset.select(dataset.files.sequences()).scans, scans)
     if not chosen:
         raise DataError(f"{data}: no scans here")
     folder = run_folder if onnx is None else onnx if onnx.is_dir() else onnx.parent

@@ -77,7 +77,7 @@ class Measured:
     """What was measured of a part of the work, or of an engine.
 
     Attributes:
-        seconds: of each call after the first.
+        seconds: of each call.
         changed: points with another class than by the first engine.
         matrix: against ground truth.
     """

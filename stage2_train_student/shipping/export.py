@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from common.base.devices import CPU
 from common.base.errors import SettingsError
 from common.base.files import flush_to_disk, naming, temporary_beside
 from common.base.weights_hash import weights_hash
-from common.scans.dataset import Dataset
+from common.scans.dataset import Dataset, evenly
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
-from common.scans.scan_id import ScanId
 from common.training.recorder import SETTINGS_FILE
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping import run_exported
@@ -136,15 +134,10 @@ def quantised(student: Student, settings: ExperimentSettings, dataset: Dataset, 
     from stage2_train_student.shipping.quantise import write_int8
 
     grid, found = settings.grid.grid(), dataset.select(dataset.files.sequences()).scans
-    chosen = spread(found, scans)
+    chosen = evenly(found, scans)
     write_int8(folder, (on_grid(dataset.files.points(scan), grid) for scan in chosen))
-    others = spread([scan for scan in found if scan not in chosen], scans) or chosen
+    others = evenly([scan for scan in found if scan not in chosen], scans) or chosen
     engines = [*torch_engines(student), *onnx_engines(folder, torch.get_num_threads())]
     comparison = compare(engines, dataset, others, grid, repeats=2 if len(others) == 1 else 1)
     assert INT8 in comparison.engines
     return comparison
-
-
-def spread(scans: Sequence[ScanId], count: int) -> list[ScanId]:
-    """At most so many of some scans, evenly spread."""
-    return [scans[number * len(scans) // count] for number in range(count)] if len(scans) > count else list(scans)

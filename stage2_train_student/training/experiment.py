@@ -18,7 +18,7 @@ from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.local_copy import CopySettings, copied_locally
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import TermContext
@@ -75,7 +75,7 @@ def open_targets(
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
-        teacher = check_classes(teacher, label_map)
+        teacher = teacher.for_dataset(label_map)
         online = partial(teacher.targets, layers=layers, voxel_features=bool(readers))
         return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.base.errors import DataError
-from common.scans.dataset import Dataset, GridSettings, VolumeSettings
+from common.scans.dataset import Dataset, GridSettings, VolumeSettings, evenly
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.polar_grid import PolarGrid, to_polar
 from common.scans.scan_id import ScanId
@@ -18,7 +18,6 @@ from stage1_dump_teacher.data_checks.survey import (
     Measured,
     crowded,
     duplicates,
-    evenly,
     ground_height,
     measure,
     outside,

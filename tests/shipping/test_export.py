@@ -13,6 +13,7 @@ import torch
 
 from common.base.config import write_yaml
 from common.base.devices import CPU
+from common.scans.dataset import evenly
 from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
@@ -20,7 +21,6 @@ from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.predictor import Predictor
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping.engines import at_points, on_grid
-from stage2_train_student.shipping.export import spread
 from stage2_train_student.shipping.graphs import GraphInputs, fused
 from stage2_train_student.shipping.run_exported import ExportedStudent
 from stage2_train_student.shipping.sparse_student import SparseStudent
@@ -241,5 +241,5 @@ def test_fusing_leaves_the_student_as_it_was():
 
 def test_scans_are_spread_evenly():
     scans = [ScanId("00", f"{number:06d}") for number in range(10)]
-    assert spread(scans, 3) == [scans[0], scans[3], scans[6]]
-    assert spread(scans[:2], 3) == scans[:2]
+    assert evenly(scans, 3) == [scans[0], scans[3], scans[6]]
+    assert evenly(scans[:2], 3) == scans[:2]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.base.errors import DataError, PolarDistillError
+from common.scans import scan_files
 
 
 @contextmanager
@@ -24,9 +25,7 @@ def unreadable(path: Path) -> Iterator[None]:
             "to .npy."
         ) from error
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
-        ) from error
+        raise scan_files.unreadable(path, error) from error
     except Exception as error:
         raise DataError(
             f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({type(error).__name__}: {error}). It is "
