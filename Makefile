@@ -3,12 +3,13 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # targets on one command line build on each other
 .PHONY: help setup test test-golden lint format dump-teacher train-student evaluate evaluate-teacher predict render \
-	doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher sweep compare \
-	bench-gpu proof browser
+	export latency doctor bench clean simulate store-info store-verify store-repair store-convert demo train-teacher \
+	sweep compare bench-gpu proof browser view new-dataset class-frequencies
 
 # Variables of the user. DATA and TEACHER may also come from the environment.
-DATA ?=##                         folder that holds sequences/00/velodyne/*.bin
-TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors)
+DATA ?=##                         folder of the dataset; of SemanticKITTI, the one that holds sequences/00/velodyne/*.bin
+TEACHER ?=##                      published Cylinder3D checkpoint (.pt or .safetensors); several to dump their average
+DATASET =##                       description of DATA's files and classes, a YAML file [that of CONFIG]
 CACHE = cache/semantic_kitti##    target store: written by stage one, read by stage two
 EXPERIMENT = full##               experiment: a name under configs/experiments, or a YAML file
 EXPERIMENTS = baseline vpd lwd logit full## experiments that sweep trains
@@ -23,7 +24,7 @@ SPLIT =##                         splits or sequences to evaluate or predict: SP
 OUT = $(RUN)/predictions##        where predictions go [predictions/ in RUN]
 VIEWS = 1##                       views of each scan that evaluate and predict average over
 ZIP =##                           predict writes a zip for the benchmark's server here as well
-SCAN =##                          scans to render: SCAN="08/000000 08/000100"
+SCAN =##                          scans to render or view: SCAN="08/000000 08/000100"
 PICTURES = $(RUN)/pictures##      where pictures go [pictures/ in RUN]
 SIMULATED = data/simulated##      where simulate writes: a DATA folder
 JOBS = 1##                        processes that simulate or sweep at a time
@@ -32,6 +33,8 @@ CONFIG =##                        settings of the dump, a YAML file [configs/tea
 LIVE =##                          scan-views on which store-verify runs the TEACHER again
 TO =##                            where store-convert writes
 PROFILE = train##                 what store-convert keeps: train or full; empty to say it with SET
+SHIPPED = $(RUN)_shipped##          folder that export writes: the student as one ships it
+CALIBRATE =##                     folder of scans for eight-bit graphs of export as well
 DEVICE = auto##                   auto, cpu, cuda or cuda:1
 RESUME =##                        1 = go on with the training run in RUN
 DELETE_MANY =##                   1 = store-repair may delete more than 5 % of CACHE
@@ -77,7 +80,7 @@ demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU
 	$(POLAR_DISTILL) demo
 
 test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)
-	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-golden: $(INSTALLED) ## run the tests against the reference outputs in GOLDEN_DIR= with the scans in SCANS_DIR=
 	$(VENV_PYTHON) -m pytest tests/golden
@@ -96,7 +99,7 @@ browser: ## find the Chromium that tests open a page with (CHROMIUM=), or instal
 	@for name in $(or $(CHROMIUM),chromium chromium-browser google-chrome); do \
 		command -v "$$name" >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "note: no Chromium for one test of the comparison page; install it, or name it with CHROMIUM="; exit 0; fi; \
+		echo "note: no Chromium for the tests of pages; install it, or name it with CHROMIUM="; exit 0; fi; \
 	echo "Installing Chromium for the tests ..."; export DEBIAN_FRONTEND=noninteractive; \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null
 
@@ -164,9 +167,27 @@ render: need-DATA need-SCAN $(INSTALLED) ## draw SCAN from above: truth, student
 	$(POLAR_DISTILL) render $(call option,--data,DATA) $(student) $(call option,--teacher,TEACHER) \
 		$(foreach scan,$(SCAN),--scan $(call quote,$(scan))) $(call option,--out,PICTURES) $(call option,--device,DEVICE)
 
+export: need-SHIPPED $(INSTALLED) ## write the student of RUN to SHIPPED: weights, ONNX, model card; with CALIBRATE eight bits
+	$(POLAR_DISTILL) export $(call quote,$(RUN)) $(call option,--to,SHIPPED) \
+		$(if $(strip $(CALIBRATE)),--int8 $(call option,--calibrate,CALIBRATE))
+
+latency: need-DATA $(INSTALLED) ## how long a scan of DATA takes the student in RUN on this CPU, by engine
+	$(POLAR_DISTILL) latency $(call quote,$(RUN)) $(call option,--data,DATA) \
+		$(if $(wildcard $(SHIPPED)/map.onnx),$(call option,--onnx,SHIPPED))
+
+view: need-SCAN $(INSTALLED) ## show SCAN in 3D on a page, as the student in RUN sees it; files, or with DATA scans of it
+	$(POLAR_DISTILL) view $(call quote,$(RUN)) $(foreach scan,$(SCAN),$(call quote,$(scan))) \
+		$(call option,--data,DATA) $(call option,--teacher,TEACHER) $(call option,--device,DEVICE)
+
 doctor: $(INSTALLED) ## check this machine, and DATA, TEACHER and CACHE where they are set
 	@$(POLAR_DISTILL) doctor $(call option,--data,DATA) $(call option,--teacher,TEACHER) \
-		$(call option,--cache,CACHE) $(call option,--config,CONFIG)
+		$(call option,--cache,CACHE) $(call option,--config,CONFIG) $(call option,--dataset,DATASET)
+
+new-dataset: need-DATA $(INSTALLED) ## look at files of your own in DATA and write the YAML file that describes them, DATASET
+	@$(POLAR_DISTILL) new-dataset $(call quote,$(DATA)) $(call option,--out,DATASET)
+
+class-frequencies: need-DATA need-DATASET $(INSTALLED) ## count the labels of DATA, and write their shares to DATASET
+	@$(POLAR_DISTILL) class-frequencies $(call option,--data,DATA) $(call option,--dataset,DATASET) --write
 
 bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
 	@for name in $(or $(BENCH),$(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))); do \

@@ -19,14 +19,28 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "First steps": {
-        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes, with no data, checkpoint or GPU."),
-        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, where given, scans, teacher, store."),
+        "demo": ("stage2_train_student.demo:demo", "See it all work in minutes: no data, checkpoint or GPU."),
+        "doctor": ("stage1_dump_teacher.doctor:doctor", "Check this machine and, if given, scans, teacher, store."),
         "simulate": ("common.simulate.__main__:main", "Write labelled scans of made-up streets."),
+    },
+    "Your data": {
+        "new-dataset": (
+            "stage1_dump_teacher.data_checks.new_dataset:new_dataset",
+            "Look at your own files and describe them in YAML.",
+        ),
+        "class-frequencies": (
+            "stage1_dump_teacher.data_checks.class_frequencies:class_frequencies",
+            "Count the points of each label, for class weights.",
+        ),
+        "convert-paris-lille": (
+            "common.scans.paris_lille:convert_paris_lille",
+            "Cut the clouds of Paris-Lille-3D into scans.",
+        ),
     },
     "Stage one, once": {
         "train-teacher": (
             "stage1_dump_teacher.teacher_training.command:train_teacher",
-            "Train a Cylinder3D, where no published one fits your data.",
+            "Train a Cylinder3D where no published one fits your data.",
         ),
         "dump": ("stage1_dump_teacher.dump_command:dump", "Cache the teacher's targets for every scan in a store."),
     },
@@ -42,7 +56,10 @@ COMMANDS = {
             "stage1_dump_teacher.store_care.copies:merge",
             "Put stores of several machines into one, or an archive.",
         ),
-        "export": ("stage1_dump_teacher.store_care.copies:export", "One scan's targets as .npz, for a look."),
+        "show-targets": (
+            "stage1_dump_teacher.store_care.copies:show_targets",
+            "One scan's targets as .npz, for a look.",
+        ),
         "consistency": (
             "stage1_dump_teacher.consistency.command:consistency",
             "Measure how well cached targets fit augmented scans.",
@@ -53,6 +70,7 @@ COMMANDS = {
         "evaluate": ("stage2_train_student.evaluation.commands:evaluate", "IoU of every class, and mIoU."),
         "predict": ("stage2_train_student.evaluation.commands:predict", "Write a label for every point."),
         "render": ("stage2_train_student.evaluation.commands:render", "Draw scans: truth, student, teacher, errors."),
+        "view": ("stage2_train_student.viewing.command:view", "Show scans in 3D, on a page for any browser."),
         "profile": ("stage2_train_student.training.profiling:profile", "Where the time of a training step goes."),
     },
     "Comparing": {
@@ -61,6 +79,10 @@ COMMANDS = {
             "Train several experiments with several seeds.",
         ),
         "compare": ("stage2_train_student.comparison.command:compare", "One page that compares training runs."),
+    },
+    "Shipping": {
+        "export": ("stage2_train_student.shipping.commands:export", "A student as one ships it: ONNX, card, program."),
+        "latency": ("stage2_train_student.shipping.commands:latency", "How long a scan takes on this CPU."),
     },
 }
 """Where each command is, and its line in the list of commands."""

@@ -6,6 +6,7 @@ nobody up, and what it held goes to others where it dies.
 
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -229,7 +230,7 @@ def reason_of(error: Exception) -> str:
 
 
 def run_on_cluster(
-    settings: DumpSettings, data: Path, checkpoint: Path, cache: str, device: str, address: str
+    settings: DumpSettings, data: Path, checkpoints: Sequence[Path], cache: str, device: str, address: str
 ) -> DumpReport:
     """As `dump.run`, by all machines of a Ray cluster.
 
@@ -241,7 +242,7 @@ def run_on_cluster(
     work = [(scan, view) for scan in scans for view in range(settings.views.count)]
     with connected(address), StopRequest() as stop:
         share = share_of(device)
-        team = Team(DumpJob(settings, data, checkpoint, cache, Path.cwd()), share)
+        team = Team(DumpJob(settings, data, checkpoints, cache, Path.cwd()), share)
         while not (team.teacher or stop):
             team.grow(len(work))
             team.collect()

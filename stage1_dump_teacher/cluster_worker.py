@@ -1,5 +1,6 @@
 """Stage one in a process of a cluster: see `stage1_dump_teacher.cluster`, which hands it its work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,14 @@ class DumpJob(NamedTuple):
     Attributes:
         settings: of the dump.
         data: the dataset.
-        checkpoint: of the teacher.
+        checkpoints: of the teacher, or of those that are averaged.
         cache: the store.
         folder: in which the paths above mean what they should.
     """
 
     settings: DumpSettings
     data: Path
-    checkpoint: Path
+    checkpoints: Sequence[Path]
     cache: str
     folder: Path
 
@@ -53,8 +54,8 @@ class DumpWorker:
             torch.set_num_threads(share.cpus)
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
-        self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoint, job.cache, self.device)
-        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid(), self.device)
+        self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
+        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid(), self.device, self.teacher)
         self.writer: ScanWriter | None = None
         return str(self.teacher)
 

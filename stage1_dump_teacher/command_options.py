@@ -4,19 +4,30 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import config_option, gathered, set_option
+from common.base.command_options import TEACHER_CONFIG, config_option, gathered, set_option
 from common.base.config import load_settings
+from common.base.config_files import find_config
 from common.base.environment import processors
 from stage1_dump_teacher.settings import DumpSettings
 
 
 def load_dump_settings(config: Path, overrides: tuple[str, ...]) -> DumpSettings:
-    """Settings of a dump from a YAML file.
+    """Settings of a dump from a YAML file; without one `--set dataset=NAME` means `cylinder3d_NAME`, if that is there.
 
     Raises:
         SettingsError: they cannot be used.
     """
-    return load_settings(DumpSettings, config, overrides)
+    own = None
+    if config == TEACHER_CONFIG:
+        named = [Path(value).stem for key, _, value in (pair.partition("=") for pair in overrides) if key == "dataset"]
+        own = find_config(f"{TEACHER_CONFIG.stem}_{named[-1]}", "teachers") if named else None
+    return load_settings(DumpSettings, own or config, overrides)
+
+
+def dataset_words(dataset: Path) -> str:
+    """What the next `make` needs to take this dataset, too; nothing for SemanticKITTI, which it takes anyway."""
+    name = dataset.stem if dataset.parent == Path("configs/datasets") else str(dataset)
+    return "" if name == "semantic_kitti" else f' SET="dataset={name}"'
 
 
 settings_options = gathered("settings", load_dump_settings, config_option, set_option)

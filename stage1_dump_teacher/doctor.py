@@ -6,15 +6,13 @@ missing or broken shows up as a line of the table and not as a traceback.
 
 import os
 import shutil
-import sys
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
-from packaging.requirements import Requirement
 
 from common.base.command_options import (
     TEACHER_CONFIG,
@@ -24,7 +22,6 @@ from common.base.command_options import (
     optional_data_option,
     path_type,
 )
-from common.base.environment import PROJECT, package_version
 from common.base.errors import PolarDistillError
 from stage1_dump_teacher.device_checks import (
     Check,
@@ -34,6 +31,7 @@ from stage1_dump_teacher.device_checks import (
     check_spconv,
     check_torch_scatter,
 )
+from stage1_dump_teacher.package_checks import check_packages, check_python, check_zarr
 
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
 
@@ -43,9 +41,17 @@ FULL_BYTES, TRAIN_BYTES = 22.0e6, 4.3e6
 SEMANTIC_KITTI_SCANS = 23_201
 """Scans of the training and validation sequences of SemanticKITTI."""
 
-SPCONV = "spconv"
+LISTED_SEQUENCES = 30
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
+
+
+class Comparing(NamedTuple):
+    """What the doctor compares scans with, and the files that get what it measured and its picture."""
+
+    reference: Path | None
+    write_reference: Path | None
+    picture: Path | None
 
 
 @click.command()
@@ -53,7 +59,19 @@ COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 @click.option("--teacher", type=path_type, help="The teacher's checkpoint.")
 @config_option
 @cache_option
-@click.option("--dataset", type=path_type, default=DATASET, help="YAML file with the dataset's classes.")
+@click.option(
+    "--dataset",
+    type=path_type,
+    help="YAML file with the dataset's format and classes, or its name.  [default: that of --config]",
+)
+@click.option(
+    "--reference",
+    type=path_type,
+    help="What the teacher was trained on: a YAML file that --write-reference wrote. Default: trained_on.yaml beside "
+    "the teacher, else SemanticKITTI.",
+)
+@click.option("--write-reference", type=path_type, metavar="FILE.yaml", help="Keep what was measured of the scans.")
+@click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the scans beside what the teacher knows.")
 @device_option
 @click.pass_context
 def doctor(
@@ -62,20 +80,33 @@ def doctor(
     teacher: Path | None,
     config: Path,
     cache: str,
-    dataset: Path,
+    dataset: Path | None,
+    reference: Path | None,
+    write_reference: Path | None,
+    picture: Path | None,
     device: str,
 ) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem.
 
-    The kind of the teacher is that of the settings of the dump (--config).
+    Scans are measured and compared with those that the teacher was trained on; a note says where they differ, and what
+    to do (docs/doctor.md). The kind of the teacher and the grid are those of the settings of the dump (--config).
+
+    \b
+    Examples:
+      polar-distill doctor
+      polar-distill doctor --data dataset --teacher cylinder3d.pt --picture scans.png
+      polar-distill doctor --data recordings --dataset my_sensor.yaml
     """
-    problems = 0
+    dataset, results = dataset or dataset_of(config), {}
     for name, check in checks(data, teacher, cache, dataset, config, device):
-        result = run_check(check)
-        problems += result.status == "problem"
-        click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
-        if result.next_step:
-            click.echo(f"{'':<23} -> {result.next_step}")
+        results[name] = show(name, run_check(check))
+    if data is not None:
+        comparing = Comparing(reference, write_reference, picture)
+        for name, result in about_scans(data, dataset, config, teacher, comparing):
+            # Scans that cannot be listed have been reported.
+            if result.finding != results["scans"].finding:
+                results[name] = show(name, result)
+    problems = sum(result.status == "problem" for result in results.values())
     click.echo(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "No problems found.")
     if problems:
         context.exit(1)
@@ -99,93 +130,70 @@ def checks(
     yield "torch-scatter", check_torch_scatter
     yield "zarr", check_zarr
     if "://" not in cache:
-        yield "disk", lambda: check_disk(Path(cache), data)
+        yield "disk", lambda: check_disk(Path(cache), data, dataset)
     if data is not None:
         yield "scans", lambda: check_data(data, dataset)
     if teacher is not None:
-        yield "teacher", lambda: check_teacher(teacher, config)
+        yield "teacher", lambda: check_teacher(teacher, config, dataset)
+
+
+def dataset_of(config: Path) -> Path:
+    """The dataset of the settings of the dump; where they cannot be used, which other checks say, SemanticKITTI."""
+    try:
+        from stage1_dump_teacher.command_options import load_dump_settings
+
+        return load_dump_settings(config, ()).dataset
+    except Exception:
+        return DATASET
+
+
+def about_scans(
+    data: Path, dataset: Path, config: Path, teacher: Path | None, comparing: Comparing
+) -> Iterator[tuple[str, Check]]:
+    """Lines of the table that compare scans with those that the teacher was trained on."""
+    try:
+        from common.scans.dataset import open_dataset
+        from stage1_dump_teacher.command_options import load_dump_settings
+        from stage1_dump_teacher.data_checks.looking import look, reference_of
+
+        grid = load_dump_settings(config, (f"dataset={dataset}",)).grid
+        reference = reference_of(teacher, comparing.reference)
+        yield from look(open_dataset(data, dataset), grid, reference, comparing.picture, comparing.write_reference)
+    except Exception as error:
+        yield "comparison", as_problem(error)
+
+
+def show(name: str, result: Check) -> Check:
+    """Print a line of the table."""
+    click.echo(f"{click.style(f'{result.status:<8}', fg=COLOURS[result.status])} {name:<14} {result.finding}")
+    if result.next_step:
+        click.echo(f"{'':<23} -> {result.next_step}")
+    return result
 
 
 def run_check(check: Callable[[], Check]) -> Check:
     """The check's result; whatever it raises becomes a problem."""
     try:
         return check()
-    except PolarDistillError as error:
-        return Check("problem", error.message)
     except Exception as error:
-        return Check(
-            "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
-        )
+        return as_problem(error)
 
 
-def check_python() -> Check:
-    """spconv has wheels for the interpreter."""
-    version = sys.version.split()[0]
-    if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
-        return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
-    if sys.version_info >= (3, 14):
-        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
-    return Check("ok", version)
+def as_problem(error: Exception) -> Check:
+    """What a check raised, as a line of the table."""
+    if isinstance(error, PolarDistillError):
+        return Check("problem", error.message)
+    return Check(
+        "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
+    )
 
 
-def check_packages() -> Check:
-    """Every required package is installed in a version that the project allows."""
-    try:
-        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
-    except metadata.PackageNotFoundError:
-        return Check("note", f"{PROJECT} is not installed, so that versions were not checked", "Run `make setup`.")
-    wrong = []
-    found = []
-    for requirement in requirements:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        # Builds of spconv for other versions of CUDA do as well.
-        name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
-        version = package_version(name)
-        if version is None:
-            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
-        else:
-            found.append(f"{name} {version}")
-    if wrong:
-        return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
-    return Check("ok", ", ".join(found))
-
-
-def installed_spconv() -> str:
-    """The build of spconv that is installed: spconv, spconv-cu118, spconv-cu126 ...; `spconv` without one."""
-    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
-    return next((name for name in names if name == SPCONV or name.startswith(f"{SPCONV}-cu")), SPCONV)
-
-
-def check_zarr() -> Check:
-    """A compressed array survives a zip store on disk, the form that targets are kept in."""
-    import zarr
-    from zarr.codecs import ZstdCodec
-    from zarr.storage import ZipStore
-
-    values = np.random.default_rng(0).integers(-100, 100, (1000, 64)).astype(np.int8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.zarr.zip"
-        with ZipStore(path, mode="w") as store:
-            array = zarr.create_array(
-                store, shape=values.shape, chunks=values.shape, dtype="i1", compressors=ZstdCodec()
-            )
-            array[:] = values
-        with ZipStore(path, mode="r") as store:
-            back = np.asarray(zarr.open_array(store, mode="r")[:])
-    if not np.array_equal(back, values):
-        return Check("problem", "an array came back changed", "Reinstall with `make clean setup`; check the disk.")
-    return Check("ok", "wrote a zstd-compressed array and read it back")
-
-
-def check_disk(cache: Path, data: Path | None) -> Check:
+def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check:
     """There is room for a dump of the scans in `data`, or else of SemanticKITTI."""
     existing = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Check("problem", f"{existing} is not a folder that can be written to", "Name another place with CACHE=.")
-    scans = len(list(data.glob("sequences/*/velodyne/*.bin"))) if data is not None else SEMANTIC_KITTI_SCANS
+    scans = SEMANTIC_KITTI_SCANS if data is None else count_scans(data, dataset)
     what = f"{scans} scans" if data is not None else f"SemanticKITTI ({scans} scans)"
     least, most = scans * TRAIN_BYTES, scans * FULL_BYTES
     written = sum(path.stat().st_size for path in cache.rglob("*.zip")) if cache.is_dir() else 0
@@ -203,48 +211,58 @@ def check_disk(cache: Path, data: Path | None) -> Check:
     return Check("problem", finding, "Name another place with CACHE=, or dump fewer sequences.")
 
 
+def count_scans(data: Path, dataset: Path) -> int:
+    """Scans below a folder; 0 where they cannot be listed, of which `check_data` says why."""
+    from common.scans.dataset import open_dataset
+
+    try:
+        files = open_dataset(data, dataset).files
+        return len(files.scans(files.sequences()))
+    except PolarDistillError:
+        return 0
+
+
 def check_data(data: Path, dataset: Path) -> Check:
     """The scans are where they should be, and the first one with labels can be read through the label map."""
-    from common.scans.formats.semantic_kitti import (
-        has_labels,
-        label_path,
-        list_scans,
-        present_sequences,
-        read_points,
-        read_raw_labels,
-    )
-    from common.scans.label_map import load_label_map
+    from common.scans.dataset import open_dataset
 
-    label_map = load_label_map(dataset)
-    present = present_sequences(data)
-    sequences = [name for name in present if (data / "sequences" / name / "velodyne").is_dir()]
-    scans = list_scans(data, sequences or present or ["00"])
-    labelled = [scan for scan in scans if has_labels(data, scan)]
-    first = labelled[0] if labelled else scans[0]
-    points = read_points(data, first)
-    finding = f"{len(scans)} scans, {len(labelled)} with labels"
-    for sequence in sequences:
-        finding += f"; {sequence}: {sum(scan.sequence == sequence for scan in scans)}"
-    finding += f"; {first} has {len(points)} points"
-    if not labelled:
+    opened = open_dataset(data, dataset)
+    try:
+        sequences = opened.files.sequences()
+        scans = opened.files.scans(sequences)
+    except PolarDistillError as error:
+        next_step = f"Another dataset is named with --dataset; files of your own: polar-distill new-dataset {data}"
+        return Check("problem", error.message, next_step)
+    without = set(opened.unlabelled(scans))
+    first = next((scan for scan in scans if scan not in without), scans[0])
+    read = opened.read(first)
+    finding = f"{len(scans)} scans, {len(scans) - len(without)} with labels"
+    counts = Counter(scan.sequence for scan in scans)
+    finding += "".join(f"; {sequence}: {counts[sequence]}" for sequence in sequences[:LISTED_SEQUENCES])
+    finding += f"; and {len(sequences) - LISTED_SEQUENCES} more" if len(sequences) > LISTED_SEQUENCES else ""
+    finding += f"; {first} has {len(read.points)} points"
+    missing = opened.files.not_on_disk(sequences)
+    if missing:
+        finding += f"; {len(missing):,} more are not on this disk, the first is {missing[0]}"
+        return Check("note", finding, "Where that is not meant, complete the download.")
+    if read.labels is None:
         return Check("note", finding, "Without labels a student learns from the teacher alone and cannot be evaluated.")
-    raw = read_raw_labels(data, first, len(points))
-    classes = np.unique(label_map.to_training(raw, label_path(data, first)))
-    return Check("ok", f"{finding} of {len(classes)} classes")
+    return Check("ok", f"{finding} of {len(np.unique(read.labels))} classes")
 
 
-def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG) -> Check:
-    """The checkpoint loads completely into the kind of teacher that the settings of the dump name."""
+def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG, dataset: Path = DATASET) -> Check:
+    """The checkpoint loads completely into the teacher that the settings of the dump name, and has the classes."""
     import torch
 
-    from common.base.config import load_settings
-    from stage1_dump_teacher.settings import DumpSettings
+    from common.scans.label_map import load_label_map
+    from stage1_dump_teacher.command_options import load_dump_settings
     from stage1_dump_teacher.teachers.loading import load_named_teacher
 
-    kind = load_settings(DumpSettings, config).teacher
-    loaded = load_named_teacher(kind, teacher, torch.device("cpu"))
-    layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items())
-    return Check("ok", f"{kind} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
+    settings = load_dump_settings(config, (f"dataset={dataset}",))
+    loaded = load_named_teacher(settings.teacher, teacher, torch.device("cpu"))
+    loaded = loaded.for_dataset(load_label_map(settings.dataset))
+    layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items()) or "none"
+    return Check("ok", f"{settings.teacher} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
 
 
 def _size(size: float) -> str:

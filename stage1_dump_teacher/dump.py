@@ -1,6 +1,6 @@
 """Stage one: run the frozen teacher once over every scan and cache what it says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,12 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.view import View
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.storage import FolderStorage
-from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets, split_targets
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.loading import load_named_teacher
+from stage1_dump_teacher.store_care.reports import averaged_lines
+from stage1_dump_teacher.teachers.loading import TeacherChoice
 
 BATCH_ON_GPU = 4
 """Scan-views of one pass of the teacher there: one alone is over before the next one is launched."""
@@ -69,7 +70,7 @@ class PreparedBatch:
 def run(
     settings: DumpSettings,
     data: Path,
-    checkpoint: Path,
+    checkpoints: Sequence[Path],
     cache: str | Path,
     device: torch.device,
     shard: Shard = Shard(),
@@ -85,27 +86,28 @@ def run(
     """
     dataset = open_dataset(data, settings.dataset)
     scans, notes = dataset.select(settings.splits)
-    teacher, store = teacher_and_store(settings, dataset, checkpoint, cache, device)
+    teacher, store = teacher_and_store(settings, dataset, checkpoints, cache, device)
     finished = store.finished()
     work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
     announce(teacher, store, len(scans), notes, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    dump_missing(writer, teacher, missing, settings, preparer(settings, dataset, settings.grid.grid(), device), device)
+    prepare = preparer(settings, dataset, settings.grid.grid(), device, teacher)
+    dump_missing(writer, teacher, missing, settings, prepare, device)
     writer.check_all_there(finished.intersection(work))
     return report
 
 
 def teacher_and_store(
-    settings: DumpSettings, dataset: Dataset, checkpoint: Path, cache: str | Path, device: torch.device
+    settings: DumpSettings, dataset: Dataset, checkpoints: Sequence[Path], cache: str | Path, device: torch.device
 ) -> tuple[Teacher, TargetStore]:
     """The teacher, and the store that gets its targets; for errors see `run`."""
     grid = settings.grid.grid()
     check_distillable(grid.shape)
+    settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
-    teacher = load_named_teacher(settings.teacher, checkpoint, device, settings.precision)
-    check_classes(teacher, dataset.label_map)
+    teacher = TeacherChoice.of_dump(settings, checkpoints, dataset.label_map).load(device, settings.precision)
     return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
 
 
@@ -123,6 +125,7 @@ def dump_missing(
     where they are, and write.
     """
     use_device(device)
+    kept = scan_writer.store.identity
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
     readers, writers = threads_of(settings, device, isinstance(scan_writer.store.storage, FolderStorage))
     clock = StageClock({"reading": readers, "teacher": 1, "writing": max(writers, 1)})
@@ -149,7 +152,7 @@ def dump_missing(
                 scan_writer.pass_over(*item, error)
             if prepared.batch is not None:
                 with Launch(device) as launch:
-                    targets = teacher.targets(prepared.batch, settings.layers, settings.voxel_features)
+                    targets = teacher.targets(prepared.batch, list(kept.layers), kept.voxel_features)
                 writer.submit(write, prepared.scans, targets, launch)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update(len(items))
@@ -169,15 +172,24 @@ def threads_of(settings: DumpSettings, device: torch.device, local: bool) -> tup
 
 
 def preparer(
-    settings: DumpSettings, dataset: Dataset, grid: PolarGrid, device: torch.device = CPU
+    settings: DumpSettings,
+    dataset: Dataset,
+    grid: PolarGrid,
+    device: torch.device = CPU,
+    teacher: Teacher | None = None,
 ) -> Callable[[list[ScanView]], PreparedBatch]:
-    """A function that reads and voxelises some scan-views, and brings them to the teacher's device as one batch."""
+    """A function that reads and voxelises some scan-views, and brings them to the teacher's device as one batch.
+
+    Where the teacher is given, scans that it has no answer for are refused too.
+    """
 
     def prepare(items: list[ScanView]) -> PreparedBatch:
         scans, voxelised, refused = [], [], []
         for scan, index in items:
             try:
                 source = dataset.read(scan)
+                if teacher is not None:
+                    teacher.check_scan(scan, len(source.points))
                 view = settings.views.view(scan, index, grid.shape[1])
                 voxelised.append(voxelise_view(source, view, grid, dataset.label_map))
                 scans.append(PreparedScan((scan, index), source.points, view))
@@ -191,16 +203,18 @@ def preparer(
 
 
 def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
-    """What the store will say made it."""
+    """What the store will say made it. Of a teacher without layers it keeps the logits alone."""
+    layers = layer_channels(teacher, settings.layers if teacher.channels else ())
     return StoreIdentity.of(
         teacher_hash=teacher.hash,
         grid=grid,
         label_map=label_map,
-        layers=layer_channels(teacher, settings.layers),
-        voxel_features=settings.voxel_features,
+        layers=layers,
+        voxel_features=settings.voxel_features and bool(layers),
         encoding=settings.encoding,
         views=settings.views,
         precision=settings.precision,
+        averaged=teacher.shares,
     )
 
 
@@ -217,8 +231,14 @@ def announce(
     click.echo(f"teacher  {teacher} on {device}")
     identity = store.identity
     click.echo(
-        f"cache    {store.location}  views per scan: {identity.views.count}  layers: {', '.join(identity.layers)}"
+        f"cache    {store.location}  views per scan: {identity.views.count}  "
+        f"layers: {', '.join(identity.layers) or 'none, logits only'}"
     )
+    passes = sum(share.views for share in identity.averaged.values())
+    for line in averaged_lines(identity):
+        click.echo(f"average  {line}")
+    if passes:
+        click.echo(f"cost     {passes} answers of a teacher for each scan-view, {passes * missing:,} in all")
     click.echo(f"scans    {scans}; {missing} scan-views to dump in shard {shard}")
     for note in notes:
         click.echo(f"note     {note}")

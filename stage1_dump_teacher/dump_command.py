@@ -5,19 +5,25 @@ from pathlib import Path
 import click
 
 from common.base.cluster import ray_option
-from common.base.command_options import cache_option, data_option, device_option, teacher_option
+from common.base.command_options import cache_option, data_option, device_option, teachers_option
+from common.base.config_files import find_config
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
-from stage1_dump_teacher.command_options import settings_options
+from common.targets.store import TargetStore
+from stage1_dump_teacher.command_options import dataset_words, settings_options
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
 
 
 @click.command()
 @data_option
-@teacher_option
+@teachers_option(
+    required=True,
+    help="Cylinder3D checkpoint in the published layout (.pt or .safetensors), or a folder of recorded predictions. "
+    "Repeat it to average several; layers are those of the first.",
+)
 @cache_option
 @settings_options
 @click.option("--shard", metavar="I/N", help="Dump share I (from 0) of N; under torchrun the rank decides.")
@@ -25,7 +31,7 @@ from stage1_dump_teacher.store_care.reports import dump_lines
 @device_option
 def dump(
     data: Path,
-    teacher: Path,
+    teachers: tuple[Path, ...],
     cache: str,
     settings: DumpSettings,
     shard: str | None,
@@ -40,6 +46,7 @@ def dump(
       polar-distill dump --data dataset --teacher teacher.pt --set profile=train --set views.count=4
       torchrun --nproc-per-node=4 -m polar_distill dump --data dataset --teacher teacher.pt
       polar-distill dump --data dataset --teacher teacher.pt --ray auto
+      polar-distill dump --data dataset --teacher a.pt --teacher b.pt --set views_averaged=8
     """
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.cluster import run_on_cluster
@@ -47,12 +54,16 @@ def dump(
 
     share = Shard.of_process(shard)
     if address is None:
-        report = run(settings, data, teacher, cache, select_device(device), share)
+        report = run(settings, data, teachers, cache, select_device(device), share)
     elif share != Shard():
         raise SettingsError("--ray hands out scans itself: leave out --shard and torchrun")
     else:
-        report = run_on_cluster(settings, data, teacher, cache, device, address)
+        report = run_on_cluster(settings, data, teachers, cache, device, address)
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(f"next: make train-student EXPERIMENT=full CACHE={cache} DATA={data}")
+    own = f"full_{settings.dataset.stem}"
+    learning = own if find_config(own, "experiments") else "full"
+    experiment = learning if TargetStore.open(cache).identity.layers else "logit"
+    words = f"EXPERIMENT={experiment} CACHE={cache} DATA={data}{dataset_words(settings.dataset)}"
+    click.echo(f"next: make train-student {words}")

@@ -9,7 +9,7 @@ from common.base.config_files import DatasetFile
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
-from common.targets.teacher import Precision
+from common.targets.teacher import Precision, ViewsAveraged, Weight
 
 PROFILES: dict[str, dict[str, Any]] = {
     "full": {
@@ -42,9 +42,12 @@ class DumpSettings(Settings):
             as `voxel_features` and `encoding` say. These two, where given, win over the profile.
         precision: that the teacher computes with: `float32` (IEEE); on a GPU also `tf32`, or `float16` (the sparse
             network, with sums in float32). Part of what a store is.
-        voxel_features: keep voxel features beside pillar targets and logits; students of this project do not read them.
+        voxel_features: keep voxel features beside pillar targets and logits; the affinity terms of PVKD read them.
         encoding: of the arrays.
         views: of every scan.
+        views_averaged: of every scan-view that the teacher's probabilities are averaged over: itself and others, made
+            from it by flips, rotations and scales; as many passes of the teacher. Layers are those of the view itself.
+        teacher_weights: of several teachers, in their order; only ratios count. By default all weigh the same.
         on_bad_scan: `stop` at a scan that cannot be used, or `skip` it, record why in the store and list it at the end.
         batch_size: scan-views of one pass of the teacher; by default 4 on a GPU, where a pass of one is over before the
             next is launched, and 1 on a CPU.
@@ -67,6 +70,8 @@ class DumpSettings(Settings):
     voxel_features: bool
     encoding: TargetEncoding
     views: ViewSet = ViewSet()
+    views_averaged: ViewsAveraged = 1
+    teacher_weights: list[Weight] = []
     on_bad_scan: Literal["stop", "skip"] = "stop"
     batch_size: int | None = Field(None, ge=1)
     read_ahead: int = Field(2, ge=1)

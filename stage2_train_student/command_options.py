@@ -22,6 +22,13 @@ experiment_option = click.option(
     default="full",
     help="Name of a file in configs/experiments/ (baseline, vpd, lwd, logit, full), or a path to one.",
 )
+file_option = click.option(
+    "--file-option",
+    "file_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How files are read, as in `options` of a dataset of one's own sensor, such as reflectance=null; repeatable.",
+)
 online_teacher_option = click.option("--teacher", type=path_type, help="Teacher checkpoint, for targets=online.")
 
 
@@ -81,6 +88,7 @@ class Subject:
         if weights is None:
             raise SettingsError("name a student: --run FOLDER, or --weights FILE with --experiment NAME")
         student, label_map = load_student(settings, weights, device)
+        settings.grid.check_fits(label_map)
         return Model(weights, settings, label_map, lambda batch: student(batch).voxel_logits)
 
 
@@ -88,7 +96,7 @@ subject_options = gathered(
     "subject",
     Subject,
     click.option("--run", "run_folder", type=path_type, help="Folder of a training run."),
-    click.option("--weights", type=path_type, help="A plain PolarNet state dict, instead of --run."),
+    click.option("--weights", type=path_type, help="A student's weights alone, instead of --run."),
     click.option("--experiment", help="Experiment whose settings fit --weights or a teacher."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of --experiment."),
 )

@@ -11,6 +11,7 @@ from common.base.environment import processors_of_rank
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.scans.view import ViewPolicy
+from common.targets.mixing import MixSettings, most_sectors
 from common.training.schedule import ScheduleSettings
 from stage2_train_student.distillation.settings import DistillationSettings
 from stage2_train_student.students.student import StudentSettings
@@ -65,6 +66,8 @@ class ExperimentSettings(Settings):
             the views are those of the store.
         views: of a cache; `replay` shows the stored views as they are, `anchors` draws a flip and a rotation by whole
             cells of the teacher's coarsest layer and composes the targets of the stored anchors on both sides of it.
+        mix: mix another training scan into scans by azimuth sectors, in every epoch another one; their targets with
+            them. null for none.
         student: the network.
         distillation: weights of the terms.
         optimiser: Adam's settings.
@@ -86,7 +89,7 @@ class ExperimentSettings(Settings):
             as there are cores on a GPU, at most 8.
         validate_every: epochs between validations.
         save_every: steps between saves of the training state, besides the one after every epoch; null for none.
-        seed: of the weights, the order of scans, and the choice of views or the draw of fresh ones.
+        seed: of the weights, the order of scans, the choice of views or the draw of fresh ones, and what is mixed.
     """
 
     config_folder: ClassVar[str] = "experiments"
@@ -100,6 +103,7 @@ class ExperimentSettings(Settings):
     targets: Literal["cache", "online", "none"] = "cache"
     augmentation: AugmentationSettings | None = None
     views: Literal["replay", "anchors"] = "replay"
+    mix: MixSettings | None = None
     student: StudentSettings = StudentSettings()
     distillation: DistillationSettings = DistillationSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -129,6 +133,9 @@ class ExperimentSettings(Settings):
             )
         if self.targets != "cache" and self.views != "replay":
             raise ValueError(f"views: {self.views} reads a cache, but targets is {self.targets}; set views=replay")
+        most = most_sectors(self.grid.shape[1])
+        if self.mix is not None and self.mix.sectors > most:
+            raise ValueError(f"mix.sectors: {self.grid.shape[1]} azimuth bins have room for {most} at most")
         if self.targets == "none" and self.labels is not None:
             raise ValueError("labels: with targets: none a scan without labels teaches nothing; leave it out of train")
         if self.targets == "none" and self.distillation.weights:

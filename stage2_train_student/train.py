@@ -35,7 +35,7 @@ from stage2_train_student.training.finished_run import remove_finished, write_fi
 from stage2_train_student.training.parallel import parallel
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
-from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change, published_student
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change
 from stage2_train_student.training.step import NonFiniteError, StudentStep
 
 NON_FINITE_BATCH = "non_finite_batch"
@@ -83,7 +83,7 @@ def run(
     chosen = choose_scans(settings, dataset, processes)
     source = open_targets(settings, dataset.label_map, chosen.train, *inputs[1:])
     scans = with_targets(chosen, source, processes)
-    loader = student_data(settings, dataset, source, processes.device)
+    loader = student_data(settings, dataset, source, processes.device, scans.train)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)
     state = new_state(settings, dataset.label_map, source, processes.device)
@@ -150,8 +150,8 @@ class StudentTask(Task[StudentBatch]):
     def save_batch(self, error: NonFiniteError) -> Path:
         """Keep the batch that made a loss or gradient not finite; `training.checkpoint.load_checkpoint` reads it.
 
-        Holds the scans, the view of each in words, the hash of what made the targets, the terms, and the batch's own
-        tensors. Each of several processes keeps its part of the batch in a file of its own.
+        Holds the scans, the view of each and what was mixed into it in words, the hash of what made the targets, the
+        terms, and the batch's own tensors. Each of several processes keeps its part of the batch in a file of its own.
 
         Returns:
             the file.
@@ -165,6 +165,7 @@ class StudentTask(Task[StudentBatch]):
             "epoch": state.epoch,
             "scans": [str(scan) for scan in error.loaded.scans],
             "views": [str(view_of(scan, state.epoch)) for scan in error.loaded.scans],
+            "mixed": [str(loader.mixing(scan, state.epoch)) for scan in error.loaded.scans],
             "targets_hash": state.targets_hash,
             "terms": error.terms,
             "batch": vars(error.loaded.batch.to("cpu")),
@@ -176,7 +177,7 @@ class StudentTask(Task[StudentBatch]):
         return Predictor(student_logits(self.state.networks.trained), self.loader.grid, self.processes.device)
 
     def write_network(self, path: Path) -> None:
-        save_checkpoint(path, published_student(self.state.networks.trained))
+        save_checkpoint(path, self.state.networks.trained.published())
 
     def end(self, finished: bool) -> None:
         """Say why a run ended early, and note in its folder that it has ended as its settings ask."""

@@ -13,6 +13,7 @@ from common.scans.label_map import LabelMap, load_label_map
 from tests.golden.golden_files import golden_weights, scans_folder
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import REAL_GRID, STREET_GRID, dump, reduced_experiment, succeed
+from tests.shared.small_runs import write_small_run
 from tests.shared.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
 
 # The same examples on every run, and no failure for a machine that is slow for a moment.
@@ -73,6 +74,12 @@ def street_cache(tmp_path_factory, streets, reduced_teacher) -> Path:
     options = ("splits=[train, test]", "views.count=2", "voxel_features=true")
     succeed(dump(streets, reduced_teacher, cache, STREET_GRID, *options))
     return cache
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """A run that has saved the golden reduced student, for made-up streets. Read only."""
+    return write_small_run(tmp_path_factory.mktemp("small") / "runs" / "full")
 
 
 @pytest.fixture

@@ -16,14 +16,36 @@ Decorator = Callable[[Command], Command]
 
 path_type = click.Path(path_type=Path)
 
-data_option = click.option("--data", type=path_type, required=True, help="Folder that holds sequences/.")
-optional_data_option = click.option("--data", type=path_type, help="Folder that holds sequences/.")
+DATA = "Folder of the dataset; of SemanticKITTI, the one that holds sequences/."
+
+data_option = click.option("--data", type=path_type, required=True, help=DATA)
+optional_data_option = click.option("--data", type=path_type, help=DATA)
 teacher_option = click.option(
     "--teacher",
     type=path_type,
     required=True,
     help="Cylinder3D checkpoint in the published layout (.pt or .safetensors).",
 )
+
+
+def existing_paths(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Path, ...]:
+    """Paths, of which one text may hold several with spaces between, as `make` passes them on."""
+
+    def split(text: str) -> list[Path]:
+        parts = [Path(part) for part in text.split()]
+        several = len(parts) > 1 and not Path(text).exists() and all(part.exists() for part in parts)
+        return parts if several else [Path(text)]
+
+    return tuple(path for text in texts for path in split(text))
+
+
+def teachers_option(required: bool, help: str) -> Decorator:
+    """`--teacher` of commands that take several."""
+    return click.option(
+        "--teacher", "teachers", multiple=True, required=required, callback=existing_paths, metavar="PATH", help=help
+    )
+
+
 cache_option = click.option(
     "--cache",
     default=DEFAULT_CACHE,

@@ -30,6 +30,11 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def shortened(names: Sequence[str], most: int = 25, shown: int = 5) -> str:
+    """Names with commas, of more than `most` the first ones: `00, 01, 02, 03, 04 and 700 more`."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
+
+
 def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of aligned columns, indented; the first column is text, the others end on the right."""
     (first, *widths) = (max(map(len, column)) for column in zip(*rows, strict=True))

@@ -1,7 +1,7 @@
 """A dataset: which scans there are, and a scan with its labels on a grid."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from common.base.config import Settings
-from common.base.errors import DataError
+from common.base.errors import DataError, SettingsError
+from common.base.text import shortened
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
 from common.scans.scan_files import ScanFiles, scan_files
@@ -17,15 +18,42 @@ from common.scans.scan_id import ScanId
 from common.scans.view import View, apply_view
 
 
+class VolumeSettings(Settings):
+    """A volume of one's own, a full circle around the sensor.
+
+    Attributes:
+        rho: smallest and largest distance from the sensor's axis, metres.
+        z: smallest and largest height, metres.
+    """
+
+    rho: tuple[float, float]
+    z: tuple[float, float]
+
+    @field_validator("rho", "z")
+    @classmethod
+    def _rises(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] >= limits[1]:
+            raise ValueError("the first is the smallest value, the second the largest")
+        return limits
+
+    @field_validator("rho")
+    @classmethod
+    def _is_a_distance(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] < 0:
+            raise ValueError("distances are not negative")
+        return limits
+
+
 class GridSettings(Settings):
     """The polar grid that teacher and student share.
 
     Attributes:
-        volume: `polarnet` (rho 3..50 m, z -3..1.5 m) or `cylinder3d` (rho 0..50 m, z -4..2 m).
+        volume: `polarnet` (rho 3..50 m, z -3..1.5 m), `cylinder3d` (rho 0..50 m, z -4..2 m), `nuscenes` (rho 0..50 m,
+            z -5..3 m), or one of your own: `{rho: [3, 50], z: [-3, 1.5]}`.
         shape: bins along rho, phi, z.
     """
 
-    volume: str = "polarnet"
+    volume: str | VolumeSettings = "polarnet"
     shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
 
     @field_validator("shape")
@@ -38,7 +66,24 @@ class GridSettings(Settings):
 
     def grid(self) -> PolarGrid:
         """The grid itself."""
-        return PolarGrid.named(self.volume, self.shape)
+        if isinstance(self.volume, str):
+            return PolarGrid.named(self.volume, self.shape)
+        (nearest, farthest), (lowest, highest) = self.volume.rho, self.volume.z
+        return PolarGrid(self.shape, (nearest, -np.pi, lowest), (farthest, np.pi, highest))
+
+    def check_fits(self, label_map: LabelMap) -> None:
+        """Refuse a named volume that the dataset's published checkpoints were not trained on.
+
+        Raises:
+            SettingsError: says which it may be.
+        """
+        known = label_map.volumes
+        if known and isinstance(self.volume, str) and self.volume not in known:
+            raise SettingsError(
+                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add to SET "
+                f"grid.volume={known[0]} (or --set); for a teacher of your own on another volume, list that under "
+                "volumes in a copy of the dataset's YAML file."
+            )
 
 
 class ScanSelection(NamedTuple):
@@ -60,10 +105,12 @@ class LabelledScan:
     Attributes:
         points: float32 [N, 4].
         labels: uint8 [N] training labels, or None where the scan has no label file.
+        name: of the scan, such as `00/000000`; empty for points that are no scan of a dataset.
     """
 
     points: np.ndarray
     labels: np.ndarray | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,20 +153,32 @@ class Dataset:
         Raises:
             DataError: nothing is there, a sequence asked for by number is missing, or one cannot be listed.
         """
-        names, splits = list(names), self.label_map.splits
+        names, label_map, splits = list(names), self.label_map, self.label_map.splits
         present = set(self.files.sequences())
-        numbered = set(self.label_map.sequences(name for name in names if name not in splits))
-        wanted = self.label_map.sequences(names)
+        numbered = set(label_map.sequences((name for name in names if name not in splits), present))
+        wanted = label_map.sequences(names, present)
+        unknown = [name for name in names if not name.isdigit() and not label_map.knows(name) and name not in present]
+        if unknown:
+            raise DataError(
+                f"'{unknown[0]}' is neither a split ({', '.join(splits)}) nor a sequence that is here. Sequences "
+                f"present: {shortened(sorted(present))}."
+            )
         absent = [sequence for sequence in wanted if sequence not in present and sequence not in numbered]
         found = [sequence for sequence in wanted if sequence not in absent]
         if not found:
             raise DataError(
-                f"{self.root}: no sequence of {', '.join(names)} ({', '.join(wanted)}) is here. Sequences present: "
-                f"{', '.join(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
+                f"{self.root}: no sequence of {', '.join(names)} ({shortened(wanted)}) is here. Sequences present: "
+                f"{shortened(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
             )
         scans, notes = self.files.scans(found), []
         if absent:
-            notes.append(f"sequences without scans on this disk, left out: {', '.join(absent)}")
+            notes.append(f"sequences without scans on this disk, left out: {shortened(absent)}")
+        missing = self.files.not_on_disk(found)
+        if missing:
+            notes.append(
+                f"{len(missing):,} of {len(missing) + len(scans):,} scans are not on this disk, left out; the first is "
+                f"{missing[0]}. Where that is not meant, complete the download."
+            )
         hidden = self.files.left_out(found)
         if hidden:
             more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""
@@ -142,14 +201,15 @@ class Dataset:
         """
         points = self.files.points(scan)
         if not self.has_labels(scan):
-            return LabelledScan(points, None)
+            return LabelledScan(points, None, str(scan))
         raw = self.files.raw_labels(scan, len(points))
-        return LabelledScan(points, self.label_map.to_training(raw, f"scan {scan}"))
+        return LabelledScan(points, self.label_map.to_training(raw, self.files.labels_of(scan)), str(scan))
 
 
 def voxelise_view(scan: LabelledScan, view: View, grid: PolarGrid, label_map: LabelMap) -> VoxelisedScan:
     """The scan as seen in a view, on the grid."""
-    return voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+    voxelised = voxelise(apply_view(scan.points, view), grid, scan.labels, len(label_map.classes))
+    return replace(voxelised, name=scan.name)
 
 
 def open_dataset(root: Path, description: Path) -> Dataset:
@@ -159,6 +219,12 @@ def open_dataset(root: Path, description: Path) -> Dataset:
         SettingsError: the description cannot be used.
     """
     return Dataset.open(root, load_label_map(description))
+
+
+def evenly(scans: Sequence[ScanId], count: int) -> list[ScanId]:
+    """Up to so many of some scans, spread evenly over all."""
+    chosen = min(count, len(scans))
+    return [scans[number * len(scans) // chosen] for number in range(chosen)]
 
 
 def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:

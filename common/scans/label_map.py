@@ -1,8 +1,8 @@
 """Classes of a dataset: names, colours, and the map between raw label ids and training classes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -40,6 +40,9 @@ class LabelMap(Settings):
         learning_map: raw id (0..65535) to training class.
         content: share of all training points by raw id.
         splits: sequences of each split, as folder names.
+        volumes: named volumes that published checkpoints of this dataset were trained on; empty for any.
+        absent_classes: what the benchmark's mIoU makes of a class that occurs neither in the ground truth nor among the
+            predictions: an IoU of `zero`, or `left_out`. Points of class 0 never count.
     """
 
     config_folder: ClassVar[str] = "datasets"
@@ -51,6 +54,8 @@ class LabelMap(Settings):
     learning_map: dict[int, int]
     content: dict[int, float]
     splits: dict[str, Sequences]
+    volumes: list[str] = []
+    absent_classes: Literal["zero", "left_out"] = "zero"
 
     @model_validator(mode="after")
     def _classes_agree(self) -> "LabelMap":
@@ -66,7 +71,7 @@ class LabelMap(Settings):
                 raise ValueError(f"classes: raw_id {info.raw_id} of '{info.name}' does not map back to class {label}")
         missing = sorted(set(self.learning_map) - set(self.content))
         if missing:
-            raise ValueError(f"content: no share is given for raw ids {missing}")
+            raise ValueError(f"content: no share is given for raw ids {missing}; see polar-distill class-frequencies")
         return self
 
     def to_training(self, raw: np.ndarray, source: str | Path = "labels") -> np.ndarray:
@@ -107,21 +112,37 @@ class LabelMap(Settings):
         """Loss weight of each class, 1 / (share + 0.001), float32 [C] (PolarNet's and Jiang et al.'s choice)."""
         return (1.0 / (self.class_shares() + CLASS_WEIGHT_OFFSET)).astype(np.float32)
 
-    def sequences(self, names: Iterable[str]) -> list[str]:
+    def sequences(self, names: Iterable[str], present: Collection[str] = ()) -> list[str]:
         """Sequences of splits (`train`, `val`, `test`), named ones (`00`), or both; in order, each once.
 
+        Args:
+            names: splits and sequences.
+            present: sequences that there are besides those of the splits, where that is known.
+
         Raises:
-            DataError: a name is neither a split nor a sequence number.
+            DataError: a name is neither a split nor a sequence: where all of the splits' sequences are numbers, others
+                must be numbers too, or present.
         """
+        numbered = all(name.isdigit() for split in self.splits.values() for name in split)
         found: list[str] = []
         for name in names:
             if name in self.splits:
                 found += self.splits[name]
             elif name.isdigit():
                 found.append(name.zfill(2))
+            elif not numbered or name in present:
+                found.append(name)
             else:
                 raise DataError(f"'{name}' is neither a split ({', '.join(self.splits)}) nor a sequence number")
         return list(dict.fromkeys(found))
+
+    def knows(self, name: str) -> bool:
+        """Whether a name is that of a split or of a sequence in one."""
+        return name in self.splits or self.split_of(name) is not None
+
+    def split_of(self, sequence: str, preferred: Iterable[str] = ()) -> str | None:
+        """A split that has a sequence: of those preferred, otherwise the first; None where none has it."""
+        return next((name for name in (*preferred, *self.splits) if sequence in self.splits.get(name, ())), None)
 
 
 def load_label_map(path: str | Path) -> LabelMap:

@@ -15,9 +15,13 @@ from common.scans.scatter import majority_label
 POINT_FEATURES = 9
 """Offset to the voxel centre (rho, phi, z), then rho, phi, z, x, y, remission."""
 
+POINT_COLUMNS = [6, 7, 5, 8]
+"""Features that are the point itself: x, y, z, remission."""
+
 VOLUMES = {
     "polarnet": ((3.0, -np.pi, -3.0), (50.0, np.pi, 1.5)),
     "cylinder3d": ((0.0, -np.pi, -4.0), (50.0, np.pi, 2.0)),
+    "nuscenes": ((0.0, -np.pi, -5.0), (50.0, np.pi, 3.0)),
 }
 """Named volumes as (minimum, maximum) of (rho in metres, phi in radians, z in metres). A checkpoint fits one only."""
 
@@ -56,7 +60,7 @@ class PolarGrid:
 
     @classmethod
     def named(cls, volume: str, shape: tuple[int, int, int] = (480, 360, 32)) -> "PolarGrid":
-        """A grid over one of the published volumes, `polarnet` or `cylinder3d`."""
+        """A grid over one of the published volumes, see `VOLUMES`."""
         if volume not in VOLUMES:
             raise SettingsError(f"unknown volume '{volume}'; choose one of {', '.join(VOLUMES)}")
         minimum, maximum = VOLUMES[volume]
@@ -77,12 +81,14 @@ class VoxelisedScan:
         point_voxel: int64 [N], row in `voxels` of each point.
         voxels: int32 [V, 3], (rho, phi, z) bin of each occupied voxel.
         voxel_labels: uint8 [V], majority label of the voxel's points; zeros for a scan without labels.
+        name: of the scan, such as `00/000000`; empty where it is not known.
     """
 
     point_features: np.ndarray
     point_voxel: np.ndarray
     voxels: np.ndarray
     voxel_labels: np.ndarray
+    name: str = ""
 
 
 def shape_problem(shape: tuple[int, int, int]) -> str | None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from common.base.errors import DataError
 from common.base.records import move_tensors, no_rows
-from common.scans.polar_grid import VoxelisedScan
+from common.scans.polar_grid import POINT_COLUMNS, VoxelisedScan
+from common.scans.scan_id import ScanId
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class ScanBatch:
         scans: number of scans B.
         labelled: whether any voxel has a label, known without asking the device.
         fullest_pillar: points of the pillar that has most, likewise.
+        names: of the scans, such as `00/000000`; empty ones where they are not known.
     """
 
     point_features: torch.Tensor
@@ -37,11 +40,33 @@ class ScanBatch:
     scans: int
     labelled: bool
     fullest_pillar: int
+    names: tuple[str, ...] = ()
 
     @property
     def point_pillar(self) -> torch.Tensor:
         """Row in `pillars` of each point, int64 [N]."""
         return self.voxel_pillar[self.point_voxel]
+
+    @property
+    def scan_ids(self) -> list[ScanId]:
+        """Which scans these are.
+
+        Raises:
+            DataError: they are not known.
+        """
+        if len(self.names) < self.scans or not all(self.names):
+            raise DataError(
+                "these points are no scan of a dataset (two mixed scans are none), so recorded predictions or averaged "
+                "views, which go by the names of scans, have no answer for them. Where scans are mixed, train from a "
+                "store of these targets (targets=cache), or set mix=null."
+            )
+        return [ScanId.parse(name) for name in self.names]
+
+    def clouds(self) -> list[np.ndarray]:
+        """Points of each scan in the order of the dataset, in the view that was voxelised: float32 [N, 4] each."""
+        points = self.point_features[:, POINT_COLUMNS].cpu().numpy()
+        sizes = torch.bincount(self.voxels[self.point_voxel, 0], minlength=self.scans).cpu().numpy()
+        return np.split(points, np.cumsum(sizes)[:-1])
 
     def to(self, device: torch.device | str) -> "ScanBatch":
         """The same batch on another device."""
@@ -49,7 +74,7 @@ class ScanBatch:
 
     def without_scans(self) -> "ScanBatch":
         """A batch of no scan on the same grid."""
-        return replace(no_rows(self), scans=0, labelled=False, fullest_pillar=0)
+        return replace(no_rows(self), scans=0, labelled=False, fullest_pillar=0, names=())
 
 
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
@@ -72,6 +97,7 @@ def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]
         scans=len(scans),
         labelled=bool(voxel_labels.any()),
         fullest_pillar=int(points_of_pillar.max()),
+        names=tuple(scan.name for scan in scans),
     )
 
 

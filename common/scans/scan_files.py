@@ -1,5 +1,6 @@
 """Scans on disk: what a format must be able to do. One class in one file of `common/scans/formats` each."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from common.base.errors import SettingsError
+from common.base.errors import DataError, SettingsError
 from common.base.named import named_class
+from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 
 ROOM = "common.scans.formats"
@@ -78,9 +80,48 @@ class ScanFiles(ABC):
             DataError: they cannot be read, or do not belong to the scan; names the file.
         """
 
+    def prediction(self, scan: ScanId, labels: np.ndarray, label_map: LabelMap, split: str | None) -> tuple[str, bytes]:
+        """A file of the benchmark's submission; SemanticKITTI's, unless a format has its own.
+
+        Args:
+            scan: which scan.
+            labels: uint8 [N], predicted training labels.
+            label_map: says which raw ids they are.
+            split: that the scan belongs to, None for none.
+
+        Returns:
+            its path below the submission's folder, and its content.
+        """
+        name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
+        return name, label_map.to_raw(labels).astype("<u4").tobytes()
+
+    def submission_notes(self, splits: Iterable[str | None]) -> dict[str, bytes]:
+        """What a submission holds beside the predictions of scans of some splits: content by path below its folder."""
+        return {}
+
+    def not_on_disk(self, sequences: Iterable[str]) -> list[str]:
+        """Scans that the dataset's own tables list and that are not on this disk, as paths below the root."""
+        return []
+
+    def labels_of(self, scan: ScanId) -> str:
+        """Where the labels of a scan are, for messages."""
+        return f"scan {scan}"
+
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         """What lies among the scans of some sequences without being one, as paths below the root."""
         return []
+
+    def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
+        """Training labels of `points` as one for each point on disk, 0 where a point was left out.
+
+        Args:
+            scan: which scan.
+            labels: integers [N].
+
+        Returns:
+            integers [M], in the order of the file.
+        """
+        return labels
 
 
 def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
@@ -90,3 +131,51 @@ def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
         SettingsError: there is no such format, or it does not have these options.
     """
     return named_class(name, ROOM, ScanFiles, "format of a dataset")(root, options)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file of a dataset.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name. What is no file counts: reading it says what is wrong.
+
+    Raises:
+        DataError: there is no telling, the folder cannot be read.
+    """
+    try:
+        path.stat()
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def names_in(folder: Path) -> list[str] | None:
+    """Names in a folder, None where there is no such folder.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file or folder of a dataset that cannot be read."""
+    return DataError(
+        f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
+    )

@@ -27,11 +27,11 @@ def _names(values: object) -> list[str]:
 
 
 def _folders(values: object) -> list[str]:
-    return [name.zfill(2) for name in _names(values)]
+    return [name.zfill(2) if name.isdigit() else name for name in _names(values)]
 
 
 Names = Annotated[list[str], BeforeValidator(_names)]
 """Splits and sequences."""
 
 Sequences = Annotated[list[str], BeforeValidator(_folders)]
-"""Sequences as folders are named, with two digits at least."""
+"""Sequences as folders are named; numbers have two digits at least."""

@@ -51,6 +51,10 @@ class ViewPolicy(Settings):
     translate: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
 
+    def describe(self) -> str:
+        """The policy in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.model_dump().items())
+
 
 class AnchorSet(Settings):
     """A few views from which every aligned rotation is near: each flip in each of some rotations.

@@ -87,13 +87,13 @@ class TeacherTargets:
 
 
 def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
-    """Targets of single scans as those of one batch; voxel features are left out, training does not read them.
+    """Targets of single scans as those of one batch.
 
     Raises:
         StoreError: the scans do not have the same layers.
     """
-    names = list(scans[0].layers)
-    if any(list(scan.layers) != names for scan in scans):
+    names, voxel_names = list(scans[0].layers), list(scans[0].voxel_layers)
+    if any(list(scan.layers) != names or list(scan.voxel_layers) != voxel_names for scan in scans):
         raise StoreError("the scans of one batch have targets of different teacher layers; rebuild the cache")
     layers = {
         name: PillarFeatures(
@@ -103,8 +103,16 @@ def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
         )
         for name in names
     }
+    voxel_layers = {
+        name: VoxelFeatures(
+            torch.cat([with_scan(scan.voxel_layers[name].voxels, row) for row, scan in enumerate(scans)]),
+            torch.cat([scan.voxel_layers[name].features for scan in scans]),
+            scans[0].voxel_layers[name].shape,
+        )
+        for name in voxel_names
+    }
     voxels = torch.cat([with_scan(scan.voxels, row) for row, scan in enumerate(scans)])
-    return TeacherTargets(voxels, torch.cat([scan.logits for scan in scans]), layers)
+    return TeacherTargets(voxels, torch.cat([scan.logits for scan in scans]), layers, voxel_layers)
 
 
 def split_targets(targets: TeacherTargets, scans: int) -> list[TeacherTargets]:

@@ -1,4 +1,4 @@
-"""Confusion matrices over points and the intersection over union that SemanticKITTI's benchmark reports."""
+"""Confusion matrices over points and the intersection over union that benchmarks report."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,6 +80,19 @@ class ConfusionMatrix:
         """
         iou = np.delete(self.iou(), IGNORED)
         return float(np.nan_to_num(iou).mean()) if np.isfinite(iou).any() else float("nan")
+
+    def mean_iou_of_benchmark(self, absent_classes: str) -> float:
+        """Mean IoU as a benchmark computes it; NaN when no point is labelled.
+
+        Args:
+            absent_classes: of a class that occurs neither in the ground truth nor among the predictions of labelled
+                points: `zero`, its IoU is 0 (semantic-kitti-api, `np_ioueval.py`); `left_out` of the mean
+                (nuscenes-devkit, `eval/lidarseg/utils.py`). A class that is only predicted has an IoU of 0 in both.
+        """
+        if absent_classes == "zero":
+            return self.mean_iou_all_classes()
+        iou = self.iou()
+        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
     def recall(self) -> np.ndarray:
         """Share of each class's points that are predicted right, float64 [C]; NaN for the ignored class and for one

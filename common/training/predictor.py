@@ -139,12 +139,16 @@ class Predictor:
             for each scan uint8 [V], the likeliest class, or float32 [V, classes - 1], probabilities, where several
             views are averaged.
         """
+        logits = self.voxel_logits(voxelised)
+        # With one view the logits decide: a saturated softmax could tie where they do not.
+        rows = most_likely_class(logits).byte() if self.plan.views == 1 else class_probabilities(logits)
+        return [part.numpy() for part in rows.cpu().split([len(scan.voxels) for scan in voxelised])]
+
+    def voxel_logits(self, voxelised: list[VoxelisedScan]) -> torch.Tensor:
+        """Logits of the voxels of some scans, in one batch: float [V, classes], on the device."""
         batch = batch_scans(voxelised, self.grid.shape).to(self.device)
         with torch.inference_mode():
-            logits = self.logits(batch)
-            # With one view the logits decide: a saturated softmax could tie where they do not.
-            rows = most_likely_class(logits).byte() if self.plan.views == 1 else class_probabilities(logits)
-        return [part.numpy() for part in rows.cpu().split([len(scan.voxels) for scan in voxelised])]
+            return self.logits(batch)
 
     def confusion(self, dataset: Dataset, scans: list[ScanId], progress: str | None = None) -> ConfusionMatrix:
         """Confusion matrix over all points of some labelled scans.

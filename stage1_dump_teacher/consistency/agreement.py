@@ -16,6 +16,9 @@ TEMPERATURE = 10.0
 BORDER_DISTANCES = (8, 16, 32)
 """Azimuth bins from the border at which agreement is looked at apart."""
 
+CUT_DISTANCES = (1, 2, 4, 8)
+"""Likewise from the cuts of a mixed scan, where all of the difference is near."""
+
 
 class LayerAgreement(NamedTuple):
     """One layer of targets against the live teacher's.
@@ -52,7 +55,7 @@ class PointAgreement(NamedTuple):
 class Agreement(NamedTuple):
     """Targets against the live teacher's on the same cloud: of all points, by teacher layer, and by place.
 
-    Places are distances of points from the cloud's border phi = +-pi, by name, see `BORDER_DISTANCES`.
+    Places are distances of points from where targets are expected to differ, by name, see `BORDER_DISTANCES`.
     """
 
     argmax: float
@@ -61,10 +64,17 @@ class Agreement(NamedTuple):
     places: dict[str, PointAgreement]
 
 
-def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -> Agreement:
+def agreement(
+    targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch, cuts: Sequence[int] | None = None
+) -> Agreement:
     """Compare targets with the live teacher's, row by row, on the same cloud.
 
-    Its border is where the live teacher's convolutions end.
+    Args:
+        targets: of the cloud.
+        live: what the live teacher says of it.
+        cloud: of one scan.
+        cuts: first azimuth bin behind each cut of a mixed scan, from which its places are distances; None for distances
+            from the border phi = +-pi, where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
@@ -72,10 +82,10 @@ def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -
     # "Unlabelled" is never an answer.
     carried_class, live_class = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
     labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
-    azimuth, circle = cloud.voxels[cloud.point_voxel, 2], cloud.grid_shape[1] - 1
-    distance = torch.minimum(azimuth, (circle - 1 - azimuth).clamp_min(0))
+    circle = cloud.grid_shape[1] - 1
+    distance = distance_of_points(cloud, [0, circle] if cuts is None else cuts)
     places, first = {}, 0
-    for last in (*BORDER_DISTANCES, None):
+    for last in (*(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), None):
         inside = (distance >= first) & (distance < (circle if last is None else last))
         labelled = inside & (labels > 0)
         places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(
@@ -88,6 +98,20 @@ def agreement(targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch) -
         first = last or 0
     layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}
     return Agreement(float(same.mean()), float(divergence.mean()), layers, places)
+
+
+def distance_of_points(cloud: ScanBatch, cuts: Sequence[int]) -> torch.Tensor:
+    """Azimuth bins between each point and the nearest cut, never across phi = +-pi; 0 beside a cut: int64 [N].
+
+    Args:
+        cloud: of one scan.
+        cuts: first azimuth bin behind each.
+    """
+    bins, starts = torch.arange(cloud.grid_shape[1])[:, None], torch.tensor(cuts)
+    # The last bin holds phi = pi only, a place that belongs to the bin before.
+    bins = bins.clamp(max=cloud.grid_shape[1] - 2)
+    nearest = torch.where(bins >= starts, bins - starts, starts - 1 - bins).amin(dim=1)
+    return nearest[cloud.voxels[cloud.point_voxel, 2]]
 
 
 def layer_agreement(targets: PillarFeatures, live: PillarFeatures) -> LayerAgreement:

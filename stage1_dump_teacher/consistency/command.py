@@ -19,10 +19,11 @@ from stage1_dump_teacher.settings import DumpSettings
 @teacher_option
 @click.option(
     "--policy",
-    type=click.Choice(["transport", "anchors", "replay"]),
+    type=click.Choice(["transport", "anchors", "replay", "mix"]),
     default="transport",
     help="transport: targets of the scan as it is, moved to each augmentation; anchors: targets of the nearest of an "
-    "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding.",
+    "anchor set, rotated by whole bins, as in training; replay: targets of drawn views, through the store's encoding; "
+    "mix: targets of two scans, swapped by azimuth sectors.",
 )
 @click.option("--scans", "count", type=click.IntRange(min=1), default=1, help="Scans to measure on.")
 @click.option(
@@ -36,7 +37,8 @@ from stage1_dump_teacher.settings import DumpSettings
 @click.option(
     "--draws",
     type=click.IntRange(min=1),
-    help="Views of each scan. Default of replay: 8; of anchors: every flip in every aligned rotation.",
+    help="Views of each scan, or mixtures of each two. Default of replay and mix: 8; of anchors: every flip in every "
+    "aligned rotation.",
 )
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the comparison.")
 @settings_options
@@ -64,7 +66,7 @@ def consistency(
         raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
     # Imported here so that the other commands start where spconv does not.
     from stage1_dump_teacher.consistency import measure as measures
-    from stage1_dump_teacher.consistency.report import draw, markdown_tables
+    from stage1_dump_teacher.consistency.report import BORDER, draw, markdown_tables
 
     shape, dataset = settings.grid.grid().shape, open_dataset(data, settings.dataset)
     check_distillable(shape)
@@ -75,13 +77,16 @@ def consistency(
         found = measures.measure_transport(scans, see, [measures.augmentation_named(name, shape[1]) for name in names])
     elif policy == "anchors":
         found = measures.measure_anchors(scans, see, settings.views.anchors or AnchorSet(), shape[1], draws)
+    elif policy == "mix":
+        found = measures.measure_mix(scans, see, shape[1], draws or 8)
     else:
         found = measures.measure_replay(scans, see, settings.views.policy, draws or 8, settings.encoding)
     rows = measures.means(found)
     together = {measures.ALL: rows.pop(measures.ALL)}
     if policy == "anchors":
         rows = dict(sorted(rows.items()))
-    click.echo("\n".join(markdown_tables(rows | together if policy == "anchors" else rows)))
+    border = "the nearest cut" if policy == "mix" else BORDER
+    click.echo("\n".join(markdown_tables(rows | together if policy == "anchors" else rows, border)))
     if picture is not None:
-        draw(rows, picture)
+        draw(rows, picture, border)
         click.echo(f"\npicture  {picture}")

@@ -1,10 +1,12 @@
-"""How well cached targets fit an augmented cloud: replayed, transported or from anchors, against the live teacher."""
+"""How well cached targets fit an augmented cloud, against the live teacher: moved, composed, replayed or mixed."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -18,15 +20,15 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, AnchoredView, AnchorSet, View, ViewPolicy
 from common.targets.composition import Anchor, anchored_targets
+from common.targets.mixing import MixSettings, draw_mixing, mixed_targets, most_sectors
 from common.targets.store import TargetEncoding
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes, targets_of
-from common.targets.teacher import check_classes
 from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
 from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.loading import load_named_teacher
+from stage1_dump_teacher.teachers.loading import TeacherChoice
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
@@ -44,7 +46,10 @@ Teaching = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
 Found = Iterator[tuple[str, str, Agreement]]
 
 SEED = 0
-"""Of the views that are drawn from anchors."""
+"""Of the views that are drawn from anchors, and of the sectors of mixed scans."""
+
+SECTORS = (1, 2, 4)
+"""Numbers of them that scans are mixed by."""
 
 
 class Augmentation(NamedTuple):
@@ -141,6 +146,48 @@ def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, 
             yield view, encoding.pillar_features, agreement(replayed, live, target)
 
 
+def measure_mix(scans: Scans, see: Teaching, azimuth: int, draws: int) -> Found:
+    """Targets of two scans as they are, mixed by sectors as in training: each scan with the one before it.
+
+    Yields:
+        number of sectors, "swapped", agreement by distance from the cuts; for every two scans and draw.
+
+    Raises:
+        SettingsError: there are no two scans, or the grid has no room for a sector.
+    """
+    read = list(scans)
+    fitting = [sectors for sectors in SECTORS if sectors <= most_sectors(azimuth)]
+    if len(read) < 2 or not fitting:
+        raise SettingsError("policy mix needs two scans at least (--scans 2), and more than 16 azimuth bins")
+    seen = ((name, scan, *see(scan, IDENTITY)) for name, scan in read)
+    for (before, other, other_cloud, other_targets), (name, own, own_cloud, own_targets) in pairwise(seen):
+        for sectors in fitting:
+            settings = MixSettings(probability=1.0, sectors=sectors)
+            for draw in range(draws):
+                mixing = draw_mixing(settings, azimuth, SEED, name, draw, (before, name))
+                assert mixing is not None
+                taken = mixing.taken(azimuth)
+                kept = [points_within(own_cloud, ~taken), points_within(other_cloud, taken)]
+                cloud, live = see(joined((own, other), kept), IDENTITY)
+                targets = mixed_targets(own_targets, other_targets, taken, cloud.grid_shape)
+                cuts = (1 + np.flatnonzero(np.diff(taken))).tolist()
+                number = "1 sector" if sectors == 1 else f"{sectors} sectors"
+                yield number, "swapped", agreement(targets, live, cloud, cuts)
+
+
+def points_within(cloud: ScanBatch, bins: np.ndarray) -> np.ndarray:
+    """Which points of a scan lie in some azimuth bins: bool [azimuth bins] to bool [N]."""
+    inside: np.ndarray = bins[cloud.voxels[cloud.point_voxel, 2].numpy()]
+    return inside
+
+
+def joined(scans: Sequence[LabelledScan], kept: Sequence[np.ndarray]) -> LabelledScan:
+    """Some points of each of some scans as one; without labels where one of them has none."""
+    points = np.concatenate([scan.points[rows] for scan, rows in zip(scans, kept, strict=True)])
+    labels = [scan.labels[rows] for scan, rows in zip(scans, kept, strict=True) if scan.labels is not None]
+    return LabelledScan(points, np.concatenate(labels) if len(labels) == len(scans) else None)
+
+
 def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], Agreement]:
     """Means by augmentation and way, in the order of their first appearance, and last of all together."""
     groups: dict[tuple[str, str], list[Agreement]] = {}
@@ -158,8 +205,8 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
         SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
     set_float32_precision(tf32=settings.precision == "tf32")
-    teacher, grid = load_named_teacher(settings.teacher, checkpoint, device, settings.precision), settings.grid.grid()
-    check_classes(teacher, label_map)
+    choice = TeacherChoice.of_dump(settings, [checkpoint], label_map)
+    teacher, grid = choice.load(device, settings.precision), choice.grid
 
     def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:
         batch = batch_scans([voxelise_view(scan, view, grid, label_map)], grid.shape)

@@ -19,29 +19,33 @@ SMALLEST_DIVERGENCE = 1e-9
 """Below it a divergence is rounding."""
 
 
-def markdown_tables(rows: Mapping[tuple[str, str], Agreement]) -> list[str]:
+BORDER = "phi = +-pi"
+"""Where the live teacher's convolutions end."""
+
+
+def markdown_tables(rows: Mapping[tuple[str, str], Agreement], border: str = BORDER) -> list[str]:
     """Three Markdown tables of agreements by augmentation and way.
 
-    Logits and cosines; logits by place; relative L2 and the pillars reached.
+    Logits and cosines; logits by distance from a border; relative L2 and the pillars reached.
     """
     first = next(iter(rows.values()))
     logits = [["augmentation", "targets", "arg-max", "KL", *first.layers]]
-    border = [["augmentation", "targets", *first.places]]
+    places = [["augmentation", "targets", *first.places]]
     features = [["augmentation", "targets", *(f"{name} L2 (reached)" for name in first.layers)]]
     for start, found in rows.items():
         cosines = [f"{layer.cosine:.3f}" for layer in found.layers.values()]
         logits.append([*start, f"{found.argmax:.3f}", f"{found.divergence:.1e}", *cosines])
-        border.append([*start, *map(place_cell, found.places.values())])
+        places.append([*start, *map(place_cell, found.places.values())])
         features.append([*start, *(f"{part.relative_l2:.3f} ({part.reached:.3f})" for part in found.layers.values())])
     return [
         "Agreement with the live teacher: arg-max over points, KL at T = 10, cosine of channel-centred pillar features",
         "",
         *markdown_table(logits),
         "",
-        "Arg-max agreement and KL by distance of points from phi = +-pi, and the share of all KL that lies there; then "
+        f"Arg-max agreement and KL by distance of points from {border}, and the share of all KL that lies there; then "
         "the accuracy of the targets / of the live teacher against the labels, if there are any",
         "",
-        *markdown_table(border),
+        *markdown_table(places),
         "",
         "Relative L2 of pillar features with absent pillars as zeros, and the share of the teacher's pillars reached",
         "",
@@ -57,10 +61,10 @@ def place_cell(part: PointAgreement) -> str:
     return cell if np.isnan(part.right) else f"{cell}; {part.right:.3f} / {part.live_right:.3f}"
 
 
-def draw(rows: Mapping[tuple[str, str], Agreement], path: Path) -> None:
+def draw(rows: Mapping[tuple[str, str], Agreement], path: Path, border: str = BORDER) -> None:
     """Draw the same agreements as a PNG: arg-max agreement, divergence, and the cosine of every layer.
 
-    Diamonds stand for the points that are farthest from phi = +-pi, the border that the live teacher cannot see across.
+    Diamonds stand for the points that are farthest from the border.
     """
     # Without pyplot there is no window system to ask for and no state to leave behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,7 +75,7 @@ def draw(rows: Mapping[tuple[str, str], Agreement], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.4))
     left.set(yticks=range(len(rows)), yticklabels=names)
-    draw_arg_max(left, means)
+    draw_arg_max(left, means, border)
     draw_divergence(middle, means)
     figure.colorbar(draw_cosines(right, means), ax=right)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -82,13 +86,13 @@ def draw(rows: Mapping[tuple[str, str], Agreement], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def draw_arg_max(axes: "Axes", means: Sequence[Agreement]) -> None:
+def draw_arg_max(axes: "Axes", means: Sequence[Agreement], border: str) -> None:
     """Bars of arg-max agreement from somewhat below the smallest up to 1, and diamonds."""
     places, values = range(len(means)), [one.argmax for one in means]
     far, away = [list(one.places.values())[-1].argmax for one in means], list(means[0].places)[-1]
     lowest = max(0.0, min(values) - 0.15 * (1.0 - min(values)) - 0.01)
     axes.barh(places, values, color="tab:blue", label="all points")
-    axes.scatter(far, places, label=f"points far from phi = \u00b1\u03c0 ({away})", **DIAMONDS)
+    axes.scatter(far, places, label=f"points far from {border} ({away})", **DIAMONDS)
     for place, value in zip(places, values, strict=True):
         axes.text(lowest, place, f" {value:.3f}", va="center", fontsize=8, color="white")
     axes.set(title="arg-max agreement over points", xlim=(lowest, 1.0 + 0.03 * (1.0 - lowest)))

@@ -1,1 +1,1 @@
-"""Commands that look after a target store: info, verify, repair, convert, merge, export."""
+"""Commands that look after a target store: info, verify, repair, convert, merge, show-targets."""

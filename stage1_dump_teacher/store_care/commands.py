@@ -9,7 +9,7 @@ import click
 import torch
 from tqdm import tqdm
 
-from common.base.command_options import cache_option, device_option, optional_data_option, path_type
+from common.base.command_options import cache_option, device_option, optional_data_option, teachers_option
 from common.base.devices import select_device, set_float32_precision
 from common.base.errors import SettingsError
 from common.base.text import count_text
@@ -25,7 +25,7 @@ from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
 from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
-from stage1_dump_teacher.teachers.loading import load_named_teacher
+from stage1_dump_teacher.teachers.loading import TeacherChoice
 
 
 @click.command()
@@ -67,7 +67,7 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
 @click.option("--seed", default=0, help="Of the random choices.")
 @optional_data_option
 @click.option("--live", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N random scan-views.")
-@click.option("--teacher", type=path_type, help="Checkpoint that the store was dumped with.")
+@teachers_option(required=False, help="Checkpoint that the store was dumped with; repeatable.")
 @settings_options
 @device_option
 @threads_option
@@ -77,7 +77,7 @@ def verify(
     seed: int,
     data: Path | None,
     live: int | None,
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     settings: DumpSettings,
     device: str,
     threads: int,
@@ -95,10 +95,11 @@ def verify(
       polar-distill verify --cache cache/train --live 3 --data dataset --teacher teacher.pt
       polar-distill verify --cache cache/mine --data dataset --config my_dump.yaml
     """
-    if live is not None and (data is None or teacher is None):
+    if live is not None and (data is None or not teachers):
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
     store = TargetStore.open(cache)
-    files = None if data is None else open_dataset(data, settings.dataset).files
+    dataset = None if data is None else open_dataset(data, settings.dataset)
+    files = None if dataset is None else dataset.files
     finished = store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
     skipped = read_skipped(store, finished)
@@ -114,12 +115,13 @@ def verify(
     if problems:
         click.echo("The command repair deletes what is wrong and dumps it, and what is missing, again.")
     failed = bool(problems)
-    if live is not None and files is not None and teacher is not None:
+    if live is not None and dataset is not None:
         bad = {problem.scan_view for problem in problems}
         usable = sample([item for item in finished if item not in bad], live, seed)
         chosen_device = select_device(device)
-        load = partial(load_named_teacher, settings.teacher, teacher, chosen_device)
-        failed |= not compare_with_teacher(store, load, files, usable, chosen_device)
+        choice = TeacherChoice.of_store(store.identity, settings.teacher, teachers, dataset.label_map)
+        load = partial(choice.load, chosen_device)
+        failed |= not compare_with_teacher(store, load, dataset.files, usable, chosen_device)
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Commands that make something else of target stores: convert, merge, export."""
+"""Commands that make something else of target stores: convert, merge, show-targets."""
 
 from pathlib import Path
 
@@ -140,17 +140,17 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
     click.echo(f"{count_text(len(sizes), 'scan-view')} copied ({size_text(sum(sizes))}){before}: {place}")
 
 
-@click.command()
+@click.command("show-targets")
 @cache_option
 @click.option("--scan", required=True, metavar="SEQUENCE/FRAME", help="Which scan, for example 00/000000.")
 @click.option("--view", default=0, help="Number of the view.")
 @click.option("--out", type=path_type, required=True, help="The .npz file to write.")
-def export(cache: str, scan: str, view: int, out: Path) -> None:
+def show_targets(cache: str, scan: str, view: int, out: Path) -> None:
     """Write the targets of one scan and view to a NumPy file, decoded to float32, for a look.
 
     \b
     Examples:
-      polar-distill export --scan 00/000000 --out targets.npz
+      polar-distill show-targets --scan 00/000000 --out targets.npz
       python -c "import numpy as np; print(np.load('targets.npz')['logits'].argmax(1))"
     """
     if out.suffix != ".npz":

@@ -1,7 +1,7 @@
 """Cached targets against what the teacher says now."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,14 +66,15 @@ def compare_live(
     identity = store.identity
     if teacher.hash != identity.teacher_hash:
         raise StoreError(
-            f"{store.location}: made by the teacher {identity.teacher_hash[:12]}, this one is {teacher.hash[:12]}. "
-            "Compare with the checkpoint that the store was dumped with."
+            f"{store.location}: made by the teacher {identity.teacher_hash}, this one is {teacher.hash}. "
+            "Compare with the checkpoint that the store was dumped with; of several, with each in the same order."
         )
     grid = identity.polar_grid
     for scan, index in items:
         points = files.points(scan)
         cached, view = store.read(scan, index, points, voxel_features=identity.voxel_features)
-        batch = batch_scans([voxelise(apply_view(points, view), grid)], grid.shape).to(device)
+        voxelised = replace(voxelise(apply_view(points, view), grid), name=str(scan))
+        batch = batch_scans([voxelised], grid.shape).to(device)
         live = teacher.targets(batch, list(identity.layers), identity.voxel_features).to("cpu")
         yield errors(store, cached, live)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from common.base.command_options import cache_option, data_option, device_option, path_type
+from common.base.command_options import cache_option, data_option, device_option, teachers_option
 from common.base.devices import select_device
 from common.base.errors import StoreError
 from common.base.signals import INTERRUPTED
@@ -100,7 +100,7 @@ class RepairPlan:
 @click.command()
 @cache_option
 @data_option
-@click.option("--teacher", type=path_type, required=True, help="Checkpoint that the store was dumped with.")
+@teachers_option(required=True, help="Checkpoint that the store was dumped with; repeatable.")
 @settings_options
 @device_option
 @threads_option
@@ -109,7 +109,7 @@ class RepairPlan:
 def repair(
     cache: str,
     data: Path,
-    teacher: Path,
+    teachers: tuple[Path, ...],
     settings: DumpSettings,
     device: str,
     threads: int,
@@ -127,14 +127,14 @@ def repair(
       polar-distill repair --data dataset --teacher teacher.pt --set profile=train
     """
     from stage1_dump_teacher.dump import identity_of, run
-    from stage1_dump_teacher.teachers.loading import load_named_teacher
+    from stage1_dump_teacher.teachers.loading import TeacherChoice
 
     chosen_device = select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
         raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    live = load_named_teacher(settings.teacher, teacher, chosen_device, settings.precision)
+    live = TeacherChoice.of_dump(settings, teachers, dataset.label_map).load(chosen_device, settings.precision)
     identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
     TargetStore.create_or_resume(store.storage, identity, {})
     plan = RepairPlan.of(store, dataset.select(settings.splits).scans, dataset.files, threads)
@@ -150,7 +150,7 @@ def repair(
     for path in plan.half_written:
         path.unlink(missing_ok=True)
     if plan.dump:
-        report = run(settings, data, teacher, cache, chosen_device)
+        report = run(settings, data, teachers, cache, chosen_device)
         click.echo("\n".join(dump_lines(report)))
         if report.left:
             raise click.exceptions.Exit(INTERRUPTED)

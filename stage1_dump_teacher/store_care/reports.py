@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.base.text import aligned_table, count_text, printable, size_text
 from common.scans.scan_id import ScanId
-from common.targets.store import ScanView, TargetStore
+from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
@@ -87,13 +87,14 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
         ("made", f"{found.manifest['made']} with polar-distill {made.project}{commit}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in made.packages.items() if version)),
         ("teacher", identity.teacher_hash),
+        *(("average", line) for line in averaged_lines(identity)),
         (
             "grid",
             f"{' x '.join(map(str, identity.grid.shape))} bins over "
             + ", ".join(f"{name} {low:.2f}..{high:.2f}" for name, low, high in limits),
         ),
         ("classes", f"{len(identity.classes)}"),
-        ("layers", ", ".join(f"{name} ({channels})" for name, channels in identity.layers.items())),
+        ("layers", ", ".join(f"{name} ({channels})" for name, channels in identity.layers.items()) or "none"),
         (
             "encoding",
             f"pillar features {encoding.pillar_features}, logits {encoding.logits}, voxel features {voxel_features}; "
@@ -112,6 +113,17 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     else:
         lines += ["", "The store is empty so far."]
     return list(map(printable, lines))
+
+
+def averaged_lines(identity: StoreIdentity) -> list[str]:
+    """Each teacher whose probabilities a store averages."""
+    total = sum(share.weight for share in identity.averaged.values())
+    return [
+        f"{100 * share.weight / total:.3g} %: {share.views} views averaged ({share.policy.describe()}) of {name}"
+        if share.policy is not None
+        else f"{100 * share.weight / total:.3g} %: {name}"
+        for name, share in identity.averaged.items()
+    ]
 
 
 def array_lines(found: StoreContents) -> list[str]:

@@ -8,6 +8,7 @@ from common.base.command_options import data_option, device_option, path_type, r
 from common.base.config import load_settings
 from common.base.devices import select_device
 from common.base.signals import INTERRUPTED
+from stage1_dump_teacher.command_options import dataset_words
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 
 
@@ -43,7 +44,8 @@ def train_teacher(
 ) -> None:
     """Train a Cylinder3D of any width on labelled scans, for datasets without a published checkpoint.
 
-    Writes teacher_best.safetensors and teacher_last.safetensors in the published layout, ready for TEACHER=.
+    Writes teacher_best.safetensors and teacher_last.safetensors in the published layout, ready for TEACHER=, and what
+    the scans look like, for the doctor.
 
     \b
     Examples:
@@ -51,7 +53,9 @@ def train_teacher(
       polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
     # Imported here so that the other commands start where spconv does not.
+    from common.scans.dataset import open_dataset
     from common.training.trainer import finished
+    from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
     from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
     from stage1_dump_teacher.teacher_training.train import run
 
@@ -63,4 +67,7 @@ def train_teacher(
     if not finished(state, settings):
         click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
         context.exit(INTERRUPTED)
-    click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}")
+    dataset = open_dataset(data, settings.dataset)
+    _, survey = surveyed(dataset, dataset.select(settings.train).scans, settings.grid)
+    write_survey(survey, folder / TRAINED_ON)
+    click.echo(f"next: make dump-teacher TEACHER={written} DATA={data}{dataset_words(settings.dataset)}")

@@ -7,10 +7,10 @@ import torch
 
 from common.base.content_hash import sealed_safetensors
 from common.base.files import write_atomically
+from common.networks.cylinder3d import Cylinder3D
+from common.networks.published_weights import to_published
 from common.training.state import TrainingState
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
-from stage1_dump_teacher.teachers.published_weights import to_published
 
 LAST_TEACHER = "teacher_last.safetensors"
 BEST_TEACHER = "teacher_best.safetensors"

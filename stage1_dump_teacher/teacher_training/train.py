@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from common.base.errors import DataError, TrainingError
 from common.base.overlap import started_ahead
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
 from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import VoxelisedScan
@@ -32,7 +33,6 @@ from stage1_dump_teacher.teacher_training.state import (
     may_change,
     save_teacher,
 )
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 
 
 class LabelledBatch(NamedTuple):
@@ -49,7 +49,7 @@ def run(
 
     Args:
         settings: the network and its training.
-        data: folder that holds `sequences/`.
+        data: folder of the dataset.
         folder: of the run; gets `teacher_last.safetensors` and, with validation, `teacher_best.safetensors`.
         device: to train on.
         resume: continue the run in `folder`.
@@ -61,6 +61,7 @@ def run(
         CheckpointError: the run in the folder does not fit.
     """
     dataset = open_dataset(data, settings.dataset)
+    settings.grid.check_fits(dataset.label_map)
     train = dataset.select(settings.train).scans
     require_labels(dataset, train)
     validation = validation_scans(settings, dataset)

@@ -8,18 +8,14 @@ import torch
 
 from common.base.errors import SettingsError
 from common.base.weights_hash import weights_hash
+from common.networks.cylinder3d import Cylinder3D, halve_sparse_network
+from common.networks.published_weights import from_published, published_names, widths_of
+from common.networks.sparse import set_sparse_precision
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher import Precision, Teacher
 from common.targets.teacher_targets import TeacherTargets
 from common.training.wrapped_weights import load_weights
-from stage1_dump_teacher.teachers.cylinder3d_network import (
-    FEATURE_LAYERS,
-    Cylinder3D,
-    halve_sparse_network,
-    set_sparse_precision,
-)
 from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
-from stage1_dump_teacher.teachers.published_weights import from_published, published_names, widths_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Cylinder3DTeacher(Teacher):
     @property
     def channels(self) -> dict[str, int]:
         """Channels of each layer."""
-        return {name: factor * self.model.widths.base for name, factor in FEATURE_LAYERS.items()}
+        return self.model.widths.layers
 
     def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
         """Targets of a batch on the teacher's device; with `voxel_features` those of the layers too."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from common.networks.cylinder3d import Cylinder3D
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class Drawing:
 drawing_options = gathered(
     "drawing",
     Drawing,
-    click.option("--data", type=path_type, help="Folder that holds sequences/: draws a scan as every student sees it."),
+    click.option("--data", type=path_type, help="Folder of the dataset: draws a scan as every student sees it."),
     click.option(
         "--scan", "scan_names", multiple=True, help="Scan to draw, such as 08/000000; repeatable.  [default: one]"
     ),

@@ -45,6 +45,7 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
+        "mixed scans": str(settings.mix or "none"),
         "training scans": listed(sorted(scans)),
         # Where validations end the training, its length is what the method made of it.
         "steps": listed(sorted(steps)) if settings.early_stopping is None else None,

@@ -62,7 +62,7 @@ def draw_scans(
         CheckpointError: a run has saved no student.
         DataError: a scan cannot be read.
     """
-    targets = None if teacher is None else live_teacher(teacher, LAYER, dataset.label_map)
+    targets = None if teacher is None else live_teacher(teacher, [LAYER], dataset.label_map)
     found: dict[ScanId, list[ScanPicture]] = {scan: [] for scan in scans}
     for experiment in tqdm(experiments, desc="pictures", unit="student"):
         run = experiment.runs[0]

@@ -1,12 +1,19 @@
 """From a teacher layer's channels to a student layer's."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
+from torch.nn import functional
 
-from common.targets.teacher_targets import TeacherTargets
+from common.base.errors import SettingsError
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets
+from common.targets.transport import merged
+from stage2_train_student.distillation.settings import LayerPair
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.students.pillar_maps import map_layout
 from stage2_train_student.students.replay import Replay
+from stage2_train_student.students.student import StudentOutputs
 
 
 class Adapter(nn.Module):
@@ -51,8 +58,70 @@ def adapted(adapters: nn.ModuleDict, name: str, targets: TeacherTargets, scans: 
     return result
 
 
+def compared(
+    adapters: nn.ModuleDict, pair: LayerPair, outputs: StudentOutputs, targets: TeacherTargets, scans: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A teacher layer through its adapter and the student layer that learns from it, float [scans, C, R, P] both.
+
+    Raises:
+        SettingsError: their resolutions cannot be brought together, see `same_size`.
+    """
+    layer, student = same_size(pair, targets.layers[pair.teacher], outputs.layers[pair.student])
+    return adapters[pair.teacher](layer.dense(scans).float()), student
+
+
+def same_size(pair: LayerPair, layer: PillarFeatures, student: torch.Tensor) -> tuple[PillarFeatures, torch.Tensor]:
+    """Both layers of a pair at the coarser resolution of the two.
+
+    Of the teacher's pillars in a coarser one each channel's maximum stays, as in the reduction to pillars; of a
+    student's map, which has a value everywhere, the mean.
+
+    Args:
+        pair: for the message.
+        layer: the teacher's.
+        student: float [B, C, R, P].
+
+    Raises:
+        SettingsError: one is not finer by a whole factor along both axes.
+    """
+    fine, coarse = layer.shape, (student.shape[2], student.shape[3])
+    if fine == coarse:
+        return layer, student
+    if not (fine[0] % coarse[0] or fine[1] % coarse[1]):
+        factors = torch.tensor([1, fine[0] // coarse[0], fine[1] // coarse[1]], device=layer.pillars.device)
+        pillars = torch.div(layer.pillars, factors, rounding_mode="floor")
+        return PillarFeatures(*merged(pillars, layer.features, coarse), coarse), student
+    if not (coarse[0] % fine[0] or coarse[1] % fine[1]):
+        return layer, functional.avg_pool2d(student, (coarse[0] // fine[0], coarse[1] // fine[1]))
+    raise SettingsError(
+        f"distillation.pairs: the teacher's layer {pair.teacher} has {fine[0]}x{fine[1]} radial and azimuth bins, the "
+        f"student's {pair.student} {coarse[0]}x{coarse[1]}; neither is finer by a whole factor along both, so they "
+        "cannot be compared. Pair other layers, or choose a grid whose radial and azimuth sizes divide by 16"
+    )
+
+
+def check_student_layers(layers: Iterable[str], context: TermContext) -> None:
+    """Refuse student layers that there are not.
+
+    Raises:
+        SettingsError: says which layers the student has.
+    """
+    known = context.student_channels
+    unknown = [name for name in layers if name not in known]
+    if unknown:
+        raise SettingsError(
+            f"the student has no layer {unknown[0]} to distil into (it has: {', '.join(known) or 'none'}). Pair others "
+            "(distillation.pairs), or set the weight of the term to 0; the logit term needs no layer"
+        )
+
+
 def adapters(pairs: dict[str, str], context: TermContext) -> nn.ModuleDict:
-    """An adapter for each teacher layer, to the channels of the student layer beside it."""
+    """An adapter for each teacher layer, to the channels of the student layer beside it.
+
+    Raises:
+        SettingsError: the student has no such layer.
+    """
+    check_student_layers(pairs.values(), context)
     return nn.ModuleDict(
         {
             teacher: Adapter(context.teacher_channels[teacher], context.student_channels[student], student)

@@ -10,7 +10,8 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
-from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.term import Term
+from stage2_train_student.distillation.weights import voxel_weights
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
 
@@ -25,22 +26,22 @@ class SoftLogits(Term):
 
     name = "logit"
 
-    def __init__(self, context: TermContext) -> None:
-        super().__init__(context)
-        self.settings = context.settings
-
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
         """`logit`."""
         student, teacher = outputs.voxel_logits, targets.logits.float()
         scale, threshold = self.settings.logit_scale, self.settings.logit_threshold
+        weights = voxel_weights(self.settings, targets, batch, processes)
         if self.settings.support == "occupied":
-            return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes)}
+            return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes, weights)}
         features, classifier = outputs.classifier_input, outputs.pillar_logits
         if features is None or classifier is None:
             raise SettingsError("distillation.support: dense needs a student that classifies pillars; set occupied")
-        loss = dense_logit_distillation_loss(student, teacher, features, classifier, batch, scale, threshold, processes)
+        settings = (scale, threshold, processes)
+        loss = dense_logit_distillation_loss(
+            student, teacher, features, classifier, batch, *settings, voxel_weights=weights
+        )
         return {"logit": loss}
 
 
@@ -60,9 +61,12 @@ def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale
     return (teacher * ((teacher + LOGIT_EPSILON).log() - (student + LOGIT_EPSILON).log())).mean(dim=-1)
 
 
-def sum_and_count(entries: torch.Tensor, threshold: float | None) -> torch.Tensor:
-    """Sum and number of the entries above the threshold, float [2]."""
+def sum_and_count(entries: torch.Tensor, threshold: float | None, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum and number of the entries above the threshold, float [2]; with weights, both are sums of them."""
     kept = torch.ones_like(entries, dtype=torch.bool) if threshold is None else entries > threshold
+    if weights is not None:
+        counted = torch.where(kept, weights, 0.0)
+        return torch.stack(((counted * entries).sum(), counted.sum()))
     return torch.stack((torch.where(kept, entries, 0.0).sum(), kept.sum().to(entries.dtype)))
 
 
@@ -72,6 +76,7 @@ def logit_distillation_loss(
     scale: float = LOGIT_SCALE,
     threshold: float | None = LOGIT_THRESHOLD,
     processes: Processes = ALONE,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean of `divergence` over the occupied voxels whose divergence is above `threshold`.
 
@@ -81,17 +86,18 @@ def logit_distillation_loss(
         scale: factor on both logits before the softmax.
         threshold: None counts every voxel.
         processes: that hold a part of the batch each.
+        weights: float [V], of the voxels in the mean; None for equal ones.
 
     Returns:
         a scalar; 0 where no voxel is left (published: NaN).
     """
-    return mean_of(sum_and_count(divergence(student_logits, teacher_logits, scale), threshold), processes)
+    return mean_of(sum_and_count(divergence(student_logits, teacher_logits, scale), threshold, weights), processes)
 
 
 def mean_of(sum_count: torch.Tensor, processes: Processes) -> torch.Tensor:
     """The mean from what `sum_and_count` returned, over all processes; 0 without an entry."""
     total, count = sum_count
-    return processes.mean(total / count.detach().clamp(min=1.0), count)
+    return processes.mean(total / torch.where(count > 0, count, 1.0).detach(), count)
 
 
 def dense_logit_distillation_loss(
@@ -104,6 +110,7 @@ def dense_logit_distillation_loss(
     threshold: float | None = LOGIT_THRESHOLD,
     processes: Processes = ALONE,
     chunk: int = CHUNK_PILLARS,
+    voxel_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
 
@@ -120,8 +127,9 @@ def dense_logit_distillation_loss(
         threshold: None counts every voxel.
         processes: that hold a part of the batch each.
         chunk: pillars at a time.
+        voxel_weights: float [V], of the occupied voxels in the mean, where empty ones weigh 1; None for equal ones.
     """
-    result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold)
+    result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold, voxel_weights)
     uniform = teacher_logits.new_zeros(teacher_logits.shape[1])
 
     def of_empty(features: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:

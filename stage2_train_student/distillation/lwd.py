@@ -2,40 +2,48 @@
 
 import torch
 
+from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
-from stage2_train_student.distillation.adapter import adapted, adapters
+from stage2_train_student.distillation.adapter import adapters, compared
 from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import cell_weights
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
-
-LWD_PAIR = ("up0e", "x_up2")
-"""Teacher and student layer, the last ones before the classifiers."""
 
 LABEL_WEIGHT_DIVISOR = 50.0
 
 
 class LabelWeight(Term):
-    """`label_weight_loss` between the last layers of teacher and student."""
+    """`label_weight_loss` between the last layers of teacher and student, or its weighted sum over several pairs."""
 
     name = "lwd"
-    teacher_layers = LWD_PAIR[:1]
     class_weights: torch.Tensor
 
     def __init__(self, context: TermContext) -> None:
         super().__init__(context)
-        self.adapters = adapters(dict([LWD_PAIR]), context)
+        self.pairs = context.settings.pairs_of(self.name)
+        self.adapters = adapters({pair.teacher: pair.student for pair in self.pairs}, context)
         self.register_buffer("class_weights", context.class_weights, persistent=False)
 
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
         """`lwd`."""
-        teacher, student = LWD_PAIR
-        teacher_map = adapted(self.adapters, teacher, targets, batch.scans)
-        loss = label_weight_loss(teacher_map, outputs.layers[student], batch, self.class_weights, processes)
-        return {"lwd": loss}
+        losses = []
+        for pair in self.pairs:
+            maps = compared(self.adapters, pair, outputs, targets, batch.scans)
+            shape = (maps[1].shape[2], maps[1].shape[3])
+            if shape != batch.grid_shape[:2]:
+                raise SettingsError(
+                    f"distillation.pairs: lwd weighs the pillars of the grid, {pair.teacher} and {pair.student} have "
+                    f"others ({shape[0]}x{shape[1]}); pair layers of the grid's resolution"
+                )
+            weights = cell_weights(self.settings, targets, batch, shape, processes)
+            loss = label_weight_loss(*maps, batch, self.class_weights, processes, weights)
+            losses.append(pair.weight * loss)
+        return {"lwd": torch.stack(losses).sum()}
 
 
 def label_weight_loss(
@@ -44,6 +52,7 @@ def label_weight_loss(
     batch: ScanBatch,
     class_weights: torch.Tensor,
     processes: Processes = ALONE,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Label-weight distillation: sqrt( sum over bins of W * sum_c (adapted - student)^2 / (B R P) ).
 
@@ -57,6 +66,7 @@ def label_weight_loss(
         batch: the batch, for its pillars and voxel labels.
         class_weights: float [classes].
         processes: that hold a part of the batch each.
+        weights: float [B, 1, R, P], factors on W, `weights.cell_weights`; None for 1.
 
     Returns:
         a scalar; 0 with a zero gradient where nothing is labelled or the maps agree.
@@ -64,6 +74,8 @@ def label_weight_loss(
     rows = pillar_rows(batch)
     squared = (pillars_last(adapted).index_select(0, rows) - pillars_last(student).index_select(0, rows)).square()
     weight = pillar_label_weights(batch, class_weights.to(squared.dtype))
+    if weights is not None:
+        weight = weight * weights.flatten().index_select(0, rows)
     scans, _, radial, azimuth = student.shape
     mean = (weight * squared.sum(dim=1)).sum() / max(scans * radial * azimuth, 1)
     return safe_sqrt(processes.mean(mean, scans))

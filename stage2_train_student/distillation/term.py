@@ -37,15 +37,21 @@ class Term(nn.Module):
 
     Attributes:
         name: of its value in what a run records; of the file, for a term in this folder.
-        teacher_layers: that it reads from the targets, beside the logits.
+        teacher_layers: that it reads from the targets, beside the logits; those of its pairs in
+            `DistillationSettings.pairs`, where it has some.
+        voxel_features: whether it reads the layers' voxel features, and not only those of pillars.
+        settings: of all terms; `weights.voxel_weights` and `weights.cell_weights` say by them how much the teacher's
+            word counts where.
     """
 
     name: ClassVar[str]
     teacher_layers: ClassVar[tuple[str, ...]] = ()
+    voxel_features: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, context: TermContext) -> None:
         super().__init__()
+        self.settings = context.settings
 
     @abstractmethod
     def forward(

@@ -1,6 +1,7 @@
 """The distillation terms of an experiment together: which there are, what they read, and their weighted sum."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from common.base.named import named_class
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
-from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.settings import PUBLISHED_PAIRS, DistillationSettings
 from stage2_train_student.distillation.term import Term, TermContext
 from stage2_train_student.students.student import StudentOutputs
 
@@ -27,8 +28,20 @@ def term_class(name: str) -> type[Term]:
 
 
 def teacher_layers(settings: DistillationSettings) -> list[str]:
-    """Teacher layers that the terms in use read, each once."""
-    return unique(layer for name in settings.weights for layer in term_class(name).teacher_layers)
+    """Teacher layers that the terms in use read, each once.
+
+    Raises:
+        SettingsError: a term, or one that has pairs of layers, is unknown.
+    """
+    terms = [term_class(name) for name in settings.weights]
+    refuse_unused_pairs(settings, [term.name for term in terms])
+    pairs = ([pair.teacher for pair in settings.pairs_of(term.name)] or term.teacher_layers for term in terms)
+    return unique(chain.from_iterable(pairs))
+
+
+def voxel_terms(settings: DistillationSettings) -> list[str]:
+    """Names of the terms in use that read voxel features."""
+    return [name for name in settings.weights if term_class(name).voxel_features]
 
 
 class Distillation(nn.Module):
@@ -40,7 +53,8 @@ class Distillation(nn.Module):
         context: what terms are built from; a term of weight 0 is neither built nor computed.
 
     Raises:
-        SettingsError: a term is unknown, two have one name, or the teacher's targets lack a layer that a term needs.
+        SettingsError: a term is unknown, two have one name, or the teacher's targets or the student lack a layer that a
+            term needs.
     """
 
     def __init__(self, context: TermContext) -> None:
@@ -85,6 +99,18 @@ def refuse_twice(settings: DistillationSettings) -> None:
     twice = [name for name in settings.others if name in DistillationSettings.model_fields]
     if twice:
         raise SettingsError(f"distillation.others: {twice[0]} has a setting of its own, distillation.{twice[0]}")
+
+
+def refuse_unused_pairs(settings: DistillationSettings, terms: list[str]) -> None:
+    """Refuse pairs of layers of a term that nobody knows.
+
+    Raises:
+        SettingsError: it is neither in use nor one of those with published pairs.
+    """
+    known = unique([*terms, *(pair.term for pair in PUBLISHED_PAIRS)])
+    unknown = [pair.term for pair in settings.pairs if pair.term not in known]
+    if unknown:
+        raise SettingsError(f"distillation.pairs: no term '{unknown[0]}' is in use; choose from {', '.join(known)}")
 
 
 def unique(names: Iterable[str]) -> list[str]:

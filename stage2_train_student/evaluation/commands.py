@@ -1,20 +1,28 @@
 """Commands for what comes after training: evaluate, predict, render."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from common.base.command_options import data_option, device_option, path_type
+from common.base.command_options import data_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
 from common.base.files import check_writable
+from common.base.text import shortened
 from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.teacher import TeacherLoader
 from common.training.predictor import PredictionPlan
-from stage2_train_student.command_options import Model, Subject, plan_options, split_option, subject_options
+from stage2_train_student.command_options import (
+    Model,
+    Subject,
+    file_option,
+    plan_options,
+    split_option,
+    subject_options,
+)
 from stage2_train_student.evaluation import evaluate as measuring
 from stage2_train_student.evaluation.evaluation_file import (
     file_hash,
@@ -22,10 +30,18 @@ from stage2_train_student.evaluation.evaluation_file import (
     sequences_that_chose,
     write_evaluation,
 )
+from stage2_train_student.evaluation.own_files import own_scans
+from stage2_train_student.evaluation.own_predictions import Kind, predict_own
 from stage2_train_student.evaluation.submission import write_predictions
+
+MOST_LISTED = 10
+"""Files that `predict` names; there may be thousands."""
 
 RUNS = Path("runs")
 """Where a teacher's evaluation goes: nothing is written beside a checkpoint that others own."""
+
+MOST_NAMED = 25
+"""Splits and sequences in the name of a report; more would be longer than a file's name may be."""
 
 
 @click.command()
@@ -74,6 +90,7 @@ def evaluate(
     def load_as_model(checkpoint: Path) -> Model:
         settings = subject.settings()
         label_map = load_label_map(settings.dataset)
+        settings.grid.check_fits(label_map)
         live = load_teacher(settings.teacher, checkpoint, chosen)
         return Model(checkpoint, settings, label_map, measuring.teacher_logits(live, label_map))
 
@@ -82,7 +99,8 @@ def evaluate(
     splits = splits or default_evaluation(dataset)
     scans = select_reporting_absent(dataset, splits)
     other = None if agreement is None else load_as_model(agreement).predictor(chosen, plan._replace(views=1))
-    name = f"evaluation_{'_'.join(splits)}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
+    chosen_splits = "_".join(splits) if len(splits) <= MOST_NAMED else f"{len(splits)}_sequences"
+    name = f"evaluation_{chosen_splits}{f'_{plan.views}views' if plan.views > 1 else ''}.json"
     # Beside a teacher may be another's folder, such as configs/.
     beside = (subject.run_folder or RUNS) / f"{model.path.stem}_{name}" if teacher else model.path.parent / name
     path = json_file or beside
@@ -91,7 +109,9 @@ def evaluate(
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
     numbers: dict[str, Any] = {"weights": str(model.path), "splits": list(splits), "scans": len(scans)}
     numbers |= {"views": plan.views, "seed": plan.seed}
-    numbers |= {"weights_sha256": file_hash(model.path), "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
+    # Recorded predictions are a folder.
+    weights_hash = file_hash(model.path) if model.path.is_file() else None
+    numbers |= {"weights_sha256": weights_hash, "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
     numbers |= measuring.full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
@@ -115,43 +135,69 @@ def evaluate(
 
 
 @click.command()
-@data_option
+@click.argument("files", nargs=-1, type=path_type)
+@optional_data_option
 @subject_options
 @split_option("every sequence on this disk; with --zip, test")
 @plan_options
-@click.option("--out", type=path_type, help="Folder for sequences/00/predictions/000000.label.")
+@click.option("--out", type=path_type, help="Folder for the benchmark's files, or for what FILES get.")
 @click.option("--zip", "archive", type=path_type, help="Zip for the benchmark's server.")
+@click.option("--format", "kind", type=click.Choice(get_args(Kind)), default="label", help="What FILES get, but bags.")
+@file_option
 @device_option
 def predict(
-    data: Path,
+    files: tuple[Path, ...],
+    data: Path | None,
     subject: Subject,
     splits: tuple[str, ...],
     plan: PredictionPlan,
     out: Path | None,
     archive: Path | None,
+    kind: Kind,
+    file_options: tuple[str, ...],
     device: str,
 ) -> None:
-    """Write a label for every point, in the benchmark's layout.
+    """Write a label for every point: of a dataset in the benchmark's layout, or of any files.
+
+    FILES are scans without a dataset around them (.bin, .npy, .pcd, .ply), folders of such, and ROS bags. Labels are
+    written beside each as NAME.predicted.label, or into --out as NAME.label: a raw id for each point, uint32, as the
+    benchmark has them; --format ply writes the points, too, with colours. Of a bag a copy is written, with a topic
+    more: the clouds with the fields label and rgb.
 
     \b
     Examples:
       polar-distill predict --data dataset --run runs/full --out predictions
       polar-distill predict --data dataset --run runs/full --views 8 --zip submission.zip
+      polar-distill predict scan.pcd drive.mcap --run runs/full --out predictions
     """
+    if bool(files) == (data is not None):
+        raise SettingsError("say what is to be predicted: --data FOLDER for scans of a dataset, or FILES; not both")
     if archive is not None and archive.suffix != ".zip":
         raise SettingsError(f"--zip {archive}: the benchmark's server takes names that end in .zip only")
+    if files and (splits or archive is not None):
+        raise SettingsError("--split and --zip are for scans of a dataset (--data), not for FILES")
+    if data is not None and (file_options or kind != "label"):
+        raise SettingsError("--file-option and --format are for FILES, not for scans of a dataset")
     chosen = select_device(device)
     model = subject.student(chosen)
+    predictor = model.predictor(chosen, plan)
+    if data is None:
+        written = predict_own(own_scans(files, model.label_map, file_options, out), predictor, out, kind)
+        for path in [*written][:MOST_LISTED]:
+            click.echo(f"{path}")
+        more = f", the first {MOST_LISTED} above" if len(written) > MOST_LISTED else ""
+        click.echo(f"student {model.path}: {sum(written.values())} scans predicted in {len(written)} files{more}")
+        return
     dataset = Dataset.open(data, model.label_map)
     splits = splits or (tuple(dataset.files.sequences()) if archive is None else ("test",))
     scans = select_reporting_absent(dataset, splits)
     lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
-        click.echo(f"note: the server wants all test sequences; the zip lacks {', '.join(lacking)}", err=True)
-    found = model.predictor(chosen, plan).predict(dataset, scans, "predict")
-    files = write_predictions(found, model.label_map, out, archive)
+        click.echo(f"note: the server wants all test sequences; the zip lacks {shortened(lacking)}", err=True)
+    found = predictor.predict(dataset, scans, "predict")
+    count = write_predictions(found, dataset, out, archive, splits)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {model.path}: {files} prediction files under {where}")
+    click.echo(f"student {model.path}: {count} prediction files under {where}")
 
 
 @click.command()
@@ -198,9 +244,9 @@ def render(
     student = subject.student(chosen).logits if subject.names_student else None
     dataset, grid, targets = open_dataset(data, settings.dataset), settings.grid.grid(), None
     if teacher is not None:
-        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), layer, dataset.label_map)
+        targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), [layer], dataset.label_map)
     elif cache is not None:
-        targets = cached_teacher(cache, layer, grid, dataset.label_map)
+        targets = cached_teacher(cache, [layer], grid, dataset.label_map)
     for scan in scans:
         picture = scan_picture(dataset, scan, Viewers(grid, chosen, student, targets, layer))
         path = out / f"{scan.sequence}_{scan.frame}.png"
@@ -223,7 +269,7 @@ def default_evaluation(dataset: Dataset) -> tuple[str, ...]:
             f"{dataset.root}: no sequence here has labels, so mIoU cannot be computed; predict needs no labels."
         )
     click.echo(
-        f"note: no sequence of val is on this disk; evaluating on {', '.join(labelled)}. Where the student was trained "
+        f"note: no sequence of val is on this disk; evaluating on {shortened(labelled)}. Where the student was trained "
         "on them this says nothing about new scans.",
         err=True,
     )

@@ -13,10 +13,18 @@ from common.base.text import aligned_table
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
-from common.targets.teacher import Teacher, check_classes
+from common.targets.teacher import Teacher
 from common.training.metrics import RANGE_STARTS, ConfusionMatrix, add_up, count_by_distance
 from common.training.predictor import Predictor, VoxelLogits
 from stage2_train_student.students.student import Student
+
+TOTALS = {
+    "mIoU": "miou",
+    "over all classes": "miou_all_classes",
+    "as the benchmark": "miou_benchmark",
+    "accuracy": "accuracy",
+}
+"""Numbers of a report over all classes together, by what the table calls them."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
     Raises:
         SettingsError: it has other classes than the dataset.
     """
-    check_classes(teacher, label_map)
-    return lambda batch: teacher.targets(batch, ()).logits
+    fitting = teacher.for_dataset(label_map)
+    return lambda batch: fitting.targets(batch, ()).logits
 
 
 def evaluate(
@@ -98,12 +106,13 @@ def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
 def report(matrix: ConfusionMatrix, label_map: LabelMap) -> dict[str, Any]:
     """Numbers of an evaluation, ready for JSON: shares in 0..1, None for a class, or points, that do not occur.
 
-    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, as the benchmark
-    does.
+    `miou` averages over the classes that occur in the ground truth, `miou_all_classes` over all, and `miou_benchmark`
+    as the dataset's benchmark does (`LabelMap.absent_classes`).
     """
     return {
         "miou": known(matrix.mean_iou()),
         "miou_all_classes": known(matrix.mean_iou_all_classes()),
+        "miou_benchmark": known(matrix.mean_iou_of_benchmark(label_map.absent_classes)),
         "accuracy": known(matrix.accuracy()),
         "points": matrix.labelled_points,
         "iou": matrix.iou_of(label_map.names),
@@ -139,17 +148,21 @@ def known(share: float) -> float | None:
 
 def table(numbers: dict[str, Any]) -> str:
     """An evaluation as text, from `full_report`."""
+    head = f"IoU in %, - does not occur; labelled points {numbers['points']}"
+    return "\n".join([head, *aligned_table(table_rows(numbers))])
+
+
+def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
+    """IoU of each class and what they add up to, over all points and by distance; the first row is the head."""
     ranges = numbers["ranges"]
     names = [f"{part['from']:.0f}-{part['to']:.0f} m" if part["to"] else f"{part['from']:.0f}+ m" for part in ranges]
     shares = {name: [iou, *(part["iou"][name] for part in ranges)] for name, iou in numbers["iou"].items()}
-    for title, key in (("mIoU", "miou"), ("over all classes", "miou_all_classes"), ("accuracy", "accuracy")):
+    for title, key in TOTALS.items():
         shares[title] = [part[key] for part in (numbers, *ranges)]
     if "agreement" in numbers:
         shares["as the teacher"] = [numbers["agreement"]["share"], *numbers["agreement"]["ranges"]]
     rows = [["", "all", *names]]
-    rows += [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
-    head = f"IoU in %, - does not occur; labelled points {numbers['points']}"
-    return "\n".join([head, *aligned_table(rows)])
+    return rows + [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
 
 
 def write_report(path: Path, numbers: dict[str, Any]) -> None:

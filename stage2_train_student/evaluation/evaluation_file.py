@@ -1,7 +1,7 @@
 """`evaluation.json`: what `evaluate` found about the student of a run, kept in the run's folder for comparisons."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def scans_hash(scans: Iterable[ScanId]) -> str:
 
 
 def sequences_that_chose(
-    weights: Path, settings: ExperimentSettings, evaluated_on: Iterable[str], label_map: LabelMap
+    weights: Path, settings: ExperimentSettings, evaluated_on: Collection[str], label_map: LabelMap
 ) -> list[str]:
     """Sequences by which a run chose these weights as its best student, and on which they are evaluated too.
 
@@ -38,7 +38,8 @@ def sequences_that_chose(
     """
     if weights.name != BEST_STUDENT:
         return []
-    return sorted(set(label_map.sequences(evaluated_on)) & set(label_map.sequences(settings.validate_on)))
+    evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
+    return sorted(evaluated & set(label_map.sequences(settings.validate_on, evaluated)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:

@@ -1,6 +1,6 @@
 """What a picture of a scan is made from: the scan, a student, and a teacher that runs now or ran for a target store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.targets.store import TargetStore
-from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.predictor import VoxelLogits, most_likely_class
 from stage2_train_student.distillation.lwd import pillar_label_weights
@@ -25,28 +25,28 @@ ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 """A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""
 
 
-def live_teacher(teacher: Teacher, layer: str, label_map: LabelMap) -> ScanTargets:
+def live_teacher(teacher: Teacher, layers: Sequence[str], label_map: LabelMap) -> ScanTargets:
     """A teacher that runs on each scan.
 
     Raises:
-        SettingsError: it has no such layer, or other classes than the dataset.
+        SettingsError: it lacks a layer, or has other classes than the dataset.
     """
-    layer_channels(teacher, [layer])
-    check_classes(teacher, label_map)
-    return lambda scan, points, batch: teacher.targets(batch, [layer])
+    layer_channels(teacher, layers)
+    fitting = teacher.for_dataset(label_map)
+    return lambda scan, points, batch: fitting.targets(batch, layers)
 
 
-def cached_teacher(cache: str, layer: str, grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
+def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
     """Targets of each scan as it is on disk (view 0) from a target store.
 
     Raises:
-        StoreError: there is no store, or it does not fit the grid, the classes or the layer.
+        StoreError: there is no store, or it does not fit the grid, the classes or the layers.
     """
     store = TargetStore.open(cache)
-    store.check_fits(grid, label_map, [layer])
+    store.check_fits(grid, label_map, layers)
 
     def targets(scan: ScanId, points: np.ndarray, batch: ScanBatch) -> TeacherTargets:
-        found, view = store.read(scan, 0, points, [layer])
+        found, view = store.read(scan, 0, points, layers)
         if view != IDENTITY or not torch.equal(found.voxels, batch.voxels.cpu()):
             raise StoreError(
                 f"{store.location}: view 0 of scan {scan} is not the scan as it is on disk, so it cannot be drawn "

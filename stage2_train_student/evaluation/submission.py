@@ -1,7 +1,8 @@
 """Prediction files in the benchmark's layout, in a folder or in a zip for its server.
 
-The server takes a zip with a folder entry for `sequences/`, each `sequences/XX/` and each `sequences/XX/predictions/`,
-and in the last a file of one little-endian uint32 raw label for each point of each scan.
+SemanticKITTI's server takes a zip with a folder entry for `sequences/`, each `sequences/XX/` and each
+`sequences/XX/predictions/`, and in the last a file of one little-endian uint32 raw label for each point of each scan.
+Which files there are is known to the dataset's format (`ScanFiles.prediction`).
 """
 
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from common.base.errors import SettingsError
 from common.base.files import replacing, write_atomically
-from common.scans.label_map import LabelMap
+from common.scans.dataset import Dataset
 from common.training.predictor import ScanPrediction
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -22,11 +23,22 @@ MSDOS_FOLDER = 0x10
 
 
 def write_predictions(
-    found: Iterable[ScanPrediction], label_map: LabelMap, folder: Path | None, archive: Path | None
+    found: Iterable[ScanPrediction],
+    dataset: Dataset,
+    folder: Path | None,
+    archive: Path | None,
+    splits: Iterable[str] = (),
 ) -> int:
-    """Write `sequences/00/predictions/000000.label` for every scan to a folder, to a zip, or to both.
+    """Write the prediction of every scan in its benchmark's layout to a folder, to a zip, or to both.
 
     The zip appears when it is complete. In the folder each file does, so that an interrupted run leaves whole files.
+
+    Args:
+        found: the predictions.
+        dataset: of the scans.
+        folder: gets the files.
+        archive: the zip.
+        splits: that were asked for, for scans that several splits have.
 
     Returns:
         number of scans.
@@ -36,17 +48,24 @@ def write_predictions(
     """
     if folder is None and archive is None:
         raise SettingsError("say where predictions go: --out FOLDER, --zip FILE, or both")
-    count = 0
+    count, splits, seen = 0, list(splits), set()
     with ExitStack() as stack:
         zipped = None if archive is None else stack.enter_context(zip_writer(archive))
-        for prediction in found:
-            scan, data = prediction.scan, label_map.to_raw(prediction.labels).astype("<u4").tobytes()
-            name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
+
+        def write(name: str, data: bytes) -> None:
             if folder is not None:
                 write_atomically(folder / name, data)
             if zipped is not None:
                 zipped(name, data)
+
+        for prediction in found:
+            split = dataset.label_map.split_of(prediction.scan.sequence, splits)
+            seen.add(split)
+            labels = dataset.files.restored(prediction.scan, prediction.labels)
+            write(*dataset.files.prediction(prediction.scan, labels, dataset.label_map, split))
             count += 1
+        for name, data in dataset.files.submission_notes(seen).items():
+            write(name, data)
     return count
 
 

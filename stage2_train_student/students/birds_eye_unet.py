@@ -40,6 +40,10 @@ class WrapAzimuth(torch.autograd.Function):
 
 def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     """What `wrap_azimuth` returns, without a way back for gradients."""
+    if torch.compiler.is_exporting():
+        # What is written in place would become scatters in the exported graph.
+        joined = torch.cat(list(maps), dim=1)
+        return torch.cat((joined[..., -1:], joined, joined[..., :1]), dim=-1)
     channels = [m.shape[1] for m in maps]
     scans, _, radial, azimuth = maps[0].shape
     memory_format = (
@@ -122,12 +126,17 @@ class UpBlock(nn.Module):
         self.dropblock = dropblock
 
     def forward(self, coarse: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        up = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True)
-        radial, azimuth = skip.shape[2] - up.shape[2], skip.shape[3] - up.shape[3]
-        if radial or azimuth:
-            up = functional.pad(up, (azimuth // 2, azimuth - azimuth // 2, radial // 2, radial - radial // 2))
-        features = self.conv(skip, up)
+        features = self.conv(skip, upsampled(coarse, skip.shape))
         return drop_blocks(features, self.dropblock) if self.training and self.dropblock > 0 else features
+
+
+def upsampled(coarse: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A map [B, C, R, P] of twice the resolution, padded with zeros to the last two sizes of `shape`."""
+    up = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True)
+    radial, azimuth = shape[2] - up.shape[2], shape[3] - up.shape[3]
+    if radial or azimuth:
+        up = functional.pad(up, (azimuth // 2, azimuth - azimuth // 2, radial // 2, radial - radial // 2))
+    return up
 
 
 def drop_blocks(features: torch.Tensor, probability: float, block: int = DROPPED_BLOCK) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,6 +13,9 @@ from torch import nn
 from common.base.config import Settings
 from common.base.named import named_class
 from common.scans.scan_batch import ScanBatch
+from common.targets.teacher_targets import VoxelFeatures
+from common.training.resuming import load_strictly
+from common.training.wrapped_weights import load_weights
 
 ROOM = "stage2_train_student.students"
 
@@ -22,15 +26,18 @@ class StudentOutputs:
 
     Attributes:
         voxel_logits: float32 [V, classes], one row for each row of the batch's `voxels`.
-        layers: float32 [B, C, R, P] by layer name: what a teacher's layers can be compared with.
+        layers: float32 [B, C, R, P] by layer name: what a teacher's layers can be compared with; none of a student that
+            learns from logits alone.
         classifier_input: float32 [B, C, R, P], the map that the classifier reads; None where there is no such map.
         pillar_logits: the classifier, float32 [K, C] (pillars of `classifier_input`) to [K, height bins, classes].
+        voxel_layers: in training, float32 features of the active voxels by layer name, where the student has such.
     """
 
     voxel_logits: torch.Tensor
-    layers: dict[str, torch.Tensor]
+    layers: dict[str, torch.Tensor] = field(default_factory=dict)
     classifier_input: torch.Tensor | None = None
     pillar_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
+    voxel_layers: dict[str, VoxelFeatures] = field(default_factory=dict)
 
 
 class Student(nn.Module):
@@ -38,11 +45,11 @@ class Student(nn.Module):
 
     Attributes:
         name: that the setting `student.network` gives; the name of the file.
-        layers: channels of each layer in its outputs, by name.
+        layers: channels of each layer in its outputs, by name; without any, it can learn from a teacher's logits alone.
     """
 
     name: ClassVar[str]
-    layers: dict[str, int]
+    layers: dict[str, int] = {}
 
     @classmethod
     @abstractmethod
@@ -60,6 +67,18 @@ class Student(nn.Module):
             sizes of the layers of such a batch by name; empty where nothing is replayed.
         """
         return {}
+
+    def published(self) -> dict[str, torch.Tensor]:
+        """Its weights as published checkpoints hold them, contiguous on the CPU: what a run keeps as its student."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+
+    def load_published(self, path: Path, what: str) -> None:
+        """Load a file of such weights, ours or published ones; `what` names this network for messages.
+
+        Raises:
+            CheckpointError: the file cannot be read safely, or does not match in every name and shape.
+        """
+        load_strictly(path, self, load_weights(path, self.state_dict().keys(), what), what)
 
     @abstractmethod
     def forward(self, batch: ScanBatch) -> StudentOutputs:
@@ -84,8 +103,8 @@ class StudentSettings(Settings):
     """The student; the defaults are the published PolarNet.
 
     Attributes:
-        network: `polarnet`, or a class of your own such as `my_package.my_file:MyStudent`.
-        options: settings of a network of your own.
+        network: `polarnet`, `cylinder3d`, or a class of your own such as `my_package.my_file:MyStudent`.
+        options: settings of any network but PolarNet.
         point_channels: width of PolarNet's point features that are pooled into pillars.
         compressed_channels: channels of PolarNet's pillar map.
         max_points_per_pillar: points of one pillar that count in training.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from common.base.errors import StoreError
+from common.base.errors import SettingsError, StoreError
 from common.base.overlap import started_ahead
 from common.base.records import tensors_in
 from common.base.shards import Shard
@@ -18,10 +18,13 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, AnchoredView, View, anchor_view, draw_anchored_view, draw_view, rotated_by_bins
 from common.targets.composition import Anchor, anchored_targets
+from common.targets.mixing import MixedTargets, Mixing, MixSettings, draw_mixing, mixed_scan
 from common.targets.store import EncodedTargets, TargetStore
 from common.targets.store.scan_file import encoded_as_is
 from common.targets.teacher_targets import TeacherTargets, batch_targets
 from stage2_train_student.settings import AugmentationSettings
+
+StoredTargets = EncodedTargets | MixedTargets
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class StudentBatch:
 
     scans: list[ScanId]
     batch: ScanBatch
-    targets: list[EncodedTargets]
+    targets: list[StoredTargets]
     shared: int
     decoded: TeacherTargets | None = None
     arrival: torch.cuda.Event | None = None
@@ -82,10 +85,13 @@ class StudentData:
         grid: the polar grid.
         store: cached targets, or None.
         layers: teacher layers to read from the store.
+        voxel_features: whether to read their voxel features too.
         augmentation: views where there is no store; None for none.
         seed: of the choice of views, and of views drawn afresh.
         views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
         labelled: scans whose labels are used; None for all.
+        mix: how scans are mixed; None for none.
+        partners: scans that may be mixed into others.
         stream: on which batches are sent to a GPU; None leaves them on the CPU.
     """
 
@@ -93,10 +99,13 @@ class StudentData:
     grid: PolarGrid
     store: TargetStore | None = None
     layers: tuple[str, ...] = ()
+    voxel_features: bool = False
     augmentation: AugmentationSettings | None = None
     seed: int = 0
     views: Literal["replay", "anchors"] = "replay"
     labelled: frozenset[ScanId] | None = None
+    mix: MixSettings | None = None
+    partners: Sequence[ScanId] = ()
     stream: torch.cuda.Stream | None = None
 
     def __post_init__(self) -> None:
@@ -105,8 +114,29 @@ class StudentData:
                 f"{self.store.location}: holds drawn views, views: anchors needs an anchor set. Set views=replay, or "
                 "dump a store with views.anchors.rotations=4."
             )
+        if self.mix is not None and len(self.partners) < 2:
+            raise SettingsError("mix: there is no second training scan to mix with; set mix=null")
 
-    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
+    def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, StoredTargets | None]:
+        """One scan in the view of this epoch, mixed with another one in its view, and its cached targets.
+
+        Raises:
+            DataError: a scan cannot be used.
+            StoreError: its targets cannot, or are not those of this cloud.
+        """
+        own, targets = self.load_unmixed(scan, epoch)
+        mixing = self.mixing(scan, epoch)
+        if mixing is None:
+            return own, targets
+        other, others = self.load_unmixed(mixing.partner, epoch)
+        taken = mixing.taken(self.grid.shape[1])
+        mixed = mixed_scan(own, other, taken)
+        if not len(mixed.voxels):
+            # Both scans look elsewhere: a part of a circle each.
+            return own, targets
+        return mixed, MixedTargets(targets, others, taken) if targets and others else None
+
+    def load_unmixed(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
         """One scan in the view of this epoch, and its cached targets.
 
         Raises:
@@ -139,7 +169,7 @@ class StudentData:
         Raises:
             StoreError: the targets cannot be read, or are not those of this cloud.
         """
-        targets, view = store.read_encoded(scan, index, source.points, self.layers)
+        targets, view = store.read_encoded(scan, index, source.points, self.layers, self.voxel_features)
         voxelised = voxelise_view(source, view, self.grid, self.dataset.label_map)
         voxels = np.ravel_multi_index(tuple(voxelised.voxels.T), self.grid.shape)
         if not np.array_equal(targets.voxels.numpy(), voxels):
@@ -162,6 +192,12 @@ class StudentData:
         targets = [target for _, target in loaded if target is not None]
         batch = batch_scans([voxelised for voxelised, _ in loaded], self.grid.shape)
         return StudentBatch(share, batch, targets, len(scans))
+
+    def mixing(self, scan: ScanId, epoch: int) -> Mixing | None:
+        """What is mixed into a scan in an epoch."""
+        if self.mix is None:
+            return None
+        return draw_mixing(self.mix, self.grid.shape[1], self.seed, scan, epoch, self.partners)
 
     def view_of(self, scan: ScanId, epoch: int) -> int:
         """Which of the store's views of a scan is seen in an epoch."""

@@ -1,6 +1,6 @@
 """What an experiment is made of: its source of targets, its student and optimiser, and where a run begins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.local_copy import CopySettings, copied_locally
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Teacher, check_classes, layer_channels
+from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.distillation.terms import Distillation, teacher_layers
+from stage2_train_student.distillation.terms import Distillation, teacher_layers, voxel_terms
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student, student_class
 from stage2_train_student.training.averaging import averaged_copy
@@ -64,25 +64,46 @@ def open_targets(
 
     Raises:
         StoreError: the store does not fit, or lacks targets of a training scan.
-        SettingsError: what the source needs was not given.
+        SettingsError: what the source needs was not given, or the volume is not one of the dataset's.
     """
+    settings.grid.check_fits(label_map)
     if settings.targets == "none":
         return TargetSource()
     grid = settings.grid.grid()
     check_distillable(grid.shape)
-    layers = teacher_layers(settings.distillation)
+    layers, readers = teacher_layers(settings.distillation), voxel_terms(settings.distillation)
     if settings.targets == "online":
         if teacher is None:
             raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
-        check_classes(teacher, label_map)
-        online = partial(teacher.targets, layers=layers)
+        teacher = teacher.for_dataset(label_map)
+        online = partial(teacher.targets, layers=layers, voxel_features=bool(readers))
         return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:
         raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
     store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
+    check_voxel_features(store, settings, readers)
     skipped = check_complete(store, scans)
     return TargetSource(store=store, channels=store.identity.layers, hash=store.identity.hash, skipped=skipped)
+
+
+def check_voxel_features(store: TargetStore, settings: ExperimentSettings, readers: list[str]) -> None:
+    """Refuse a store that lacks the voxel features which some terms read.
+
+    Raises:
+        StoreError: it keeps none.
+        SettingsError: they would have to be composed from those of anchors.
+    """
+    if readers and not store.identity.voxel_features:
+        raise StoreError(
+            f"{store.location}: keeps no voxel features, which {', '.join(readers)} read. Dump them into another CACHE "
+            f"(profile=full layers=[{','.join(teacher_layers(settings.distillation))}]), or set these weights to 0."
+        )
+    if readers and settings.views == "anchors":
+        raise SettingsError(
+            f"views: anchors: a rotated scan has other voxels than its anchors, so their features do not serve "
+            f"{', '.join(readers)}; set views=replay, or these weights to 0"
+        )
 
 
 def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
@@ -127,18 +148,29 @@ def with_targets(scans: Scans, source: TargetSource, processes: Processes = ALON
 
 
 def student_data(
-    settings: ExperimentSettings, dataset: Dataset, source: TargetSource, device: torch.device = CPU
+    settings: ExperimentSettings,
+    dataset: Dataset,
+    source: TargetSource,
+    device: torch.device = CPU,
+    scans: Sequence[ScanId] = (),
 ) -> StudentData:
-    """The training scans' loader, for batches that are used on a device."""
+    """The training scans' loader, for batches that are used on a device.
+
+    Raises:
+        SettingsError: scans are to be mixed, and `scans`, those to train on, are not two at least.
+    """
     return StudentData(
         dataset=dataset,
         grid=settings.grid.grid(),
         store=source.store,
         layers=tuple(teacher_layers(settings.distillation)),
+        voxel_features=bool(voxel_terms(settings.distillation)),
         augmentation=settings.augmentation,
         seed=settings.seed,
         views=settings.views,
         labelled=labelled_scans(settings, dataset),
+        mix=settings.mix,
+        partners=tuple(scans),
         stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
     )
 

@@ -37,10 +37,12 @@ def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScale
 def in_float32(outputs: StudentOutputs) -> StudentOutputs:
     """The same outputs for losses to read; those that are float32 already are not copied."""
     classifier_input, pillar_logits = outputs.classifier_input, outputs.pillar_logits
+    voxel_layers = outputs.voxel_layers.items()
     return replace(
         outputs,
         voxel_logits=outputs.voxel_logits.float(),
         layers={name: layer.float() for name, layer in outputs.layers.items()},
+        voxel_layers={name: replace(layer, features=layer.features.float()) for name, layer in voxel_layers},
         classifier_input=None if classifier_input is None else classifier_input.float(),
         pillar_logits=None if pillar_logits is None else lambda pillars: pillar_logits(pillars).float(),
     )

@@ -159,7 +159,7 @@ def profile(
     state = new_state(settings, dataset.label_map, source, chosen)
     batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
     weights = torch.from_numpy(dataset.label_map.class_weights()).to(chosen)
-    loader = student_data(settings, dataset, source)
+    loader = student_data(settings, dataset, source, scans=scans)
     seconds = profile_steps(state, settings, loader, batches, source.online, weights, chosen)
     click.echo(profile_table(seconds))
     click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")

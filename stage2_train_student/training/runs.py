@@ -8,16 +8,17 @@ from common.base.config import load_settings
 from common.base.errors import CheckpointError, SettingsError
 from common.scans.label_map import LabelMap, load_label_map
 from common.training.recorder import SETTINGS_FILE
-from common.training.resuming import load_strictly
-from common.training.wrapped_weights import load_weights
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
 from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT
 
+EXPORTED_STUDENT = "student.safetensors"
+"""In a folder that `export` wrote, which every command takes for a run."""
+
 
 def load_student(settings: ExperimentSettings, weights: Path, device: torch.device) -> tuple[Student, LabelMap]:
-    """A student in eval mode from a plain state dict: ours, or a published PolarNet checkpoint.
+    """A student in eval mode from a file of its weights alone: ours, or a published checkpoint.
 
     Raises:
         CheckpointError: the weights do not match the settings in every name and shape.
@@ -25,7 +26,7 @@ def load_student(settings: ExperimentSettings, weights: Path, device: torch.devi
     label_map = load_label_map(settings.dataset)
     student = new_student(settings, label_map)
     what = f"{type(student).__name__} with {settings.student}"
-    load_strictly(weights, student, load_weights(weights, student.state_dict().keys(), what), what)
+    student.load_published(weights, what)
     return student.eval().to(device), label_map
 
 
@@ -53,12 +54,12 @@ def run_settings(folder: Path) -> ExperimentSettings:
 
 
 def run_weights(folder: Path) -> Path:
-    """The best student of a run, or its last where no validation chose a best one.
+    """The best student of a run, or its last where no validation chose a best one, or the one in an exported folder.
 
     Raises:
         CheckpointError: the run has not saved a student yet.
     """
-    for name in (BEST_STUDENT, LAST_STUDENT):
+    for name in (BEST_STUDENT, LAST_STUDENT, EXPORTED_STUDENT):
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder}: no student saved yet. Let the training reach its first save.")

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
-
 from common.training.state import TrainingState
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
@@ -40,8 +38,3 @@ StudentState = TrainingState[StudentNetworks]
 def may_change(settings: ExperimentSettings) -> set[str]:
     """Settings that a resumed run may change."""
     return MAY_CHANGE if settings.optimiser.schedule.kind == "constant" else MAY_CHANGE - {"epochs"}
-
-
-def published_student(student: Student) -> dict[str, torch.Tensor]:
-    """The student's weights as published PolarNet checkpoints hold them: a plain, contiguous state dict on the CPU."""
-    return {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}

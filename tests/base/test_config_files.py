@@ -46,7 +46,7 @@ def test_packaged_configs_are_found_from_any_folder(elsewhere):
     assert str(settings.dataset) == PACKAGED
     assert load_label_map(settings.dataset) == load_label_map("semantic_kitti") == load_label_map(DATASET)
     assert find_config("configs/demo") == CONFIGS / "demo"
-    known = "baseline, baseline_augmented, full, logit, lwd, vpd"
+    known = "baseline, baseline_augmented, full, full_nuscenes, logit, lwd, pvkd, vpd"
     with pytest.raises(SettingsError, match=f"vdp: no such file. Packaged configs: {known}"):
         load_settings(ExperimentSettings, "vdp")
 

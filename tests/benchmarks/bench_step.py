@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_v
 from common.scans.label_map import load_label_map
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
+from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
+from common.targets.mixing import MixSettings
 from common.targets.store import TargetStore
 from common.targets.store.scan_file import encoded_scan
 from common.targets.store.zarr_zip import chunk_bytes, zip_of_group
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data
 from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import StudentStep, losses, targets_of
@@ -61,8 +65,8 @@ def timed(call: Callable[[], Any]) -> float:
 
 def write_teacher(path: Path) -> None:
     """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
-    from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
-    from stage1_dump_teacher.teachers.published_weights import to_published
+    from common.networks.cylinder3d import Cylinder3D
+    from common.networks.published_weights import to_published
 
     torch.manual_seed(0)
     torch.save(to_published(Cylinder3D(on_cpu=True)), path)
@@ -107,7 +111,7 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
         settings = load_settings(DumpSettings, config, [f"views.count={views}"])
         cache = folder / ("cache" if views == 1 else "more_views")
         start = time.perf_counter()
-        report = run(settings, scans_folder(), folder / "teacher.pt", cache, select_device())
+        report = run(settings, scans_folder(), [folder / "teacher.pt"], cache, select_device())
         seconds[report.written] = time.perf_counter() - start
     # Two dumps of different length: their difference leaves out loading the teacher and the first, slower, pass.
     (fewer, short), (more, long) = sorted(seconds.items())
@@ -210,6 +214,20 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
             numbers["forward_s"] = seconds_per_call(
                 lambda: losses(state.networks.student, state.networks.distillation, batch, cached, weights), repeats
             )
+        mixing = replace(data, mix=MixSettings(probability=1.0), partners=scans.train)
+        numbers |= mixing_costs(data, mixing, one_step, scan, repeats)
+    return numbers
+
+
+def mixing_costs(
+    data: StudentData, mixing: StudentData, one_step: StudentStep, scan: ScanId, repeats: int
+) -> dict[str, float]:
+    """CPU seconds of loading a scan, and of a step with it, where a second scan is mixed in and where not."""
+    numbers = {}
+    for name, loader in (("plain", data), ("mixed", mixing)):
+        load = partial(loader.load_batch, [scan], 0)
+        numbers[f"load_{name}_cpu_s"] = cpu_seconds(load, 5 * repeats)
+        numbers[f"step_{name}_cpu_s"] = cpu_seconds(lambda load=load: one_step([load()]), repeats)  # type: ignore[misc]
     return numbers
 
 
@@ -252,6 +270,8 @@ def table(numbers: dict[str, float]) -> str:
         "",
         f"cached step / online step            {numbers['step_cached_over_online']:.3f}",
         f"reading targets / cached step        {numbers['targets_share']:.4f}",
+        f"mixed step / cached step, CPU        {numbers['step_mixed_cpu_s'] / numbers['step_plain_cpu_s']:.3f}",
+        f"mixed scan loaded / one scan, CPU    {numbers['load_mixed_cpu_s'] / numbers['load_plain_cpu_s']:.3f}",
     ]
     return "\n".join(lines)
 

@@ -13,6 +13,8 @@ import click
 import torch
 
 from common.base.memory import keep_freed_memory
+from common.networks.cylinder3d import Cylinder3D
+from common.networks.published_weights import to_published
 from common.scans.dataset import Dataset, voxelise_view
 from common.scans.label_map import load_label_map
 from common.scans.polar_grid import PolarGrid
@@ -20,8 +22,6 @@ from common.scans.scan_batch import batch_scans
 from common.scans.view import ViewPolicy, draw_view
 from common.training.checkpoint import save_checkpoint
 from common.training.segmentation_loss import segmentation_loss
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D
-from stage1_dump_teacher.teachers.published_weights import to_published
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 

@@ -31,7 +31,11 @@ def imported(path: Path) -> set[str]:
 
 def test_every_package_that_is_imported_is_declared():
     words = [*PROJECT["dependencies"]]
-    words += [word for extra in ("scatter", "remote", "cluster") for word in PROJECT["optional-dependencies"][extra]]
+    words += [
+        word
+        for extra in ("scatter", "remote", "cluster", "export", "formats")
+        for word in PROJECT["optional-dependencies"][extra]
+    ]
     declared = {normal(Requirement(word).name) for word in words}
     files = [REPOSITORY / "polar_distill.py", *(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))]
     modules = set().union(*map(imported, files))

@@ -45,7 +45,7 @@ def test_commands_and_their_options_exist(page):
                 if isinstance(one, click.Option)
                 for option in [*one.opts, *one.secondary_opts]
             }
-            assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)) <= known | {"--help"}, line
+            assert set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", rest)) <= known | {"--help"}, line
 
 
 @pages

@@ -14,7 +14,7 @@ from tests.shared.reduced import command_named
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("dump-teacher", "train-student", "train-teacher", "sweep", "evaluate", "evaluate-teacher", "predict", "render"),
-    "doctor",
+    *("doctor", "view"),
 )
 
 
@@ -43,7 +43,7 @@ def test_help_is_the_default_and_lists_every_target():
         assert re.search(rf"^  {variable} +\w", text, re.MULTILINE), variable
 
 
-@pytest.mark.parametrize("target", COMMANDS[:-1])
+@pytest.mark.parametrize("target", COMMANDS[:-2])
 def test_missing_variable_is_one_line_before_anything_is_set_up(target):
     done = make(target)
     assert done.returncode != 0
@@ -85,6 +85,13 @@ def test_each_scan_to_render_is_an_option_of_its_own():
     assert [words[row + 1] for row, word in enumerate(words) if word == "--scan"] == ["08/000000", "08/000100"]
     assert words[words.index("--out") + 1] == "runs/vpd/pictures"
     assert "SCAN is not set" in make("render", "DATA=dataset").stderr
+
+
+def test_scans_to_view_follow_the_run():
+    words = command_line("view", "RUN=runs/a b", "SCAN=one.bin two.ply", "DATA=")
+    assert words[3:7] == ["view", "runs/a b", "one.bin", "two.ply"]
+    assert "--data" not in words
+    assert "SCAN is not set" in make("view", "DATA=dataset").stderr
 
 
 def test_weights_replace_the_run():

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = [name for listed in COMMANDS.values() for name in listed]
 
 OWN_MEANING = {
-    *(("render", "--cache"), ("compare", "--data")),
+    *(("render", "--cache"), ("view", "--cache"), ("compare", "--data")),
     *((name, "--set") for name in ("evaluate", "predict", "render")),
 }
 """Options that do something else there than in other commands."""
@@ -36,7 +36,15 @@ def test_the_list_of_commands_teaches_the_order_of_work():
     text = succeed(command(program, "--help"))
     places = [text.index(f"{title}:") for title in COMMANDS]
     assert places == sorted(places)
-    assert [next(iter(listed)) for listed in COMMANDS.values()] == ["demo", "train-teacher", "info", "train", "sweep"]
+    assert [next(iter(listed)) for listed in COMMANDS.values()] == [
+        "demo",
+        "new-dataset",
+        "train-teacher",
+        "info",
+        "train",
+        "sweep",
+        "export",
+    ]
     for listed in COMMANDS.values():
         for name, (_, line) in listed.items():
             assert re.search(rf"^  {name} +{re.escape(line)}$", text, re.MULTILINE), name
@@ -60,7 +68,7 @@ def test_every_listed_command_is_there_and_explains_itself(name):
 def test_each_stage_lists_its_own_commands():
     context = click.Context(program)
     of_one, of_two = set(stage_one.list_commands(context)), set(stage_two.list_commands(context))
-    assert of_one | of_two | {"simulate"} == set(NAMES)
+    assert of_one | of_two | {"simulate", "convert-paris-lille"} == set(NAMES)
     assert not of_one & of_two
     assert {"dump", "verify", "doctor"} < of_one
     assert {"train", "compare", "demo"} < of_two

@@ -124,6 +124,7 @@ def test_equal_views_scans_steps_and_batches_get_a_verdict(tmp_path):
         ((), {"steps": 120}, "steps: 120; the baseline's: 60"),
         (("batch_size=4",), {}, "scans in a batch: 4; the baseline's: 2"),
         (("optimiser.accumulate=3",), {}, "batches in a step: 3; the baseline's: 1"),
+        (("mix.probability=0.25",), {}, "mixed scans: 1 sector of another scan in 25 % of scans; the baseline's: none"),
     ],
 )
 def test_an_experiment_that_trained_otherwise_gets_no_verdict(tmp_path, changes, of_full, reason):

@@ -11,7 +11,14 @@ from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.scans.view import View
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
-from stage1_dump_teacher.consistency.agreement import Agreement, LayerAgreement, PointAgreement, agreement, mean
+from stage1_dump_teacher.consistency.agreement import (
+    Agreement,
+    LayerAgreement,
+    PointAgreement,
+    agreement,
+    distance_of_points,
+    mean,
+)
 from stage1_dump_teacher.consistency.measure import augmentation_named
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, fail, settings_words
 from tests.shared.small_stores import stage_one
@@ -207,6 +214,34 @@ def test_replay_is_off_by_the_encoding_only(streets, reduced_teacher):
             assert errors[2:] == cells
             if overrides:
                 assert row[3] == "0.0e+00"
+
+
+def test_mixed_targets_are_off_near_the_cuts_most(streets, reduced_teacher):
+    output = run(streets, reduced_teacher, "--policy", "mix", "--scans", 2, "--draws", 2)
+    logits, places, features = rows(output)
+    assert "by distance of points from the nearest cut" in output
+    # 40 azimuth bins have room for one sector.
+    assert [row[:2] for row in logits] == [["1 sector", "swapped"]]
+    assert 0.5 < float(logits[0][2]) < 1
+    assert float(logits[0][3]) > 0
+    near, far = (float(places[0][column].split(",")[0]) for column in (2, -1))
+    assert near < far
+    assert "; " in places[0][2], "the labels say who is right"
+    assert 0 < float(features[0][2].split()[0]) < 1
+
+
+@pytest.mark.parametrize(("policy", "distance"), [(None, [0, 5, 3, 0]), ([3], [2, 2, 0, 3]), ([3, 6], [2, 0, 0, 0])])
+def test_distances_are_from_the_border_or_from_cuts_and_never_across_the_border(policy, distance):
+    voxels = torch.tensor([[0, 0, place, 0] for place in (0, 5, 3, 6)])
+    shape = (4, 12 if policy is None else 8, 4)
+    found = distance_of_points(cloud([0, 1, 2, 3], voxels, shape), [0, 11] if policy is None else policy)
+    assert found.tolist() == (distance if policy else [0, 5, 3, 4])
+
+
+def test_mixing_needs_two_scans(streets, reduced_teacher):
+    words = ("--data", streets, "--teacher", reduced_teacher, "--policy", "mix", "--device", "cpu")
+    reduced = settings_words(f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}")
+    assert "policy mix needs two scans at least (--scans 2)" in fail(stage_one("consistency", *words, *reduced))
 
 
 def test_augmentations_are_for_transport_only(streets, reduced_teacher):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import to_published
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -16,15 +18,11 @@ from stage1_dump_teacher.device_checks import check_copies, check_segment_max, c
 from stage1_dump_teacher.doctor import (
     check_data,
     check_disk,
-    check_packages,
     check_teacher,
-    check_zarr,
     doctor,
-    installed_spconv,
     run_check,
 )
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
-from stage1_dump_teacher.teachers.published_weights import to_published
+from stage1_dump_teacher.package_checks import check_packages, check_zarr, installed_spconv
 
 GIGABYTE = 10**9
 

@@ -222,7 +222,7 @@ def mislabel(root: Path, scan: ScanId) -> Path:
     points, raw = street_scan(600)
     raw[3] = 12345
     write_scan(root, scan, points, raw)
-    return Path(str(scan))
+    return label_path(root, scan)
 
 
 BAD = ScanId("00", "000001")

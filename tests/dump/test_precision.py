@@ -8,6 +8,7 @@ import torch
 from spconv.pytorch.conv import SparseConvolution
 
 from common.base.config import load_settings
+from common.networks.cylinder3d import halve_sparse_network
 from common.scans.dataset import open_dataset
 from common.targets.store import TargetStore
 from common.targets.store.manifest import MANIFEST
@@ -16,7 +17,6 @@ from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.live_check import AGREEMENT
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
-from stage1_dump_teacher.teachers.cylinder3d_network import halve_sparse_network
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, dump, fail, same_targets, succeed
 from tests.shared.small_stores import EXACT, stage_one

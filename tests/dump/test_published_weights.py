@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from common.base.errors import CheckpointError
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import SPARSE, declared_kernel, from_published, to_published
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import batch_scans
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
-from stage1_dump_teacher.teachers.published_weights import SPARSE, declared_kernel, from_published, to_published
 from tests.golden.golden_files import golden_weights
 from tests.shared.dataset_writer import street_scan
 from tests.shared.reduced import STREET_GRID, one_thread

@@ -288,7 +288,7 @@ def test_looking_after_a_store_needs_no_spconv(tmp_path, train_store, store_scan
         "from stage1_dump_teacher.__main__ import main\n"
         "cache, data, out = sys.argv[1:]\n"
         "for words in (['info', '--data', data], ['verify', '--data', data], ['convert', '--to', f'{out}/c',\n"
-        "              '--layers', 'up0e'], ['export', '--scan', '00/000000', '--out', f'{out}/e.npz']):\n"
+        "              '--layers', 'up0e'], ['show-targets', '--scan', '00/000000', '--out', f'{out}/e.npz']):\n"
         "    main([words[0], '--cache', cache, *words[1:]], standalone_mode=False)\n"
         "main(['merge', '--from', f'{out}/c', '--to', f'{out}/m'], standalone_mode=False)\n"
     )
@@ -296,7 +296,7 @@ def test_looking_after_a_store_needs_no_spconv(tmp_path, train_store, store_scan
     assert "8 scan-views copied" in output
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "repair", "convert", "merge", "export"])
+@pytest.mark.parametrize("command", ["info", "verify", "repair", "convert", "merge", "show-targets"])
 def test_help_shows_how(command):
     output = succeed(stage_one(command, "--help"))
     assert f"polar-distill {command} " in output

@@ -1,4 +1,4 @@
-"""convert, merge and export, used as a user would."""
+"""convert, merge and show-targets, used as a user would."""
 
 import errno
 import json
@@ -167,9 +167,11 @@ def test_merge_refuses_what_contradicts(tmp_path, train_store, exact_store):
     assert f"differs between {one} and {two}" in message
 
 
-def test_export_holds_the_targets(tmp_path, exact_store, store_scans):
+def test_show_targets_holds_the_targets(tmp_path, exact_store, store_scans):
     out = tmp_path / "targets.npz"
-    output = succeed(stage_one("export", "--cache", exact_store, "--scan", "00/000001", "--view", 1, "--out", out))
+    output = succeed(
+        stage_one("show-targets", "--cache", exact_store, "--scan", "00/000001", "--view", 1, "--out", out)
+    )
     store = TargetStore.open(exact_store)
     targets, view = store.read(ScanId("00", "000001"), 1, None, voxel_features=True)
     with np.load(out, allow_pickle=False) as arrays:
@@ -186,6 +188,6 @@ def test_export_holds_the_targets(tmp_path, exact_store, store_scans):
         assert json.loads(str(arrays["grid"]))["shape"] == [48, 40, 16]
         assert set(arrays.files) > {"scan", "classes", "teacher_hash"}
     assert re.search(rf"logits +float32 +{len(targets.logits)}x20", output)
-    words = ("export", "--cache", exact_store, "--scan", "00/000009")
+    words = ("show-targets", "--cache", exact_store, "--scan", "00/000009")
     assert "no targets of scan 00/000009, view 0" in fail(stage_one(*words, "--out", out))
     assert "has to end in .npz" in fail(stage_one(*words, "--out", tmp_path / "targets.txt"))

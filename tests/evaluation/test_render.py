@@ -215,8 +215,8 @@ def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_te
         live, cached = (
             scan_picture(Dataset.open(streets, semantic_kitti), SCAN, Viewers(GRID, CPU, None, source, "up2e"))
             for source in (
-                live_teacher(load_teacher(reduced_teacher, CPU), "up2e", semantic_kitti),
-                cached_teacher(str(street_cache), "up2e", GRID, semantic_kitti),
+                live_teacher(load_teacher(reduced_teacher, CPU), ["up2e"], semantic_kitti),
+                cached_teacher(str(street_cache), ["up2e"], GRID, semantic_kitti),
             )
         )
     assert live.feature_norms.shape == (24, 20)
@@ -229,7 +229,7 @@ def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_te
 def test_a_view_that_is_not_the_scan_itself_is_refused(streets, semantic_kitti, street_cache, monkeypatch):
     read = TargetStore.read
     monkeypatch.setattr(TargetStore, "read", lambda store, scan, view, *rest: read(store, scan, 1, *rest))
-    teacher = cached_teacher(str(street_cache), "up0e", GRID, semantic_kitti)
+    teacher = cached_teacher(str(street_cache), ["up0e"], GRID, semantic_kitti)
     with pytest.raises(StoreError, match="view 0 of scan 00/000001"):
         scan_picture(Dataset.open(streets, semantic_kitti), SCAN, Viewers(GRID, CPU, None, teacher, "up0e"))
 
@@ -246,5 +246,5 @@ def test_what_cannot_be_drawn_is_refused(
     assert "000077.bin" in fail(command(main, *words[:-2], "--scan", "00/000077"))
     fewer = semantic_kitti.model_copy(update={"classes": semantic_kitti.classes[:5]})
     with pytest.raises(SettingsError, match="20 classes"):
-        live_teacher(load_teacher(reduced_teacher, CPU), "up0e", fewer)
+        live_teacher(load_teacher(reduced_teacher, CPU), ["up0e"], fewer)
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import yaml
 
 from common.base.config import write_yaml
 from common.base.errors import SettingsError
+from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
 from common.training.predictor import ScanPrediction
 from stage2_train_student.__main__ import main
@@ -152,8 +153,9 @@ def test_a_run_that_breaks_off_leaves_no_zip(semantic_kitti, tmp_path):
         yield ScanPrediction(ScanId("11", "000000"), np.array([1, 2], np.uint8), None)
         raise KeyboardInterrupt
 
+    dataset = Dataset.open(tmp_path, semantic_kitti)
     with pytest.raises(KeyboardInterrupt):
-        write_predictions(broken(), semantic_kitti, tmp_path / "folder", tmp_path / "a.zip")
+        write_predictions(broken(), dataset, tmp_path / "folder", tmp_path / "a.zip")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     written = np.fromfile(tmp_path / "folder/sequences/11/predictions/000000.label", "<u4")
     assert written.tolist() == [10, 11]
@@ -164,4 +166,4 @@ def test_predictions_must_go_somewhere_the_server_takes(streets, student, semant
     message = fail(command(main, "predict", "--data", streets, *student, "--zip", tmp_path / "labels.tar"))
     assert "end in .zip" in message
     with pytest.raises(SettingsError, match="say where"):
-        write_predictions([], semantic_kitti, None, None)
+        write_predictions([], Dataset.open(tmp_path, semantic_kitti), None, None)

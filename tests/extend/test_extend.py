@@ -109,12 +109,15 @@ def test_their_store_is_looked_after_by_what_the_settings_of_the_dump_name(toys,
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("student.network=pointnet", "unknown student 'pointnet'; choose from polarnet"),
+        ("student.network=pointnet", "unknown student 'pointnet'; choose from cylinder3d, polarnet"),
         (f"student.network={TOYS['loss']}", "has no class AbsoluteDifference that is a"),
         ("student.network=no.such.module:Student", "cannot be imported"),
-        ("student.network=..my.module:Student", "unknown student '..my.module:Student'; choose from polarnet"),
-        ("student.network=':Student'", "unknown student ':Student'; choose from polarnet"),
-        ("distillation.others={chamfer: 1.0}", "unknown distillation term 'chamfer'; choose from logit, lwd, vpd"),
+        (
+            "student.network=..my.module:Student",
+            "unknown student '..my.module:Student'; choose from cylinder3d, polarnet",
+        ),
+        ("student.network=':Student'", "unknown student ':Student'; choose from cylinder3d, polarnet"),
+        ("distillation.others={chamfer: 1.0}", "unknown distillation term 'chamfer'; choose from logit, lwd, point_"),
     ],
 )
 def test_names_of_nothing_are_refused_with_what_there_is(toys, setting, message):
@@ -125,9 +128,9 @@ def test_names_of_nothing_are_refused_with_what_there_is(toys, setting, message)
 def test_formats_and_teachers_are_refused_likewise(toys):
     options = ("--teacher", toys / "teacher.txt", "--cache", toys / "none", "--config", toys / "dump.yaml")
     other = toys / "other.yaml"
-    other.write_text((toys / "dataset.yaml").read_text().replace(TOYS["format"], "nuscenes"))
+    other.write_text((toys / "dataset.yaml").read_text().replace(TOYS["format"], "waymo"))
     for setting, message in (
         ("teacher=ptv3", "unknown teacher 'ptv3'; choose from cylinder3d"),
-        (f"dataset={other}", "unknown format of a dataset 'nuscenes'; choose from semantic_kitti"),
+        (f"dataset={other}", "unknown format of a dataset 'waymo'; choose from files, nuscenes, semantic_kitti"),
     ):
         assert message in fail(command(program, *words(toys, "dump", *options, *settings_words(setting))))

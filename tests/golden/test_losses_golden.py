@@ -8,11 +8,11 @@ from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.segmentation_loss import segmentation_loss, segmentation_terms
 from stage2_train_student.distillation.adapter import Adapter
 from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
-from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, pillar_label_weights
-from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.lwd import label_weight_loss, pillar_label_weights
+from stage2_train_student.distillation.settings import LWD_PAIR, VPD_PAIRS, DistillationSettings
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation
-from stage2_train_student.distillation.vpd import VPD_PAIRS, voxel_to_pillar_loss
+from stage2_train_student.distillation.vpd import voxel_to_pillar_loss
 from stage2_train_student.students.birds_eye_unet import STUDENT_LAYERS
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs

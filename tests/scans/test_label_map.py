@@ -66,6 +66,8 @@ def test_splits_and_sequence_numbers(semantic_kitti):
     assert semantic_kitti.sequences(["val"]) == ["08"]
     assert semantic_kitti.sequences(["8", "val", "00"]) == ["08", "00"]
     assert len(semantic_kitti.sequences(["train", "val", "test"])) == 22
+    assert semantic_kitti.sequences(["drive", "val"], ["drive"]) == ["drive", "08"]
+    assert [semantic_kitti.split_of(name, ["test"]) for name in ("08", "21", "drive")] == ["val", "test", None]
     with pytest.raises(DataError, match="validation"):
         semantic_kitti.sequences(["validation"])
 
@@ -90,6 +92,18 @@ def test_own_dataset(tmp_path):
     label_map = load_label_map(path)
     assert label_map.to_training(np.array([6, 5, 0], np.uint32)).tolist() == [1, 1, 0]
     assert label_map.splits == {"train": ["00", "01"]}
+
+
+def test_sequences_may_have_names(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        yaml.safe_dump(own_dataset(splits={"train": ["north", "south", "a"], "busy": ["south"]}), sort_keys=False)
+    )
+    label_map = load_label_map(path)
+    assert label_map.sequences(["busy", "train", "west", "7"]) == ["south", "north", "a", "west", "07"]
+    assert label_map.split_of("south", ["busy"]) == "busy"
+    assert label_map.split_of("south", ["west"]) == "train"
+    assert [label_map.knows(name) for name in ("train", "north", "west")] == [True, True, False]
 
 
 @pytest.mark.parametrize(

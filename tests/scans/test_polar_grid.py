@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common.base.config import load_settings, parse_settings, write_yaml
 from common.base.errors import SettingsError
+from common.scans.dataset import GridSettings
 from common.scans.polar_grid import PolarGrid, bin_indices, point_features, to_polar, unique_with_inverse, voxelise
 from common.scans.scatter import majority_label
 from tests.shared.dataset_writer import street_scan
@@ -148,11 +150,27 @@ def test_street_on_the_full_grid(seed):
 
 
 def test_unknown_volume_is_refused_with_the_choices():
-    with pytest.raises(SettingsError, match="polarnet, cylinder3d"):
-        PolarGrid.named("nuscenes")
+    with pytest.raises(SettingsError, match="polarnet, cylinder3d, nuscenes"):
+        PolarGrid.named("waymo")
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8), (-8, 8, 8), (8, 8, 1), (2**16, 2**16, 32)])
 def test_a_grid_that_holds_no_scan_is_refused(shape):
     with pytest.raises(SettingsError, match="bins"):
         PolarGrid.named("polarnet", shape)
+
+
+def test_a_volume_of_ones_own_is_a_setting(tmp_path):
+    own = parse_settings(GridSettings, {"volume": {"rho": [3, 50], "z": [-3, 1.5]}, "shape": GRID.shape}, "mine")
+    assert own.grid() == GRID
+    write_yaml(own, tmp_path / "grid.yaml")
+    assert load_settings(GridSettings, tmp_path / "grid.yaml") == own
+    assert load_settings(GridSettings, None, ["volume={rho: [0, 20], z: [-1, 1]}"]).grid().maximum == (20, np.pi, 1)
+
+
+@pytest.mark.parametrize(
+    "volume", [{"rho": [50, 3], "z": [-3, 1]}, {"rho": [-1, 50], "z": [-3, 1]}, {"rho": [3, 50]}, {"rh": [3, 50]}]
+)
+def test_a_volume_that_holds_nothing_is_refused(volume):
+    with pytest.raises(SettingsError, match="volume"):
+        parse_settings(GridSettings, {"volume": volume}, "mine")

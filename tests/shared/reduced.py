@@ -61,7 +61,7 @@ def command_named(main: click.Group, name: str) -> click.Command:
     return found
 
 
-def command(main: click.Group, *words: Any) -> Result:
+def command(main: click.Command, *words: Any) -> Result:
     """Run a command of a stage in this process; an exception that is not a click error is raised."""
     with one_thread():
         result = CliRunner().invoke(main, [str(word) for word in words])

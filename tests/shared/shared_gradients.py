@@ -38,6 +38,9 @@ CURVE = (range(4), range(4, 5), range(1, 5), range(1))
 """Frames of the batch of each step: two epochs over five scans."""
 
 NOTHING_BY_CHANCE = ("student.dropblock=1e-12", "student.max_points_per_pillar=100000")
+WEIGHTED = ("distillation.confidence=true", "distillation.trust_labels=true")
+"""In the curves, beside the equal weights of the single passes."""
+
 EVERY_VOXEL = ("distillation.support=dense", "distillation.logit_threshold=null")
 
 
@@ -55,9 +58,9 @@ def in_float64(record: Any) -> Any:
     return replace(record, **{name: value.double() for name, value in tensors.items() if value.is_floating_point()})
 
 
-def settings_in_float64() -> ExperimentSettings:
+def settings_in_float64(*overrides: str) -> ExperimentSettings:
     """A reduced experiment in which nothing is left to chance."""
-    return reduced_experiment(STREET_GRID, *NOTHING_BY_CHANCE, *EVERY_VOXEL)
+    return reduced_experiment(STREET_GRID, *NOTHING_BY_CHANCE, *EVERY_VOXEL, *overrides)
 
 
 def load(data: Path, cache: Path, frames: Iterable[int], processes: Processes) -> tuple[StudentBatch, TeacherTargets]:
@@ -109,7 +112,7 @@ def backward(data: Path, cache: Path, scans: int, processes: Processes) -> Resul
 
 def curve(data: Path, cache: Path, processes: Processes) -> list[dict[str, float]]:
     """What a step returns for each batch of `CURVE`."""
-    settings = settings_in_float64()
+    settings = settings_in_float64(*WEIGHTED)
     state, weights = fresh_state(settings, processes)
     steps = []
     for frames in CURVE:

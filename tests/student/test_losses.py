@@ -13,11 +13,11 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
 from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
-from stage2_train_student.distillation.lwd import LWD_PAIR, label_weight_loss, safe_sqrt
-from stage2_train_student.distillation.settings import DistillationSettings
+from stage2_train_student.distillation.lwd import label_weight_loss, safe_sqrt
+from stage2_train_student.distillation.settings import LWD_PAIR, VPD_PAIRS, DistillationSettings
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation
-from stage2_train_student.distillation.vpd import VPD_PAIRS, voxel_to_pillar_loss
+from stage2_train_student.distillation.vpd import voxel_to_pillar_loss
 from stage2_train_student.students.birds_eye_unet import STUDENT_LAYERS
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
@@ -297,7 +297,10 @@ def test_half_precision_targets_are_accepted():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: built(others={"vdp": 1.0}), "unknown distillation term 'vdp'; choose from logit, lwd, vpd"),
+        (
+            lambda: built(others={"vdp": 1.0}),
+            "unknown distillation term 'vdp'; choose from logit, lwd, point_affinity, ",
+        ),
         (lambda: built(others={"vpd": 1.0}), "has a setting of its own"),
         (lambda: built(others={"no_such_file:Term": 1.0}), "no_such_file cannot be imported"),
         (lambda: built(others={"os:system": 1.0}), "os has no class system that is a"),

@@ -67,9 +67,12 @@ def loaded(streets, semantic_kitti, source: TargetSource, *overrides: str):
     return student_data(settings, Dataset.open(streets, semantic_kitti), source).load_batch([SCAN], 0)
 
 
-@pytest.mark.parametrize("targets", ["cache", "none"])
-def test_a_step_asks_for_nothing(streets, street_cache, semantic_kitti, pooled_as_on_a_gpu, targets):
-    words = ("averaging=0.9", "optimiser.clip_norm=1.0", *(SEGMENTATION_ONLY if targets == "none" else ()))
+WEIGHTED = ("distillation.confidence=true", "distillation.trust_labels=true")
+
+
+@pytest.mark.parametrize(("targets", "more"), [("cache", ()), ("cache", WEIGHTED), ("none", SEGMENTATION_ONLY)])
+def test_a_step_asks_for_nothing(streets, street_cache, semantic_kitti, pooled_as_on_a_gpu, targets, more):
+    words = ("averaging=0.9", "optimiser.clip_norm=1.0", *more)
     # Dropped blocks, and the limit of points that no pillar of this scan exceeds, are part of it.
     settings = reduced_experiment(STREET_GRID, "student.max_points_per_pillar=100000", *words)
     source = TargetSource(TargetStore.open(street_cache)) if targets == "cache" else TargetSource()

@@ -18,6 +18,7 @@ from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, AnchoredView, AnchorSet, ViewPolicy, anchor_view, draw_view, rotated_by_bins
 from common.targets.composition import Anchor, anchored_targets
+from common.targets.mixing import MixSettings, mixed_scan, mixed_targets
 from common.targets.store import TargetStore, ViewSet
 from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.settings import DumpSettings
@@ -198,6 +199,25 @@ def test_a_store_whose_anchors_stand_elsewhere_is_refused(anchor_cache, streets,
     epoch = next(epoch for epoch in range(60) if data.anchored_view(scan, epoch).anchor == 1)
     with pytest.raises(StoreError, match="view 1 is not the expected anchor"):
         replace(data, store=moved).load(scan, epoch)
+
+
+def test_scans_in_turned_views_are_mixed_with_their_composed_targets(anchor_cache, streets):
+    data, scans = loader(streets, anchor_cache, "views=anchors"), [ScanId("00", f"{frame:06d}") for frame in range(5)]
+    mixing = replace(data, mix=MixSettings(probability=1.0), partners=scans)
+    epochs = [epoch for epoch in range(20) if data.anchored_view(scans[0], epoch).bins]
+    assert epochs
+    for epoch in epochs[:3]:
+        found = mixing.mixing(scans[0], epoch)
+        assert found is not None
+        taken = found.taken(AZIMUTH)
+        (own, of_own), (other, of_other) = (data.load(scan, epoch) for scan in (scans[0], found.partner))
+        mixed, targets = mixing.load(scans[0], epoch)
+        expected = mixed_scan(own, other, taken)
+        assert all(np.array_equal(value, vars(expected)[name]) for name, value in vars(mixed).items())
+        assert of_own is not None
+        assert of_other is not None
+        assert targets is not None
+        assert same_targets(targets.decode(), mixed_targets(of_own.decode(), of_other.decode(), taken, STREET_GRID))
 
 
 def test_where_no_bins_are_left_the_anchor_itself_is_replayed(anchor_cache, streets):

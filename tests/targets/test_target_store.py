@@ -242,7 +242,11 @@ def test_targets_are_batched_with_the_scans_number():
         dense = layer.dense(2)
         assert torch.equal(dense[:1], one.layers[name].dense(1))
         assert torch.equal(dense[1:], other.layers[name].dense(1))
-    assert batch.voxel_layers == {}
+    for name, voxel_layer in batch.voxel_layers.items():
+        of_scans = one.voxel_layers[name], other.voxel_layers[name]
+        assert torch.equal(voxel_layer.features, torch.cat([layer.features for layer in of_scans]))
+        expected = [with_scan(layer.voxels, row) for row, layer in enumerate(of_scans)]
+        assert torch.equal(voxel_layer.voxels, torch.cat(expected))
 
 
 def test_scans_with_different_layers_do_not_batch():
@@ -250,12 +254,14 @@ def test_scans_with_different_layers_do_not_batch():
     other.layers.pop("up2e")
     with pytest.raises(StoreError, match="different teacher layers"):
         batch_targets([one, other])
+    with pytest.raises(StoreError, match="different teacher layers"):
+        batch_targets([one, dataclasses.replace(one, voxel_layers={})])
 
 
 def test_targets_of_a_batch_are_those_of_its_scans():
     scans = [made_up_targets(seed) for seed in range(3)]
     for part, scan in zip(split_targets(batch_targets(scans), 3), scans, strict=True):
-        assert same_targets(part, dataclasses.replace(scan, voxel_layers={}))
+        assert same_targets(part, scan)
     [alone] = split_targets(scans[0], 1)
     assert alone is scans[0]
     layer = scans[0].voxel_layers["up0e"]

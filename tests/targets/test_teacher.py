@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.base.errors import SettingsError
-from common.targets.teacher import check_classes, layer_channels
+from common.targets.teacher import layer_channels
 from stage2_train_student.train import Inputs, run
 from stage2_train_student.training.experiment import open_targets
 from tests.extend.toy_teacher import HeightTeacher
@@ -28,7 +28,7 @@ def test_other_classes_and_unknown_layers_are_refused(semantic_kitti):
     teacher = HeightTeacher(classes=17)
     message = "17 classes, dataset 'semantic_kitti' has 20"
     with pytest.raises(SettingsError, match=message):
-        check_classes(teacher, semantic_kitti)
+        teacher.for_dataset(semantic_kitti)
     with pytest.raises(SettingsError, match=message):
         open_targets(reduced_experiment(STREET_GRID, "targets=online"), semantic_kitti, [], None, teacher)
     with pytest.raises(SettingsError, match="no layer 'up9e'; choose from height"):

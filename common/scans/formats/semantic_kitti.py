@@ -1,23 +1,18 @@
 """Scans and labels on disk in the SemanticKITTI layout: `<root>/sequences/00/velodyne/000000.bin` and `labels/`."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from common.base.errors import DataError
-from common.scans.scan_files import ScanFiles
+from common.scans.point_checks import check_points
+from common.scans.scan_files import ScanFiles, is_there, names_in, read_bytes
 from common.scans.scan_id import HIDDEN, ScanId
 
 POINT_BYTES = 16
 LABEL_BYTES = 4
 SCAN_SUFFIX = ".bin"
-FARTHEST = 1e4
-"""Metres; anything farther is no echo of a sensor on the road, and would drown all others in the teacher's features."""
-
-BRIGHTEST = 65535
-"""Largest reflectance that 16 bits hold; most sensors say 0..1 or 0..255."""
 
 
 class SemanticKitti(ScanFiles):
@@ -49,6 +44,10 @@ class SemanticKitti(ScanFiles):
         """See `ScanFiles`."""
         return read_raw_labels(self.root, scan, points)
 
+    def labels_of(self, scan: ScanId) -> str:
+        """See `ScanFiles`."""
+        return str(label_path(self.root, scan))
+
 
 def scan_path(root: str | Path, scan: ScanId) -> Path:
     """Where the points of a scan are."""
@@ -74,7 +73,7 @@ def list_scans(root: str | Path, sequences: Iterable[str]) -> list[ScanId]:
     scans: list[ScanId] = []
     for sequence in sequences:
         folder = _scan_folder(root, sequence)
-        frames = sorted(name.removesuffix(SCAN_SUFFIX) for name in _names(folder) or () if _is_scan(name))
+        frames = sorted(name.removesuffix(SCAN_SUFFIX) for name in names_in(folder) or () if _is_scan(name))
         if not frames:
             raise DataError(
                 f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here. Sequences present: "
@@ -91,7 +90,7 @@ def present_sequences(root: str | Path) -> list[str]:
         DataError: the layout is not there, or cannot be listed.
     """
     folder = Path(root) / "sequences"
-    names = _names(folder)
+    names = names_in(folder)
     if names is None:
         raise DataError(
             f"no folder '{folder}'. DATA must name the folder that holds sequences/00/velodyne/*{SCAN_SUFFIX} "
@@ -103,10 +102,10 @@ def present_sequences(root: str | Path) -> list[str]:
 def hidden_entries(root: str | Path, sequences: Iterable[str]) -> list[str]:
     """What file managers and notebooks left among the scans (`.ipynb_checkpoints`, `._000000.bin`), below `root`."""
     folder = Path(root) / "sequences"
-    found = [folder / name for name in _names(folder) or () if name.startswith(HIDDEN)]
+    found = [folder / name for name in names_in(folder) or () if name.startswith(HIDDEN)]
     for sequence in sequences:
         scans = _scan_folder(root, sequence)
-        found += [scans / name for name in _names(scans) or () if name.startswith(HIDDEN)]
+        found += [scans / name for name in names_in(scans) or () if name.startswith(HIDDEN)]
     return sorted(str(path.relative_to(root)) for path in found)
 
 
@@ -117,7 +116,7 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
         DataError: the file is missing, empty, truncated, or holds values that are not finite or that no sensor says.
     """
     path = scan_path(root, scan)
-    data = _read(path)
+    data = read_bytes(path)
     if not data:
         raise DataError(f"{path}: the scan is empty (0 bytes). Restore the file or exclude the scan.")
     if len(data) % POINT_BYTES:
@@ -126,20 +125,7 @@ def read_points(root: str | Path, scan: ScanId) -> np.ndarray:
             "truncated or not a scan. Restore it from the dataset."
         )
     points = np.frombuffer(data, "<f4").reshape(-1, 4)
-    finite = np.isfinite(points)
-    if not finite.all():
-        bad = ~finite.all(axis=1)
-        raise DataError(
-            f"{path}: {int(bad.sum())} of {len(points)} points hold NaN or infinity, the first at row "
-            f"{int(bad.argmax())}. Restore the file, or remove those points and their labels."
-        )
-    farthest, brightest = np.abs(points[:, :3]).max(), np.abs(points[:, 3]).max()
-    if farthest > FARTHEST or brightest > BRIGHTEST:
-        raise DataError(
-            f"{path}: holds a coordinate of {farthest:.3g} m and a reflectance of {brightest:.3g}; no sensor measures "
-            f"more than {FARTHEST:.3g} m and {BRIGHTEST}. Coordinates are in metres around the sensor, reflectances in "
-            "0..1 in SemanticKITTI. Restore or convert the file."
-        )
+    check_points(points, path)
     return points
 
 
@@ -155,7 +141,7 @@ def read_raw_labels(root: str | Path, scan: ScanId, points: int) -> np.ndarray:
         DataError: the file is missing, or its length does not match the scan.
     """
     path = label_path(root, scan)
-    data = _read(path)
+    data = read_bytes(path)
     if len(data) != points * LABEL_BYTES:
         raise DataError(
             f"{path}: {len(data)} bytes, but the scan {scan_path(root, scan)} has {points} points and needs "
@@ -170,14 +156,7 @@ def has_labels(root: str | Path, scan: ScanId) -> bool:
     Raises:
         DataError: there is no telling, the folder cannot be read.
     """
-    path = label_path(root, scan)
-    try:
-        path.stat()
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    return is_there(label_path(root, scan))
 
 
 def _scan_folder(root: str | Path, sequence: str) -> Path:
@@ -190,28 +169,7 @@ def _is_scan(name: str) -> bool:
 
 def _has_scans(root: str | Path, sequence: str) -> bool:
     try:
-        return any(map(_is_scan, _names(_scan_folder(root, sequence)) or ()))
+        return any(map(_is_scan, names_in(_scan_folder(root, sequence)) or ()))
     except DataError:
         # Whoever asks for this very sequence is told; the others need not care.
         return True
-
-
-def _names(folder: Path) -> list[str] | None:
-    """Names in a folder, None where there is no such folder."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read ({error.strerror}). Check DATA, the permissions and the download.")

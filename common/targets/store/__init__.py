@@ -14,10 +14,11 @@ from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
 from common.scans.view import View, apply_view
 from common.targets.store.encoding import UnstorableError
+from common.targets.store.file_names import ScanView
 from common.targets.store.identity import StoreIdentity, TargetEncoding, ViewSet
 from common.targets.store.points import logits_of_points, targets_of_points, targets_of_voxels
 from common.targets.store.scan_file import EncodedTargets
-from common.targets.store.store import ScanView, TargetStore
+from common.targets.store.store import TargetStore
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 
 __all__ = [

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ValidationError
 from common.base.errors import StoreError
 from common.targets.store.checks import ForeignFileError, check_belongs
 from common.targets.store.chunks import MemberError
+from common.targets.store.file_names import ScanView
 from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.manifest import read_manifest
 from common.targets.store.members import read_members
 from common.targets.store.storage import MissingFileError
-from common.targets.store.store import ScanView, TargetStore
+from common.targets.store.store import TargetStore
 
 SAMPLE_FILES, SAMPLE_BYTES = 64, 256_000_000
 """At most so many scan files, and about so many bytes, are looked into for the sizes of arrays."""

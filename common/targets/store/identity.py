@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -20,7 +20,7 @@ from common.scans.polar_grid import MOST_CELLS, PolarGrid
 from common.scans.scan_id import ScanId, is_name
 from common.scans.view import AnchorSet, View, ViewPolicy, anchor_view, draw_view
 from common.targets.store.encoding import LARGEST_CODE, STEPS_PER_DEVIATION, ArrayEncoding
-from common.targets.teacher import Precision
+from common.targets.teacher import Precision, TeacherShare
 
 FORMAT_VERSION = 2
 LONGEST_HASH = 200
@@ -29,8 +29,12 @@ LONGEST_HASH = 200
 COMPLETE = "complete"
 """Context of serialising in which nothing is left out."""
 
-MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS = 1000, 256, 65_536
-"""Of each scan, of a teacher, of a layer: bounds of the work that a manifest can cause, beyond what anyone dumps."""
+MOST_VIEWS, MOST_LAYERS, MOST_CHANNELS, MOST_TEACHERS = 1000, 256, 65_536, 64
+"""Of each scan, of a teacher, of a layer, of an average: bounds of the work that a manifest can cause, beyond what
+anyone dumps."""
+
+
+TeacherHash = Annotated[str, Field(max_length=LONGEST_HASH)]
 
 
 class TargetEncoding(Settings):
@@ -108,8 +112,7 @@ class ViewSet(Settings):
         if self.anchors is not None:
             flips, rotations = ", ".join(self.anchors.flips), self.anchors.rotations
             return f"{self.count} of each scan; anchors: flips {flips} in {rotations} rotations"
-        policy = ", ".join(f"{name} {value}" for name, value in self.policy.model_dump().items())
-        return f"{self.count} of each scan" + (f"; {policy}" if self.count > 1 else "")
+        return f"{self.count} of each scan" + (f"; {self.policy.describe()}" if self.count > 1 else "")
 
 
 class GridIdentity(Settings):
@@ -135,7 +138,7 @@ class StoreIdentity(Settings):
     Attributes:
         format_version: of the files.
         teacher_hash: SHA-256 of the teacher's acting weights; of a teacher of one's own any text that names it and
-            changes when it does.
+            changes when it does. Of several teachers, or of several views averaged, it stands for all of `averaged`.
         grid: of the teacher, and of any student that reads the store.
         classes: class names by training class; the order of the logits.
         learning_map: raw label id to training class.
@@ -144,10 +147,12 @@ class StoreIdentity(Settings):
         encoding: of the arrays.
         views: of every scan.
         precision: that the teacher computed with.
+        averaged: by their hashes, the teachers whose average the logits are, the one of the layers first; empty where
+            they are what one teacher said of the stored view.
     """
 
     format_version: int = FORMAT_VERSION
-    teacher_hash: str = Field(max_length=LONGEST_HASH)
+    teacher_hash: TeacherHash
     grid: GridIdentity
     classes: list[str]
     learning_map: dict[int, int]
@@ -156,15 +161,18 @@ class StoreIdentity(Settings):
     encoding: TargetEncoding
     views: ViewSet
     precision: Precision = "float32"
+    averaged: dict[TeacherHash, TeacherShare] = Field({}, max_length=MOST_TEACHERS)
 
     @model_serializer(mode="wrap")
     def _as_before_in_float32(
         self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        # Stores in float32 keep the identity, and its hash, that they had before there was a choice.
+        # Stores in float32, and of one teacher's view, keep the identity, and its hash, that they had before.
         values: dict[str, Any] = serialise(self)
         if self.precision == "float32" and info.context != COMPLETE:
             values.pop("precision", None)
+        if not self.averaged and info.context != COMPLETE:
+            values.pop("averaged", None)
         return values
 
     @field_validator("layers")
@@ -187,6 +195,7 @@ class StoreIdentity(Settings):
         encoding: TargetEncoding = TargetEncoding(),
         views: ViewSet = ViewSet(),
         precision: Precision = "float32",
+        averaged: dict[str, TeacherShare] | None = None,
     ) -> "StoreIdentity":
         """The identity of a store that is about to be written: logits of the scans as they are, unless more is said.
 
@@ -203,6 +212,7 @@ class StoreIdentity(Settings):
             "encoding": encoding,
             "views": views,
             "precision": precision,
+            "averaged": averaged or {},
         }
         return parse_settings(cls, values, "the identity of a store")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from common.base.errors import StoreError
 from common.base.files import replacing
 from common.base.overlap import started_ahead
+from common.targets.store.file_names import ScanView
 from common.targets.store.identity import differences
 from common.targets.store.maintenance import whole_content
 from common.targets.store.storage import Storage, refused
-from common.targets.store.store import ScanView, TargetStore
+from common.targets.store.store import TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
 

@@ -13,8 +13,9 @@ from common.base.errors import StoreError
 from common.base.text import printable
 from common.base.untrusted_json import parse_json
 from common.scans.scan_id import ScanId, is_name
+from common.targets.store.file_names import ScanView
 from common.targets.store.storage import MissingFileError
-from common.targets.store.store import ScanView, TargetStore
+from common.targets.store.store import TargetStore
 
 SKIPPED = "skipped/"
 LONGEST_REASON = 1000

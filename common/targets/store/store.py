@@ -1,8 +1,6 @@
 """Targets of many scans in one storage, with a manifest that says what made them."""
 
 import hashlib
-import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from common.base.environment import environment
-from common.base.errors import DataError, StoreError
+from common.base.errors import StoreError
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
@@ -18,6 +16,7 @@ from common.scans.view import View
 from common.targets.store.checks import ForeignFileError, check_arrays, check_belongs, check_scan_file, read_checked
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import UnstorableError
+from common.targets.store.file_names import SEQUENCES, ScanView, file_name, is_scan_file, scan_view_of
 from common.targets.store.identity import StoreIdentity, differences, grid_identity
 from common.targets.store.layout import FileOrigin
 from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
@@ -27,13 +26,6 @@ from common.targets.store.scan_file import EncodedTargets, encoded_scan
 from common.targets.store.storage import MissingFileError, Storage
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import TeacherTargets
-
-SEQUENCES = "sequences/"
-SUFFIX = ".zarr.zip"
-VIEW_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
-
-ScanView = tuple[ScanId, int]
-"""A scan and the number of one of its views."""
 
 Parsed = TypeVar("Parsed")
 
@@ -121,7 +113,8 @@ class TargetStore:
         lines = differences(stored, expected)
         absent = [name for name in layers if name not in self.identity.layers]
         if absent:
-            lines.append(f"  layers: the experiment needs {absent}, the store has {list(self.identity.layers)}")
+            held = list(self.identity.layers) or "none, only logits (EXPERIMENT=logit learns from them)"
+            lines.append(f"  layers: the experiment needs {absent}, the store has {held}")
         if lines:
             raise StoreError(
                 f"{self.location}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
@@ -130,7 +123,7 @@ class TargetStore:
 
     def name(self, scan: ScanId, view: int) -> str:
         """File of one scan and view, whether it exists or not."""
-        return f"{SEQUENCES}{scan.sequence}/{scan.frame}.v{view}{SUFFIX}"
+        return file_name(scan, view)
 
     def sizes(self) -> dict[ScanView, int]:
         """Bytes of every scan and view whose targets are in the store.
@@ -139,11 +132,11 @@ class TargetStore:
             StoreError: the store cannot be listed, or holds a scan file whose name is that of no scan and view.
         """
         listed = self.storage.sizes(SEQUENCES)
-        return {self._scan_view(name): size for name, size in listed if is_scan_file(name)}
+        return {scan_view_of(name, self.location): size for name, size in listed if is_scan_file(name)}
 
     def finished(self) -> set[ScanView]:
         """Every scan and view whose targets are in the store. Raises StoreError as `sizes`."""
-        return {self._scan_view(name) for name in self.storage.names(SEQUENCES) if is_scan_file(name)}
+        return {scan_view_of(name, self.location) for name in self.storage.names(SEQUENCES) if is_scan_file(name)}
 
     def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> int:
         """Write the targets of one scan and view, whole or not at all.
@@ -287,25 +280,6 @@ class TargetStore:
                 f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
                 "Restore the scan, or run the command repair, which dumps it again."
             )
-
-    def _scan_view(self, name: str) -> ScanView:
-        sequence, _, file = name.removeprefix(SEQUENCES).partition("/")
-        frame, _, view = file.removesuffix(SUFFIX).rpartition(".v")
-        try:
-            if VIEW_NUMBER.fullmatch(view) is None:
-                raise DataError(f"{view!r} is not the number of a view.")
-            # Of a million scans, the names of frames would be half of the index; most sequences count alike.
-            return ScanId(sys.intern(sequence), sys.intern(frame)), int(view)
-        except DataError as error:
-            raise StoreError(
-                f"{self.location}: holds the file {name!r}, which a store never writes: {error.message} Do not trust "
-                "this store if you did not make it; if you did, delete that file."
-            ) from error
-
-
-def is_scan_file(name: str) -> bool:
-    """Whether a file's name is that of a scan file, unless it is the companion that copies from a Mac bring along."""
-    return name.endswith(SUFFIX) and not name.rpartition("/")[2].startswith("._")
 
 
 def scan_hash(points: np.ndarray) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from common.base.errors import StoreError
+from common.targets.store.file_names import ScanView
 from common.targets.store.manifest import MANIFEST
 from common.targets.store.storage import MissingFileError
-from common.targets.store.store import ScanView, TargetStore
+from common.targets.store.store import TargetStore
 
 
 class StoreWatch:

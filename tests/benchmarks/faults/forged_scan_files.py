@@ -192,14 +192,14 @@ def scan_file(words: Callable[[Case, Path], Sequence[object]]) -> Callable[[Case
     return attack
 
 
-def export(case: Case, how: str) -> Verdict:
-    """The command export of the forged scan-view, against that of the honest one."""
+def show_targets(case: Case, how: str) -> Verdict:
+    """The command show-targets of the forged scan-view, against that of the honest one."""
     store, kind = forge(case, how, "plain")
     words = ("--scan", "00/000001", "--out")
-    ended = case.command("export", "--cache", store, *words, case.folder / "forged.npz", limit=LIMIT)
+    ended = case.command("show-targets", "--cache", store, *words, case.folder / "forged.npz", limit=LIMIT)
 
     def intact() -> bool:
-        case.command("export", "--cache", case.workshop.path(kind), *words, case.folder / "whole.npz")
+        case.command("show-targets", "--cache", case.workshop.path(kind), *words, case.folder / "whole.npz")
         paths = [case.folder / "forged.npz", case.folder / "whole.npz"]
         left, right = case.prepared(lambda: [reading.npz_digest(path) for path in paths])
         return left == right
@@ -210,6 +210,6 @@ def export(case: Case, how: str) -> Verdict:
 KINDS: tuple[Kind, ...] = (
     each("forged scan file: verify", SCAN_FILES, scan_file(verify)),
     each("forged scan file: merge", SCAN_FILES, scan_file(to_result)),
-    each("forged scan file: export", SCAN_FILES, export),
+    each("forged scan file: show-targets", SCAN_FILES, show_targets),
     each("forged scan file: info", (*METADATA, *DOCUMENTS), scan_file(info)),
 )

@@ -305,12 +305,12 @@ def test_an_archive_whose_directory_lies_about_sizes_is_refused_without_taking_m
         ArchiveStorage(archive).read(next(iter(store_files())))
 
 
-def test_export_refuses_numbers_that_no_teacher_said(tmp_path):
+def test_show_targets_refuses_numbers_that_no_teacher_said(tmp_path):
     archive = tmp_path / "forged.zip"
     forged = with_numbers(PLAIN[NAME], "logits", lambda numbers: numbers * np.float32("nan"))
     archive.write_bytes(zip_of(PLAIN | {NAME: forged}))
     out = tmp_path / "targets.npz"
-    words = ("export", "--cache", archive, "--scan", str(SCAN), "--out", out)
+    words = ("show-targets", "--cache", archive, "--scan", str(SCAN), "--out", out)
     assert "logits holds NaN or infinity" in fail(stage_one(*words))
     assert not out.exists()
 

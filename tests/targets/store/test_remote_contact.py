@@ -8,7 +8,8 @@ import pytest
 
 from common.base.errors import StoreError
 from common.targets.store import TargetStore
-from common.targets.store.remote import Patience, open_remote
+from common.targets.store.patience import Patience
+from common.targets.store.remote import open_remote
 from tests.targets.store.s3_server import silent
 
 PATIENCE = Patience(

@@ -1,4 +1,4 @@
-"""Cylinder3D (Zhu et al., CVPR 2021): the 3D voxel teacher, computing what its published checkpoints were trained with.
+"""Cylinder3D (Zhu et al., CVPR 2021): the 3D voxel network, computing what its published checkpoints were trained with.
 
 Published checkpoints come from spconv 1.2.1, where every submanifold layer that shares an `indice_key` with an earlier
 one silently used that layer's kernel. The kernels below are those *effective* kernels, not the ones the original source
@@ -6,22 +6,24 @@ declares; `published_weights` maps checkpoints onto them. Module names are the p
 stay familiar. Axes of all kernels and strides are (rho, phi, z); nothing wraps around in phi.
 """
 
+from __future__ import annotations
+
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import spconv.algo as algorithms
-import spconv.pytorch as spconv
 import torch
-from spconv import constants
-from spconv.core import ConvAlgo
-from spconv.pytorch import ops
-from spconv.pytorch.conv import SparseConvolution
 from torch import nn
 
+from common.networks.sparse import sparse, sparse_convolutions
 from common.scans.polar_grid import POINT_FEATURES
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from common.targets.teacher_targets import VoxelFeatures
+
+if TYPE_CHECKING:
+    import spconv.pytorch as spconv
+    from spconv.core import ConvAlgo
 
 # spconv asks torch.fx at its first convolution whether it is being traced; torch warns about the way it asks.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
@@ -31,7 +33,7 @@ KERNEL_3X1X3 = (3, 1, 3)
 KERNEL_3X1X1 = (3, 1, 1)
 POINT_WIDTHS = (64, 128, 256)
 FEATURE_LAYERS = {"down1c": 2, "down3c": 8, "up4e": 16, "up2e": 4, "up0e": 2}
-"""Layers that a student can be distilled from, with their channels in multiples of the base width m."""
+"""Layers that a pillar student is distilled from, with their channels in multiples of the base width m."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class TeacherWidths:
     voxel_channels: int = 16
     base: int = 32
     classes: int = 20
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Channels of each layer that a student can be distilled from."""
+        layers = {name: factor * self.base for name, factor in FEATURE_LAYERS.items()}
+        return layers | {"up1e": 2 * self.base, "vox": self.voxel_channels}
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Cylinder3D(nn.Module):
     def __init__(self, widths: TeacherWidths = TeacherWidths(), on_cpu: bool = False) -> None:
         super().__init__()
         self.widths = widths
-        algo = ConvAlgo.Native if on_cpu else None
+        algo = sparse().core.ConvAlgo.Native if on_cpu else None
         self.cylinder_3d_generator = VoxelFeatureNetwork(widths)
         self.cylinder_3d_spconv_seg = AsymmetricSparseUNet(widths, algo)
 
@@ -89,7 +97,9 @@ class Cylinder3D(nn.Module):
         """
         # Both in float32, unless the sparse network was halved.
         voxel_features = self.cylinder_3d_generator(batch).to(self.cylinder_3d_spconv_seg.logits.weight.dtype)
-        sites = spconv.SparseConvTensor(voxel_features, batch.voxels.int(), list(batch.grid_shape), batch.scans)
+        sites = sparse().pytorch.SparseConvTensor(
+            voxel_features, batch.voxels.int(), list(batch.grid_shape), batch.scans
+        )
         logits, tensors = self.cylinder_3d_spconv_seg(sites)
         tensors["vox"] = sites
         return TeacherOutputs(logits.features.float(), {name: sorted_layer(tensors[name]) for name in layers})
@@ -97,17 +107,8 @@ class Cylinder3D(nn.Module):
 
 def halve_sparse_network(model: Cylinder3D) -> None:
     """Compute the sparse network in float16 with sums in float32, on CUDA only; the point network stays in float32."""
-    for module in model.cylinder_3d_spconv_seg.half().modules():
-        if isinstance(module, SparseConvolution):
-            module.fp32_accum = True
-
-
-def set_sparse_precision(tf32: bool) -> None:
-    """Whether spconv may round float32 factors to TensorFloat-32 on a GPU."""
-    changed, constants.SPCONV_ALLOW_TF32 = tf32 != constants.SPCONV_ALLOW_TF32, tf32
-    # spconv remembers a kernel for each shape, of either kind: let it choose anew.
-    if changed and ops.CONV_CPP is not None:
-        ops.CONV_CPP = algorithms.ConvTunerSimple(algorithms.CONV.all_desps)
+    for convolution in sparse_convolutions(model.cylinder_3d_spconv_seg.half()):
+        convolution.fp32_accum = True
 
 
 class VoxelFeatureNetwork(nn.Module):
@@ -151,7 +152,9 @@ class AsymmetricSparseUNet(nn.Module):
         self.upBlock2 = UpBlock(8 * m, 4 * m, "up2", "down3", algo)
         self.upBlock3 = UpBlock(4 * m, 2 * m, "up3", "down2", algo)
         self.ReconNet = ReconstructionBlock(2 * m, algo)
-        self.logits = spconv.SubMConv3d(4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits", algo=algo)
+        self.logits = sparse().pytorch.SubMConv3d(
+            4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits", algo=algo
+        )
 
     def forward(self, x: spconv.SparseConvTensor) -> tuple[spconv.SparseConvTensor, dict[str, spconv.SparseConvTensor]]:
         """Logits and all inner tensors by name, on the sites of `x`."""
@@ -211,7 +214,7 @@ class TwoBranchBlock(nn.Module):
         self.conv3 = submanifold(outputs, outputs, kernel, shared, algo)
         self.bn2 = nn.BatchNorm1d(outputs)
         if pool_stride is not None:
-            self.pool = spconv.SparseConv3d(
+            self.pool = sparse().pytorch.SparseConv3d(
                 outputs, outputs, 3, stride=pool_stride, padding=1, bias=False, indice_key=key, algo=algo
             )
 
@@ -229,7 +232,9 @@ class UpBlock(nn.Module):
         super().__init__()
         self.trans_dilao = submanifold(inputs, outputs, (3, 3, 3), f"{key}_coarse", algo)
         self.trans_bn = nn.BatchNorm1d(outputs)
-        self.up_subm = spconv.SparseInverseConv3d(outputs, outputs, 3, indice_key=down_key, bias=False, algo=algo)
+        self.up_subm = sparse().pytorch.SparseInverseConv3d(
+            outputs, outputs, 3, indice_key=down_key, bias=False, algo=algo
+        )
         self.conv1 = submanifold(outputs, outputs, KERNEL_1X3X3, key, algo)
         self.bn1 = nn.BatchNorm1d(outputs)
         self.conv2 = submanifold(outputs, outputs, KERNEL_1X3X3, key, algo)
@@ -271,7 +276,7 @@ def submanifold(
 ) -> spconv.SubMConv3d:
     """A submanifold convolution without bias that keeps its sites."""
     padding = [size // 2 for size in kernel]
-    return spconv.SubMConv3d(inputs, outputs, kernel, padding=padding, bias=False, indice_key=key, algo=algo)
+    return sparse().pytorch.SubMConv3d(inputs, outputs, kernel, padding=padding, bias=False, indice_key=key, algo=algo)
 
 
 def activate(convolution: nn.Module, norm: nn.BatchNorm1d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:

@@ -11,13 +11,13 @@ from functools import cache
 import torch
 
 from common.base.errors import CheckpointError
+from common.networks.cylinder3d import Cylinder3D, TeacherWidths
 from common.training.checkpoint import (
     check_finite,
     check_same_kinds,
     check_same_names,
     check_same_shapes,
 )
-from stage1_dump_teacher.teachers.cylinder3d_network import Cylinder3D, TeacherWidths
 
 SPARSE = "cylinder_3d_spconv_seg."
 DECLARED_KERNELS = {

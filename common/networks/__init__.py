@@ -1,0 +1,1 @@
+"""Networks that both stages use: a teacher of one is a student of the other."""

@@ -1,0 +1,220 @@
+"""Scans of one's own sensor: files that `common.scans.readers` reads, found by a pattern. See docs/own-sensor.md."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from common.base.config import Settings, parse_settings
+from common.base.errors import DataError
+from common.scans.file_pattern import FilePattern
+from common.scans.point_checks import check_points
+from common.scans.readers import BAG_SUFFIXES, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
+from common.scans.scan_files import ScanFiles, is_there
+from common.scans.scan_id import ScanId
+
+MOST_KEPT = 16
+"""Scans that are kept in memory after they were read."""
+
+NOT_FINITE = "Set options.drop_origin: true where your sensor says so that nothing came back; else restore the file."
+
+
+class FilesSettings(Settings):
+    """The `options` of a dataset whose format is `files`.
+
+    Attributes:
+        scans: pattern of the scans below DATA, with {frame} and perhaps {sequence} (00 where it is absent), such as
+            `sequences/{sequence}/velodyne/{frame}.bin`. Without {frame}, ROS bags: `{sequence}.bag`, `{sequence}.mcap`,
+            or folders with a `metadata.yaml`. Their frames are messages, numbered 000000, 000001, ...
+        labels: pattern of the label files, None for none.
+        label_column: column of the scans that holds the labels, instead of files.
+        columns: of `.bin` (float32), and of `.npy` without names of its own; other files name their columns.
+        reflectance: its column, None for none (0 everywhere).
+        reflectance_scale: reflectances are multiplied with it.
+        drop_origin: leave out points at (0, 0, 0), NaN or infinity: nothing came back. Predictions keep the order and
+            number of the points on disk, with "unlabelled" there.
+        topic: of a bag, None for its only PointCloud2 topic.
+    """
+
+    scans: str
+    labels: str | None = None
+    label_column: str | None = None
+    columns: list[str] = ["x", "y", "z", "intensity"]
+    reflectance: str | None = "intensity"
+    reflectance_scale: float = Field(1.0, gt=0)
+    drop_origin: bool = False
+    topic: str | None = None
+
+    @field_validator("scans", "labels")
+    @classmethod
+    def _pattern(cls, text: str | None) -> str | None:
+        if text is not None:
+            FilePattern(text)
+        return text
+
+    @field_validator("columns")
+    @classmethod
+    def _places(cls, columns: list[str]) -> list[str]:
+        lacking = [name for name in ("x", "y", "z") if name not in columns]
+        if lacking or len(set(columns)) < len(columns):
+            raise ValueError("each column needs a name of its own, and three of them are called x, y and z")
+        return columns
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "FilesSettings":
+        bags = "{frame}" not in self.scans
+        if bags and Path(self.scans).suffix not in ("", *BAG_SUFFIXES):
+            raise ValueError(f"scans: '{self.scans}' needs {{frame}} where the number of a scan stands")
+        if self.labels is not None and self.label_column is not None:
+            raise ValueError("labels and label_column both say where labels are; keep one of them")
+        if self.labels is not None and "{frame}" not in self.labels:
+            raise ValueError(f"labels: '{self.labels}' needs {{frame}} where the number of a scan stands")
+        if self.scans.endswith(".bin") and self.reflectance not in (None, *self.columns):
+            raise ValueError(
+                f"reflectance: '{self.reflectance}' is not among the columns {self.columns}; null for none"
+            )
+        return self
+
+
+class SensorScan(NamedTuple):
+    """A scan as read.
+
+    Attributes:
+        points: float32 [N, 4], without those that were dropped.
+        kept: bool [M], which points of the file these are; None for all.
+        labels: uint32 [N], None where the file holds none.
+    """
+
+    points: np.ndarray
+    kept: np.ndarray | None
+    labels: np.ndarray | None
+
+
+class SensorFiles(ScanFiles):
+    """Scans of one's own sensor, see `FilesSettings`."""
+
+    name = "files"
+
+    def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
+        """See `ScanFiles`."""
+        self.root = root
+        self.settings = parse_settings(FilesSettings, dict(options), "options of the dataset's format 'files'")
+        self._scans = FilePattern(self.settings.scans)
+        self._labels = None if self.settings.labels is None else FilePattern(self.settings.labels)
+        self._in_bags = "{frame}" not in self.settings.scans
+        self._bags: dict[str, Bag] = {}
+        self._labelled: dict[str, bool] = {}
+        # Dataset.read asks for points and labels of a scan one after the other, and predictions, some scans later, for
+        # what was dropped.
+        self._latest: dict[ScanId, SensorScan] = {}
+
+    def sequences(self) -> list[str]:
+        """See `ScanFiles`."""
+        found = sorted({scan.sequence for scan in self._scans.found(self.root) if self._fits(scan.path)})
+        if not found:
+            what = "bag" if self._in_bags else "file"
+            raise DataError(
+                f"{self.root}: no {what} fits the pattern '{self.settings.scans}' (options.scans of the dataset's YAML "
+                "file). Check DATA and the pattern."
+            )
+        return found
+
+    def scans(self, sequences: Iterable[str]) -> list[ScanId]:
+        """See `ScanFiles`."""
+        scans: list[ScanId] = []
+        for sequence in sequences:
+            if self._in_bags:
+                frames = [f"{index:06d}" for index in range(len(self._bag(sequence)))]
+            else:
+                found = list(self._scans.found(self.root, sequence))
+                found = found if self._labels is None else self._scans.without(self._labels, found)
+                frames = [one.frame for one in found]
+            if not frames:
+                raise DataError(
+                    f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
+                    f"present: {', '.join(self.sequences())}. Complete the download, or choose among them."
+                )
+            scans += [ScanId(sequence, frame) for frame in frames]
+        return scans
+
+    def left_out(self, sequences: Iterable[str]) -> list[str]:
+        """See `ScanFiles`."""
+        hidden: list[Path] = []
+        for sequence in sequences:
+            list(self._scans.found(self.root, sequence, hidden))
+        return sorted({str(path.relative_to(self.root)) for path in hidden})
+
+    def points(self, scan: ScanId) -> np.ndarray:
+        """See `ScanFiles`."""
+        return self._read(scan).points
+
+    def has_labels(self, scan: ScanId) -> bool:
+        """See `ScanFiles`. Where a column holds them, the first scan that is asked for speaks for its sequence."""
+        if self._labels is not None:
+            return is_there(self._labels.path(self.root, scan))
+        column = self.settings.label_column
+        if column is not None and scan.sequence not in self._labelled:
+            self._labelled[scan.sequence] = column in self._cloud(scan).columns
+        return column is not None and self._labelled[scan.sequence]
+
+    def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
+        """See `ScanFiles`."""
+        if self._labels is None:
+            labels = self._recent(scan).labels
+            if labels is None:
+                raise DataError(f"scan {scan}: no column '{self.settings.label_column}', which other scans have.")
+            return labels
+        kept = self._recent(scan).kept if self.settings.drop_origin else None
+        labels = read_label_file(self._labels.path(self.root, scan), points if kept is None else len(kept))
+        return labels if kept is None else labels[kept]
+
+    def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
+        """See `ScanFiles`."""
+        kept = self._recent(scan).kept if self.settings.drop_origin else None
+        if kept is None:
+            return labels
+        whole = np.zeros(len(kept), labels.dtype)
+        whole[kept] = labels
+        return whole
+
+    def _fits(self, path: Path) -> bool:
+        return not self._in_bags or is_bag(path)
+
+    def _recent(self, scan: ScanId) -> SensorScan:
+        return self._latest.get(scan) or self._read(scan)
+
+    def _read(self, scan: ScanId) -> SensorScan:
+        cloud, settings = self._cloud(scan), self.settings
+        points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
+        if settings.label_column is not None and settings.label_column in cloud.columns:
+            labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
+        if settings.drop_origin:
+            # 0 at the origin, NaN or infinite where a coordinate is: much faster than asking each of them.
+            away = np.abs(points[:, 0]) + np.abs(points[:, 1]) + np.abs(points[:, 2])
+            kept = (away > 0) & (away < np.inf)
+            points, labels = points[kept], None if labels is None else labels[kept]
+            if not len(points):
+                raise DataError(
+                    f"{cloud.source}: all {len(kept)} points are at the origin, NaN or infinite. Exclude the scan."
+                )
+        check_points(points, cloud.source, NOT_FINITE)
+        found = SensorScan(points, kept, labels)
+        self._latest[scan] = found
+        for oldest in [*self._latest][:-MOST_KEPT]:
+            self._latest.pop(oldest, None)
+        return found
+
+    def _cloud(self, scan: ScanId) -> Cloud:
+        if self._in_bags:
+            if not scan.frame.isdecimal():
+                raise DataError(f"scan {scan}: scans of a bag are numbered, such as {scan.sequence}/000000.")
+            return self._bag(scan.sequence).read(int(scan.frame))
+        return read_file(self._scans.path(self.root, scan), self.settings.columns)
+
+    def _bag(self, sequence: str) -> Bag:
+        if sequence not in self._bags:
+            path = self._scans.path(self.root, ScanId(sequence, "0"))
+            self._bags[sequence] = Bag(path, self.settings.topic)
+        return self._bags[sequence]

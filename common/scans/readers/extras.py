@@ -1,0 +1,33 @@
+"""Errors of libraries that read other people's files, as errors that a user can act on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.base.errors import DataError, PolarDistillError
+from common.scans import scan_files
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read names the file and a next step.
+
+    Raises:
+        DataError: instead of what was raised. Libraries raise anything at all for a damaged file.
+    """
+    try:
+        yield
+    except PolarDistillError:
+        raise
+    except ImportError as error:
+        raise DataError(
+            f"{path}: {error.name or error} is needed to read it. pip install 'polar-distill[formats]', or convert it "
+            "to .npy."
+        ) from error
+    except OSError as error:
+        raise scan_files.unreadable(path, error) from error
+    except Exception as error:
+        raise DataError(
+            f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({type(error).__name__}: {error}). It is "
+            "damaged, truncated or something else; restore it, or exclude it."
+        ) from error

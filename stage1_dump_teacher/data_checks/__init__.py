@@ -1,0 +1,1 @@
+"""Looking at somebody's scans before a teacher does: measuring, judging, describing them."""

@@ -1,0 +1,130 @@
+"""Which files below a folder are scans, which are their labels, and the patterns that find them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from common.base.errors import DataError
+from common.scans.readers import BAG_SUFFIXES, SUFFIXES, is_bag
+from common.scans.scan_id import HIDDEN
+
+LABEL_SUFFIXES = (".label", ".bin", ".npy")
+LABEL_WORD = re.compile(r"[._-]?(?<![a-z])labels?(?![a-z])[._-]?", re.IGNORECASE)
+
+
+class FoundFiles(NamedTuple):
+    """Scans and labels below a folder.
+
+    Attributes:
+        scans: pattern of the scans, see `common.scans.file_pattern`.
+        labels: pattern of their labels, None where there are none.
+        others: how many files of each other kind there are, by suffix.
+    """
+
+    scans: str
+    labels: str | None
+    others: dict[str, int]
+
+
+def find_files(folder: Path) -> FoundFiles:
+    """Look for scans and labels below a folder.
+
+    Raises:
+        DataError: there are no scans.
+    """
+    paths = list_files(folder)
+    scans = {path: kind for path in paths if (kind := kind_of(folder, path)) is not None and not is_label(path)}
+    kinds = Counter((kind, len(path.parts)) for path, kind in scans.items())
+    if not kinds:
+        there = ", ".join(f"{count} {suffix}" for suffix, count in Counter(map(_suffix, paths)).most_common(5))
+        raise DataError(
+            f"{folder}: no scans here ({', '.join([*SUFFIXES, *BAG_SUFFIXES])} files, or folders of ROS 2 bags); "
+            f"there are {there or 'no files'}."
+        )
+    chosen, _ = kinds.most_common(1)[0]
+    alike = [path for path, kind in scans.items() if (kind, len(path.parts)) == chosen]
+    pattern = scan_pattern(alike, chosen[0])
+    expression = _expression(pattern)
+    fitting = [match for path in alike if (match := expression.fullmatch(str(path)))]
+    labels = label_pattern([path for path in paths if is_label(path)], fitting)
+    known = [expression] if labels is None else [expression, _expression(labels)]
+    others = [path for path in paths if not any(one.fullmatch(str(path)) for one in known)]
+    return FoundFiles(pattern, labels, dict(Counter(map(_suffix, others))))
+
+
+def list_files(folder: Path) -> list[PurePosixPath]:
+    """Files below a folder, relative to it, sorted; a folder that is a ROS 2 bag as one. Hidden ones are left out.
+
+    Links to folders are followed, to each folder once: recordings often lie on several disks.
+
+    Raises:
+        DataError: it is no folder, or a bag itself.
+    """
+    if not folder.is_dir() or is_bag(folder):
+        raise DataError(f"{folder}: not a folder with scans in it. Name the folder that holds your scans or bags.")
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        bags = [name for name in folders if is_bag(Path(place, name))]
+        folders[:] = [name for name in folders if name not in bags and not name.startswith(HIDDEN)]
+        found += [below / name for name in (*bags, *names) if not name.startswith(HIDDEN)]
+    return sorted(found)
+
+
+def kind_of(folder: Path, path: PurePosixPath) -> str | None:
+    """What kind of scans a file below a folder holds: its suffix, nothing for a bag in a folder; None for no scans."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in (*SUFFIXES, *BAG_SUFFIXES) else "" if (folder / path).is_dir() else None
+
+
+def is_label(path: PurePosixPath) -> bool:
+    """Whether a name sounds like labels."""
+    return path.suffix == ".label" or any(LABEL_WORD.search(part) for part in path.parts)
+
+
+def scan_pattern(paths: Sequence[PurePosixPath], kind: str) -> str:
+    """The pattern of scans that lie equally deep."""
+    folders = [list(column) for column in zip(*(path.parts[:-1] for path in paths), strict=True)]
+    name = paths[0].suffix
+    usual = [Counter(column).most_common(1)[0][0] for column in folders]
+    if kind in ("", *BAG_SUFFIXES):
+        return "/".join([*usual, f"{{sequence}}{name}"])
+    scores = [
+        (all(part.isdigit() for part in column) or usual[place - 1 : place] == ["sequences"], len(set(column)))
+        for place, column in enumerate(folders)
+    ]
+    best = max(scores, default=(False, 1))
+    if best > (False, 1):
+        usual[scores.index(best)] = "{sequence}"
+    return "/".join([*usual, f"{{frame}}{name}"])
+
+
+def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]) -> str | None:
+    """The pattern of label files that belong to the scans that a pattern found; None without any."""
+    known = {(match.groupdict().get("sequence"), match.groupdict().get("frame")) for match in scans}
+    frames, sequences = {frame for _, frame in known}, {sequence for sequence, _ in known if sequence is not None}
+    counts: Counter[str] = Counter()
+    for path in paths:
+        frame = path.stem if path.stem in frames else LABEL_WORD.sub("", path.stem)
+        sequence = next((part for part in path.parts[:-1] if part in sequences), None)
+        if path.suffix.lower() in LABEL_SUFFIXES and frame and (sequence, frame) in known:
+            parts = ["{sequence}" if part == sequence else part for part in path.parts[:-1]]
+            counts["/".join([*parts, path.stem.replace(frame, "{frame}") + path.suffix])] += 1
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _suffix(path: PurePosixPath) -> str:
+    return path.suffix or path.name
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern)
+    return re.compile(escaped.replace(r"\{sequence\}", "(?P<sequence>[^/]+)").replace(r"\{frame\}", "(?P<frame>[^/]+)"))

@@ -1,0 +1,76 @@
+"""What the doctor looks at in the environment: the interpreter, the packages, and whether files can be written."""
+
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from common.base.environment import PROJECT, package_version
+from stage1_dump_teacher.device_checks import Check
+
+SPCONV = "spconv"
+
+
+def check_python() -> Check:
+    """spconv has wheels for the interpreter."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
+        return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
+    if sys.version_info >= (3, 14):
+        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
+    return Check("ok", version)
+
+
+def check_packages() -> Check:
+    """Every required package is installed in a version that the project allows."""
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
+    except metadata.PackageNotFoundError:
+        return Check("note", f"{PROJECT} is not installed, so that versions were not checked", "Run `make setup`.")
+    wrong = []
+    found = []
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        # Builds of spconv for other versions of CUDA do as well.
+        name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
+        version = package_version(name)
+        if version is None:
+            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
+        else:
+            found.append(f"{name} {version}")
+    if wrong:
+        return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
+    return Check("ok", ", ".join(found))
+
+
+def installed_spconv() -> str:
+    """The build of spconv that is installed: spconv, spconv-cu118, spconv-cu126 ...; `spconv` without one."""
+    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
+    return next((name for name in names if name == SPCONV or name.startswith(f"{SPCONV}-cu")), SPCONV)
+
+
+def check_zarr() -> Check:
+    """A compressed array survives a zip store on disk, the form that targets are kept in."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.storage import ZipStore
+
+    values = np.random.default_rng(0).integers(-100, 100, (1000, 64)).astype(np.int8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.zarr.zip"
+        with ZipStore(path, mode="w") as store:
+            array = zarr.create_array(
+                store, shape=values.shape, chunks=values.shape, dtype="i1", compressors=ZstdCodec()
+            )
+            array[:] = values
+        with ZipStore(path, mode="r") as store:
+            back = np.asarray(zarr.open_array(store, mode="r")[:])
+    if not np.array_equal(back, values):
+        return Check("problem", "an array came back changed", "Reinstall with `make clean setup`; check the disk.")
+    return Check("ok", "wrote a zstd-compressed array and read it back")

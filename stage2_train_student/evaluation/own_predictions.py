@@ -1,0 +1,125 @@
+"""Predictions for files, folders and bags: a file of labels for each scan, or a bag with a topic more."""
+
+import io
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.base.errors import SettingsError
+from common.base.files import write_atomically
+from common.scans.formats.files import SensorFiles
+from common.scans.label_map import LabelMap
+from common.scans.scan_id import ScanId
+from common.training.predictor import Predictor, ScanPrediction
+from stage2_train_student.evaluation.labelled_bag import write_labelled_bag
+from stage2_train_student.evaluation.own_files import PREDICTED, OwnScans
+
+Kind = Literal["label", "npy", "ply"]
+
+
+def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None, kind: Kind) -> dict[Path, int]:
+    """Predict scans without a dataset, and write what is found beside them, or into a folder.
+
+    Returns:
+        number of predicted scans by the file or bag that was written.
+
+    Raises:
+        SettingsError: two predictions, or a prediction and a scan, would be the same file.
+        DataError: a scan cannot be read.
+    """
+    places = [targets(one, sources, out, kind) for one in sources]
+    check_apart(sources, places)
+    written: dict[Path, int] = {}
+    for source, place in zip(sources, places, strict=True):
+        found = predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict")
+        if source.bag is None:
+            for prediction in found:
+                write_atomically(place[prediction.scan], encoded(source, prediction, kind))
+            written |= dict.fromkeys(place.values(), 1)
+        else:
+            to = place[source.scans[0]]
+            files, label_map = source.dataset.files, source.dataset.label_map
+            assert isinstance(files, SensorFiles)
+            labels = (raw_labels(source, prediction) for prediction in found)
+            topic = files.settings.topic
+            written[to] = write_labelled_bag(source.bag, topic, labels, colours_of_raw(label_map), to)
+    return written
+
+
+def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: Kind) -> dict[ScanId, Path]:
+    """Where the prediction of each scan goes: beside it, or below `out` as the scans lie below a common folder."""
+    if source.bag is not None:
+        name = source.bag.name if source.bag.suffix == ".bag" or source.bag.is_dir() else source.bag.stem
+        beside = f"{source.bag.stem}{PREDICTED}{'.bag' if source.bag.suffix == '.bag' else ''}"
+        names = dict.fromkeys(source.scans, beside if out is None else name)
+    else:
+        part = PREDICTED if out is None else ""
+        names = {scan: f"{scan.frame}{part}.{kind}" for scan in source.scans}
+    folder = source.dataset.root
+    if out is not None:
+        roots = [one.dataset.root.absolute() for one in sources]
+        folder = out / folder.absolute().relative_to(os.path.commonpath(roots))
+    return {scan: folder / name for scan, name in names.items()}
+
+
+def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> None:
+    """Refuse predictions that would replace each other, or a scan.
+
+    Raises:
+        SettingsError: some would; names the first.
+    """
+    taken = {source.path(scan).absolute() for source in sources for scan in source.scans}
+    for place in places:
+        # All clouds of a bag go to one bag.
+        for path in {path.absolute() for path in place.values()}:
+            if path in taken:
+                raise SettingsError(
+                    f"{path}: two predictions, or a prediction and a scan, would be this file. Predict them one after "
+                    "the other, each with another --out."
+                )
+            taken.add(path)
+
+
+def raw_labels(source: OwnScans, prediction: ScanPrediction) -> np.ndarray:
+    """Raw label ids of all points of the file, uint32 [M]; "unlabelled" where nothing came back."""
+    whole = source.dataset.files.restored(prediction.scan, prediction.labels)
+    return source.dataset.label_map.to_raw(whole)
+
+
+def encoded(source: OwnScans, prediction: ScanPrediction, kind: Kind) -> bytes:
+    """A prediction as a file."""
+    if kind == "ply":
+        return ply(prediction, source.dataset.label_map)
+    raw = raw_labels(source, prediction).astype("<u4")
+    if kind == "label":
+        return raw.tobytes()
+    buffer = io.BytesIO()
+    np.save(buffer, raw)
+    return buffer.getvalue()
+
+
+def ply(prediction: ScanPrediction, label_map: LabelMap) -> bytes:
+    """The points that were predicted, with raw label ids and colours, as a binary PLY file."""
+    points = prediction.source.points
+    columns = {name: points[:, place].astype("<f4") for place, name in enumerate(("x", "y", "z", "intensity"))}
+    raw = label_map.to_raw(prediction.labels)
+    for place, name in enumerate(("red", "green", "blue")):
+        columns[name] = colours_of_raw(label_map)[raw, place]
+    columns["label"] = raw.astype("<u2")
+    names = {"f4": "float", "u1": "uchar", "u2": "ushort"}
+    vertices = np.empty(len(points), [(name, column.dtype) for name, column in columns.items()])
+    for name, column in columns.items():
+        vertices[name] = column
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    lines += [f"property {names[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
+    return "\n".join([*lines, "end_header", ""]).encode() + vertices.tobytes()
+
+
+def colours_of_raw(label_map: LabelMap) -> np.ndarray:
+    """Red, green, blue of each raw id, uint8 [65536, 3]; those that no class is written as are black."""
+    colours = np.zeros((0x10000, 3), np.uint8)
+    for info in label_map.classes:
+        colours[info.raw_id] = info.colour
+    return colours

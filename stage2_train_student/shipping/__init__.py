@@ -1,0 +1,1 @@
+"""Shipping a student: export to files that other programs run, quantising, and how long a scan takes."""

@@ -1,0 +1,143 @@
+"""`export`: a folder that one ships, whole or not at all."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.base.config import write_yaml
+from common.base.content_hash import sealed_safetensors
+from common.base.devices import CPU
+from common.base.errors import SettingsError
+from common.base.files import flush_to_disk, naming, temporary_beside
+from common.base.weights_hash import weights_hash
+from common.scans.dataset import Dataset, evenly
+from common.scans.label_map import LabelMap
+from common.scans.polar_grid import PolarGrid
+from common.training.recorder import SETTINGS_FILE
+from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.shipping import run_exported
+from stage2_train_student.shipping.card import CARD_FILE, GRAPHS, model_card
+from stage2_train_student.shipping.engines import INT8, Comparison, compare, on_grid, onnx_engines, torch_engines
+from stage2_train_student.shipping.graphs import check_exportable
+from stage2_train_student.shipping.onnx_files import check_installed, write_graphs
+from stage2_train_student.students.student import Student
+from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
+
+PARAMETERS_FILE = "parameters.json"
+POINT_FEATURE_NAMES = (
+    *("rho - centre of its voxel", "phi - centre of its voxel", "z - centre of its voxel"),
+    *("rho", "phi", "z", "x", "y", "remission"),
+)
+LONGEST_HASH = 8
+
+
+def export(
+    run: Path, to: Path, licence: str, onnx: bool = True, calibration: Dataset | None = None, scans: int = 4
+) -> Comparison | None:
+    """Write a run's student to a folder: weights, settings, graphs, parameters, a program and a model card.
+
+    Args:
+        run: folder of the run.
+        to: the folder to make.
+        licence: of the weights, for the card.
+        onnx: write graphs.
+        calibration: quantise to eight bits as well, with scans of this dataset.
+        scans: how many of it calibrate, and how many others compare.
+
+    Returns:
+        what eight bits change and win; None without them.
+
+    Raises:
+        SettingsError: the folder is not empty, or the student has no graph.
+        CheckpointError: the run has no student that fits its settings.
+    """
+    if not to.name:
+        raise SettingsError(f"--to {to}: name a folder to make; the working folder is there already")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise SettingsError(f"--to {to}: is there already; choose another folder, or remove it")
+    settings, weights = run_settings(run), run_weights(run)
+    student, label_map = load_student(settings, weights, CPU)
+    if onnx:
+        check_exportable(student)
+        check_installed()
+    temporary, comparison = temporary_beside(to), None
+    with naming(to, temporary):
+        temporary.mkdir(parents=True)
+        try:
+            write_student(student, settings, label_map, temporary)
+            write_parameters(student, settings, label_map, temporary)
+            if onnx:
+                write_graphs(check_exportable(student), settings.grid.shape, temporary)
+                shutil.copy(run_exported.__file__, temporary / "run_exported.py")
+            if calibration is not None:
+                comparison = quantised(student, settings, calibration, temporary, scans)
+            card = model_card(run, settings, label_map, student, licence, comparison)
+            (temporary / CARD_FILE).write_text(card + (GRAPHS if onnx else ""), encoding="utf-8")
+            for path in temporary.iterdir():
+                flush_to_disk(path)
+            flush_to_disk(temporary)
+            temporary.replace(to)
+            flush_to_disk(to.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return comparison
+
+
+def write_student(student: Student, settings: ExperimentSettings, label_map: LabelMap, folder: Path) -> None:
+    """Weights, settings and the dataset's description: what every command takes for a run."""
+    (folder / EXPORTED_STUDENT).write_bytes(sealed_safetensors(student.published()))
+    description = folder / "dataset.yaml"
+    write_yaml(label_map, description)
+    # The working folder goes before that of the settings: the same name there must be the same file.
+    content = weights_hash({"yaml": torch.frombuffer(bytearray(description.read_bytes()), dtype=torch.uint8)})
+    named = Path(f"dataset_{content[:LONGEST_HASH]}.yaml")
+    description.rename(folder / named)
+    write_yaml(settings.model_copy(update={"dataset": named}), folder / SETTINGS_FILE)
+
+
+def write_parameters(student: Student, settings: ExperimentSettings, label_map: LabelMap, folder: Path) -> None:
+    """Everything that a program has to know beside the graphs."""
+    grid = settings.grid.grid()
+    numbers: dict[str, Any] = {
+        "student_sha256": weights_hash(student.state_dict()),
+        "dataset": label_map.name,
+        "classes": [info.model_dump() for info in label_map.classes],
+        "unlabelled": 0,
+        "grid": {**grid_numbers(grid), "axes": ["rho in metres", "phi in radians", "z in metres"]},
+        "point_features": POINT_FEATURE_NAMES,
+        "pillar_channels": getattr(student, "map_channels", None),
+    }
+    (folder / PARAMETERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def check_same_student(folder: Path, student: Student) -> None:
+    """Refuse graphs of another student.
+
+    Raises:
+        SettingsError: an exported folder holds no parameters, or those of a student with other weights.
+    """
+    path = folder / PARAMETERS_FILE
+    if not path.is_file() or json.loads(path.read_text())["student_sha256"] != weights_hash(student.state_dict()):
+        raise SettingsError(f"{folder}: the graphs here are of another student than that of RUN; export that one")
+
+
+def grid_numbers(grid: PolarGrid) -> dict[str, Any]:
+    """A grid for JSON. Bins are (maximum - minimum) / (shape - 1) wide; what lies outside is clipped first."""
+    return {"minimum": grid.minimum, "maximum": grid.maximum, "shape": grid.shape}
+
+
+def quantised(student: Student, settings: ExperimentSettings, dataset: Dataset, folder: Path, scans: int) -> Comparison:
+    """Write eight-bit graphs, and compare them with the student on other scans, where there are others."""
+    from stage2_train_student.shipping.quantise import write_int8
+
+    grid, found = settings.grid.grid(), dataset.select(dataset.files.sequences()).scans
+    chosen = evenly(found, scans)
+    write_int8(folder, (on_grid(dataset.files.points(scan), grid) for scan in chosen))
+    others = evenly([scan for scan in found if scan not in chosen], scans) or chosen
+    engines = [*torch_engines(student), *onnx_engines(folder, torch.get_num_threads())]
+    comparison = compare(engines, dataset, others, grid, repeats=2 if len(others) == 1 else 1)
+    assert INT8 in comparison.engines
+    return comparison

@@ -1,0 +1,1 @@
+"""Scans in 3D, as one page that a browser opens."""
