@@ -196,7 +196,7 @@ bench: $(INSTALLED) ## print the benchmark tables of tests/benchmarks
 bench-gpu: $(INSTALLED) ## both stages on a GPU against budgets; the table of docs/gpu.md
 	$(VENV_PYTHON) -m tests.benchmarks.bench_gpu $(call option,--device,DEVICE)
 
-proof: $(INSTALLED) ## baseline, every term and every policy of views with three seeds on simulated streets (about an hour)
+proof: $(INSTALLED) ## answer the questions of configs/proof/plan.yaml on simulated streets (hours; resumable)
 	$(VENV_PYTHON) -m tests.benchmarks.proof
 
 clean: ## remove .venv and what tools left behind; CACHE and runs/ stay

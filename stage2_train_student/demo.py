@@ -35,8 +35,12 @@ SEEDS = (0, 1, 2)
 TEACHER_EVALUATION = "teacher.json"
 SUMMARY = "summary.json"
 PAGE = "comparison.html"
+VIEW = "view.html"
 SPLIT = "test"
 """Streets that no model trained on."""
+
+SCAN = "11/000000"
+"""Of them, shown in 3D."""
 
 
 class DemoFolders(NamedTuple):
@@ -70,11 +74,15 @@ def demo(jobs: int) -> None:
         f"mIoU on streets that no model trained on, mean of {len(SEEDS)} students each: baseline {baseline:.1f}, "
         f"distilled from one cache {full:.1f} ({gain:+.1f} points), teacher {teacher:.1f}. {numbers['demo_s']:.0f} s.\n"
         f"  page      {runs / PAGE}   open it in a browser\n"
+        f"  3D view   {runs / VIEW}   one scan: truth, student, teacher, errors\n"
         f"  numbers   {runs / SUMMARY}, {(runs / PAGE).with_suffix('.md')}, .csv\n"
         f"  students  {', '.join(str(runs / name) for name in EXPERIMENTS)}\n"
         f"  targets   {cache}   (make store-info CACHE={cache})\n"
         f"  scans     {folders.data}\n"
-        "next: the same with your data: make dump-teacher train-student DATA=... TEACHER=..."
+        "next, with your own data (README.md):\n"
+        "  polar-distill doctor --data DATA --teacher TEACHER      is everything usable?\n"
+        "  polar-distill dump --data DATA --teacher TEACHER        the teacher, once\n"
+        '  polar-distill sweep --data DATA --experiments "baseline full" --seeds 0-2    students, as many as you like'
     )
 
 
@@ -111,6 +119,8 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) 
             yield Step(title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher))
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
     yield Step("the page", words("compare", runs, **page))
+    shown = words("view", runs / "full" / f"seed{seeds[0]}", SCAN, data=data, teacher=teacher, out=runs / VIEW)
+    yield Step("one scan in 3D, as the student and the teacher see it", shown)
 
 
 def words(*names: Any, **options: Any) -> list[str]:

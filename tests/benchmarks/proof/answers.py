@@ -1,0 +1,133 @@
+"""What the runs of the plan say: scores of every student, tested differences, and the weights that were chosen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.base.errors import DataError, SettingsError
+from common.scans.label_map import LabelMap, load_label_map
+from stage2_train_student.comparison.experiments import Experiment
+from stage2_train_student.comparison.fairness import training_differences
+from stage2_train_student.comparison.planned_runs import PlannedRun
+from stage2_train_student.comparison.statistics import Difference, Sample, difference, welch_error
+from stage2_train_student.comparison.training_runs import read_run
+from tests.benchmarks.proof.plan import Folders, Plan, Question, planned_run, runs_of_choice, weights_name
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Runs of a student of the plan, by seed, and their mIoU in points of 100."""
+
+    experiment: Experiment
+    miou: Sample
+
+    @property
+    def iou(self) -> dict[str, list[float]]:
+        """IoU of each class by seed, in points of 100; a class that does not occur is left out."""
+        reports = [run.evaluation or {} for run in self.experiment.runs]
+        names = [name for name, value in reports[0]["iou"].items() if value is not None]
+        return {name: [100 * report["iou"][name] for report in reports] for name in names}
+
+
+def scored(name: str, runs: Sequence[PlannedRun]) -> Scored:
+    """Read runs.
+
+    Raises:
+        DataError: one has no score.
+    """
+    read = tuple(read_run(run.folder) for run in runs)
+    for run in read:
+        if run.evaluated() is None:
+            raise DataError(f"{run.folder}: not scored; run the proof again")
+    values = {run.settings.seed: 100 * (run.evaluated() or {})["miou"] for run in read}
+    return Scored(Experiment(name, read), Sample.by_seed(values))
+
+
+def scored_students(plan: Plan, folders: Folders, questions: Sequence[str]) -> dict[str, Scored]:
+    """All students of some questions, each with as many seeds as the question that asks for most."""
+    seeds: dict[str, int] = {}
+    for question in (plan.questions[name] for name in questions):
+        for name in question.students():
+            seeds[name] = max(seeds.get(name, 0), question.seeds)
+    return {
+        name: scored(name, [planned_run(plan, folders, name, seed) for seed in range(count)])
+        for name, count in seeds.items()
+    }
+
+
+def compared(student: Scored, reference: Scored, question: Question, label_map: LabelMap) -> Difference:
+    """Difference of the mean mIoU, paired by seed, tested as one of the question's comparisons.
+
+    Raises:
+        SettingsError: they were trained on other scans, views, labels or steps, and the question does not say so.
+    """
+    unlike = training_differences(student.experiment, reference.experiment, label_map)
+    if unlike and not question.unlike:
+        names = f"{student.experiment.name} and {reference.experiment.name}"
+        raise SettingsError(f"{names} did not train alike ({'; '.join(unlike)}); the plan must say so (unlike)")
+    ours, theirs = (
+        Sample(one.miou.values[: question.seeds], one.miou.seeds[: question.seeds]) for one in (student, reference)
+    )
+    gain = difference(ours, theirs)
+    assert gain is not None
+    return gain._replace(comparisons=len(question.comparisons))
+
+
+def answer(question: Question, students: Mapping[str, Scored], label_map: LabelMap) -> dict[str, Any]:
+    """All comparisons of a question, in points of mIoU."""
+    rows = []
+    for student, reference in question.comparisons.items():
+        gain = compared(students[student], students[reference], question, label_map)
+        one, other = (students[name].miou.values[: question.seeds] for name in (student, reference))
+        rows.append(
+            {
+                "student": student,
+                "reference": reference,
+                "gain": gain.value,
+                "standard_error": gain.error,
+                "interval": gain.interval,
+                "p_value": gain.p_value,
+                "by_seed": [ours - theirs for ours, theirs in zip(one, other, strict=True)],
+            }
+        )
+    return {"asked": question.asked, "seeds": question.seeds, "unlike": question.unlike, "comparisons": rows}
+
+
+def choice(plan: Plan, folders: Folders) -> list[dict[str, Any]]:
+    """mIoU on the streets that chose, by the weights tried."""
+    return [
+        {"weights": weights_name(weights), "miou": scored("", [run]).miou.values[0]}
+        for weights, run in zip(plan.choice.tried(), runs_of_choice(plan, folders), strict=True)
+    ]
+
+
+def headline(terms: Mapping[str, Any], students: Mapping[str, Scored]) -> dict[str, Any]:
+    """The numbers of `full` against the baseline."""
+    row = next(row for row in terms["comparisons"] if row["student"] == "full")
+    error = welch_error(students["full"].miou, students["baseline"].miou)
+    return {
+        "gain_miou": row["gain"],
+        "interval": row["interval"],
+        "p_value": row["p_value"],
+        "gain_over_two_se": row["gain"] / (2 * error) if error else None,
+        "comparisons": len(terms["comparisons"]),
+        "seeds": terms["seeds"],
+    }
+
+
+def student_numbers(student: Scored) -> dict[str, Any]:
+    """Everything raw about a student: its runs by seed, their classes, and the time of a step."""
+    seconds = Sample.of(run.seconds_per_step() for run in student.experiment.runs)
+    return {
+        "miou": student.miou.mean,
+        "spread": student.miou.spread,
+        "by_seed": dict(zip(map(str, student.miou.seeds), student.miou.values, strict=True)),
+        "iou": student.iou,
+        "steps": student.experiment.runs[0].last_step,
+        "seconds_per_step": seconds.mean,
+    }
+
+
+def label_map_of(plan: Plan, folders: Folders) -> LabelMap:
+    """The dataset of the plan's students."""
+    return load_label_map(planned_run(plan, folders, plan.choice.student, 0).settings.dataset)

@@ -1,0 +1,95 @@
+"""The answers as pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
+
+
+def draw_all(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw all pictures into a folder, and say which."""
+    drawn = []
+    for name, size, draw in (
+        ("proof", (8, 6), gains),
+        ("proof_labels", (5, 3.6), labels),
+        ("proof_cost", (5, 3.6), cost),
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        draw(axes, numbers)
+        axes.spines[["top", "right"]].set_visible(False)
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+        drawn.append(path)
+    return drawn
+
+
+def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
+    """Every comparison: the difference, its interval, and the differences by seed."""
+    place, ticks = 0.0, []
+    for question in numbers["questions"].values():
+        axes.text(
+            0.0, place, f" {question['asked']}", fontsize=9, va="center", ha="left", color="#444444", weight="bold"
+        )
+        place -= 0.9
+        for row in question["comparisons"]:
+            low, high = row["interval"]
+            axes.plot([low, high], [place, place], color=BLUE, linewidth=2)
+            axes.plot(row["by_seed"], [place] * len(row["by_seed"]), "|", color=GREY, markersize=9)
+            axes.plot([row["gain"]], [place], "o", color=BLUE, markersize=6)
+            ticks.append((place, f"{row['student']} against {row['reference']}".replace("_", " ")))
+            place -= 0.8
+        place -= 0.3
+    axes.axvline(0, color="#444444", linewidth=0.8)
+    axes.set_yticks([tick for tick, _ in ticks], [text for _, text in ticks], fontsize=8)
+    everything = [row["gain"] for question in numbers["questions"].values() for row in question["comparisons"]]
+    axes.set_xlim(min(0, *everything) - 8, max(everything) + 8)
+    axes.set_xlabel(
+        "gain in points of mIoU; line: 95 % interval, corrected for the comparisons of a question; bars: seeds"
+    )
+    axes.tick_params(axis="y", length=0)
+
+
+def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
+    """mIoU against the number of streets with labels."""
+    students = numbers["students"]
+    for kind, colour in (("baseline", GREY), ("full", BLUE)):
+        found = {streets: students[name] for streets, name in streets_of(kind, students).items()}
+        axes.plot(list(found), [one["miou"] for one in found.values()], "o-", color=colour, label=kind)
+        for streets, one in found.items():
+            axes.plot([streets] * len(one["by_seed"]), list(one["by_seed"].values()), ".", color=colour, markersize=4)
+    axes.axhline(numbers["teacher_miou"], color="#444444", linestyle="--", linewidth=1, label="teacher")
+    axes.set_xscale("log")
+    ticks = list(streets_of("full", students))
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("streets with labels, of ten with targets")
+    axes.set_ylabel("mIoU in %")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def streets_of(kind: str, students: Mapping[str, Any], everything: int = 10) -> dict[int, str]:
+    """Students by the number of streets whose labels they know."""
+    few = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
+    return dict(sorted(few.items())) | {everything: kind}
+
+
+def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:
+    """Time of a number of experiments, in units of one with the teacher in the loop."""
+    rows = numbers["cost"]
+    unit = mean(row["hours_online"] / row["experiments"] for row in rows)
+    for kind, colour, label in (
+        ("online", ORANGE, "teacher in the loop"),
+        ("cached", BLUE, "from a cache, dump included"),
+    ):
+        values = [row[f"hours_{kind}"] / unit for row in rows]
+        axes.plot([row["experiments"] for row in rows], values, "o-", color=colour, label=label)
+    axes.set_xlabel("experiments")
+    axes.set_ylabel("time, in experiments with the teacher")
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,190 @@
+"""The plan of the proof: which caches and students there are, and which questions they answer."""
+
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from pydantic import Field, model_validator
+
+from common.base.config import Settings, load_settings
+from stage2_train_student.comparison.planned_runs import PlannedRun
+from stage2_train_student.settings import ExperimentSettings
+
+PLAN = Path("configs/proof/plan.yaml")
+
+
+class CachePlan(Settings):
+    """A store of targets: a file of settings for `dump`, and what is overridden in it."""
+
+    config: Path = Path("configs/demo/dump.yaml")
+    set: list[str] = []
+
+
+class StudentPlan(Settings):
+    """A student: a file of settings for `train`, what is overridden in it, and where its targets come from.
+
+    Attributes:
+        cache: name of a cache of the plan; None for a student without a teacher, or with the teacher in the loop.
+        about: what it is, in a few words, for tables.
+    """
+
+    config: Path
+    set: list[str] = []
+    cache: str | None = None
+    about: str = ""
+
+
+class Question(Settings):
+    """A group of comparisons that are tested together.
+
+    Attributes:
+        asked: the question.
+        seeds: students of each kind, with the seeds 0, 1, ...
+        comparisons: student to the student that it is compared with.
+        unlike: what else differs within the comparisons, if that is what is asked about; where it is empty, two
+            students that saw other scans, views, labels or steps are refused.
+        found: what was found, a sentence or two for the reader of the tables; written when the numbers were known.
+    """
+
+    asked: str
+    seeds: int = Field(ge=2)
+    comparisons: dict[str, str] = Field(min_length=1)
+    unlike: str = ""
+    found: str = ""
+
+    def students(self) -> list[str]:
+        """All that are compared, each once."""
+        return list(dict.fromkeys(name for pair in self.comparisons.items() for name in reversed(pair)))
+
+
+class Choice(Settings):
+    """How the weights of the loss terms were chosen: each alone, then together, by mIoU on streets kept for that.
+
+    Attributes:
+        split: the streets.
+        seed: of all these students; no question has it.
+        student: of the plan, whose settings but the weights they have.
+        grid: weights tried, by term, the other terms 0.
+        together: weights tried of all terms at once.
+    """
+
+    split: str
+    seed: int
+    student: str
+    grid: dict[str, list[float]]
+    together: list[dict[str, float]]
+
+    def tried(self) -> list[dict[str, float]]:
+        """The weights of every student, in order."""
+        alone = [
+            {other: weight if other == term else 0.0 for other in self.grid}
+            for term, weights in self.grid.items()
+            for weight in weights
+        ]
+        return [*alone, *self.together]
+
+
+class Plan(Settings):
+    """See `configs/proof/plan.yaml`.
+
+    Attributes:
+        streets: settings of the simulator.
+        teacher: checkpoint.
+        split: streets that score the students; nothing was chosen by them.
+        common: settings overridden in all students.
+    """
+
+    config_folder: ClassVar[str] = "proof"
+
+    streets: Path
+    teacher: Path
+    split: str
+    common: list[str] = []
+    choice: Choice
+    caches: dict[str, CachePlan]
+    students: dict[str, StudentPlan]
+    questions: dict[str, Question]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Plan":
+        asked = [name for question in self.questions.values() for name in question.students()]
+        for name in [*asked, self.choice.student]:
+            if name not in self.students:
+                raise ValueError(f"there is no student {name}; there are: {', '.join(self.students)}")
+        for name, student in self.students.items():
+            if student.cache is not None and student.cache not in self.caches:
+                raise ValueError(f"student {name}: there is no cache {student.cache}")
+            if name not in asked:
+                raise ValueError(f"student {name} answers no question")
+        return self
+
+
+class Folders(NamedTuple):
+    """Where the proof keeps its scans, caches and runs."""
+
+    data: Path = Path("data/demo")
+    caches: Path = Path("cache/proof")
+    runs: Path = Path("runs/proof")
+
+
+def load_plan(path: Path = PLAN) -> Plan:
+    """Read a plan.
+
+    Raises:
+        SettingsError: it is not one.
+    """
+    return load_settings(Plan, path)
+
+
+def planned_run(
+    plan: Plan, folders: Folders, name: str, seed: int, changes: tuple[str, ...] = (), place: str | None = None
+) -> PlannedRun:
+    """A student of the plan with a seed.
+
+    Args:
+        plan: the plan.
+        folders: where its runs lie.
+        name: of the student.
+        seed: of the run.
+        changes: settings overridden on top of the student's own.
+        place: folder of its runs, within that of all runs; None for its name.
+
+    Raises:
+        SettingsError: its settings are wrong.
+    """
+    student = plan.students[name]
+    changes = (*plan.common, *student.set, *changes, f"seed={seed}")
+    settings = load_settings(ExperimentSettings, student.config, changes)
+    folder = folders.runs / (place or name) / f"seed{seed}"
+    words = ["--experiment", str(student.config), "--run", str(folder)]
+    words += [word for change in changes for word in ("--set", change)]
+    if settings.targets == "cache":
+        words += ["--cache", str(folders.caches / str(student.cache))]
+    elif settings.targets == "online":
+        words += ["--teacher", str(plan.teacher)]
+    return PlannedRun(f"{place or name}/seed{seed}", folder, settings, words)
+
+
+def runs_of_question(plan: Plan, folders: Folders, question: Question) -> list[PlannedRun]:
+    """Its students with the first seed, then all with the next."""
+    return [planned_run(plan, folders, name, seed) for seed in range(question.seeds) for name in question.students()]
+
+
+def runs_of_choice(plan: Plan, folders: Folders) -> list[PlannedRun]:
+    """A student for each of the weights tried."""
+    choice = plan.choice
+    return [
+        planned_run(
+            plan,
+            folders,
+            choice.student,
+            choice.seed,
+            tuple(f"distillation.{term}={weight}" for term, weight in weights.items()),
+            f"choice/{weights_name(weights)}",
+        )
+        for weights in choice.tried()
+    ]
+
+
+def weights_name(weights: dict[str, float]) -> str:
+    """Such as `logit60` or `logit60_vpd0.2_lwd0.1`: the terms whose weight is not 0."""
+    return "_".join(f"{term}{weight:g}" for term, weight in weights.items() if weight)

@@ -1,0 +1,114 @@
+"""Makes what the answers are read from: scans, caches, students and scores; what is there already is left alone."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from common.base.errors import TrainingError
+from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
+from stage2_train_student.comparison.sweep import train_all
+from stage2_train_student.comparison.sweep_command import cores, report
+from stage2_train_student.demo import newer, words
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
+from stage2_train_student.training.finished_run import FINISHED_FILE
+from tests.benchmarks.proof.plan import Folders, Plan, runs_of_choice, runs_of_question
+
+TEACHER_FILE = "teacher.json"
+LOGS = "logs"
+
+
+def make_everything(plan: Plan, folders: Folders, questions: Iterable[str], jobs: int) -> None:
+    """All that the plan asks for, question by question; stopped at any time, the next call goes on.
+
+    Raises:
+        TrainingError: a command failed; says where its output is.
+    """
+    data, runs = folders.data, folders.runs
+    run_commands({"simulate": words("simulate", out=data, config=plan.streets, jobs=jobs)}, runs, 1)
+    first = next(iter(plan.students.values())).config
+    theirs = runs / TEACHER_FILE
+    if not theirs.is_file():
+        score = words("evaluate", data=data, teacher=plan.teacher, experiment=first, split=plan.split, json=theirs)
+        run_commands({"score the teacher": score}, runs, 1)
+    click.secho("\nchoose the weights", bold=True)
+    make_runs(plan, folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
+    for name in questions:
+        question = plan.questions[name]
+        click.secho(f"\n{name}: {question.asked}", bold=True)
+        make_runs(plan, folders, runs_of_question(plan, folders, question), plan.split, jobs)
+
+
+def make_runs(plan: Plan, folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: int) -> None:
+    """Caches, students and scores of some runs."""
+    needed = {run.words[run.words.index("--cache") + 1] for run in runs if "--cache" in run.words}
+    dumps = {
+        f"dump {name}": dump_command(plan, folders, name)
+        for name in plan.caches
+        if str(folders.caches / name) in needed
+    }
+    run_commands(dumps, folders.runs, jobs)
+    for cache in sorted(needed):
+        refuse_other_runs([run for run in runs if cache in run.words], cache, folders.data)
+    report(list(runs), train_all(runs, ["--data", str(folders.data)], jobs, max(1, cores() // jobs)))
+    unscored = [run for run in runs if not newer(run.folder / EVALUATION_FILE, run.folder / FINISHED_FILE)]
+    scores = {
+        f"score {run.name}": words("evaluate", data=folders.data, run=run.folder, split=split) for run in unscored
+    }
+    run_commands(scores, folders.runs, jobs)
+
+
+def dump_command(plan: Plan, folders: Folders, name: str) -> list[str]:
+    """The command that makes a cache."""
+    cache = plan.caches[name]
+    options: dict[str, Any] = {"data": folders.data, "teacher": plan.teacher, "cache": folders.caches / name}
+    changes = [word for change in cache.set for word in ("--set", change)]
+    return [*words("dump", **options, config=cache.config), *changes]
+
+
+def run_commands(commands: dict[str, list[str]], runs: Path, jobs: int) -> None:
+    """Run commands of `polar-distill`, some at a time, each with a log of its own under the folder of runs.
+
+    Raises:
+        TrainingError: one failed; no other is started.
+    """
+    logs = runs / LOGS
+    logs.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(commands), unit="command", disable=not commands) as bar:
+        waiting = {
+            pool.submit(run_command, command, logs / f"{title.replace(' ', '_').replace('/', '_')}.log", jobs): title
+            for title, command in commands.items()
+        }
+        try:
+            for future, title in waiting.items():
+                future.result()
+                bar.set_description(title)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run_command(command: list[str], log: Path, jobs: int) -> None:
+    """Run one command of `polar-distill` with its share of the cores.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    with log.open("wb") as file:
+        code = subprocess.run(
+            [sys.executable, "-m", "polar_distill", *command], stdout=file, stderr=file, env=os.environ | threads
+        ).returncode
+    if code:
+        raise TrainingError(
+            f"polar-distill {shlex.join(command)} failed (exit status {code}); its output is in {log}. "
+            "Solve this, then run the same command: it goes on from there."
+        )
