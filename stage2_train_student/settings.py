@@ -58,6 +58,8 @@ class ExperimentSettings(Settings):
         train: splits or sequences to train on.
         labels: splits or sequences of `train` whose labels are used; the scans of others join the distillation only, as
             scans without labels do. null uses all labels that there are.
+        label_every: use the labels of every so many-th scan of a sequence only, from its first one on: 10 or 100 for
+            trainings with 10 or 1 % of the labels. With `targets: none` the student sees these scans only.
         validate_on: splits or sequences for mIoU after each epoch; without scans of them no mIoU is computed.
         grid: the grid and volume; with targets they must be the teacher's.
         teacher: kind of a live teacher: `cylinder3d`, or a class of your own such as `my_package.my_file:MyTeacher`.
@@ -97,6 +99,7 @@ class ExperimentSettings(Settings):
     dataset: DatasetFile
     train: Names = Field(["train"], min_length=1)
     labels: Names | None = Field(None, min_length=1)
+    label_every: int = Field(1, ge=1)
     validate_on: Names = ["val"]
     grid: GridSettings = GridSettings()
     teacher: str = "cylinder3d"

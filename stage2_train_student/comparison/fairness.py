@@ -12,15 +12,29 @@ from stage2_train_student.training.seen_data import SeenViews, seen_views
 def training_differences(experiment: Experiment, baseline: Experiment, label_map: LabelMap) -> list[str]:
     """In what the training of an experiment was not the baseline's, one phrase each; empty where it was the same.
 
+    A baseline without a teacher has nothing to learn from scans without labels, so it may lack those.
+
     What an older version did not record is not compared, see `unrecorded`.
     """
     ours, theirs = conditions(experiment, label_map), conditions(baseline, label_map)
+    if few_labels(experiment) and baseline.settings.targets == "none":
+        ours, theirs = (without(one, "training sequences", "training scans") for one in (ours, theirs))
     unequal = [
         f"{name}: {ours[name]}; the baseline's: {theirs[name]}"
         for name in ours
         if ours[name] is not None and theirs[name] is not None and ours[name] != theirs[name]
     ]
     return [*view_differences(experiment, baseline), *unequal]
+
+
+def few_labels(experiment: Experiment) -> bool:
+    """Whether it trains on scans whose labels it does not use: what only a teacher makes possible, so a part of it."""
+    return experiment.settings.labels is not None or experiment.settings.label_every > 1
+
+
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The values of all other names."""
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
@@ -45,6 +59,7 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
+        "scans with labels": f"every {settings.label_every}." if settings.label_every > 1 else "all",
         "mixed scans": str(settings.mix or "none"),
         "training scans": listed(sorted(scans)),
         # Where validations end the training, its length is what the method made of it.

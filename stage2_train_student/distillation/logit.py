@@ -10,8 +10,8 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
-from stage2_train_student.distillation.term import Term
-from stage2_train_student.distillation.weights import voxel_weights
+from stage2_train_student.distillation.term import Term, TermContext
+from stage2_train_student.distillation.weights import mean_over, voxel_weights
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
 
@@ -25,6 +25,11 @@ class SoftLogits(Term):
     """The divergence of teacher and student over the voxels of the chosen support."""
 
     name = "logit"
+    class_weights: torch.Tensor
+
+    def __init__(self, context: TermContext) -> None:
+        super().__init__(context)
+        self.register_buffer("class_weights", context.class_weights, persistent=False)
 
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
@@ -33,6 +38,9 @@ class SoftLogits(Term):
         student, teacher = outputs.voxel_logits, targets.logits.float()
         scale, threshold = self.settings.logit_scale, self.settings.logit_threshold
         weights = voxel_weights(self.settings, targets, batch, processes)
+        if self.settings.logit_class_weights:
+            balance = expected_class_weights(teacher, self.class_weights, processes)
+            weights = balance if weights is None else weights * balance
         if self.settings.support == "occupied":
             return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes, weights)}
         features, classifier = outputs.classifier_input, outputs.pillar_logits
@@ -59,6 +67,25 @@ def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale
     student = (student_logits * scale).softmax(dim=-1)
     teacher = (teacher_logits * scale).softmax(dim=-1)
     return (teacher * ((teacher + LOGIT_EPSILON).log() - (student + LOGIT_EPSILON).log())).mean(dim=-1)
+
+
+def expected_class_weights(
+    teacher_logits: torch.Tensor, class_weights: torch.Tensor, processes: Processes = ALONE
+) -> torch.Tensor:
+    """Loss weight of each voxel's class as the teacher sees it: sum over classes of p_t w, divided by its mean.
+
+    "Unlabelled" is never an answer. Without it, voxels of roads and buildings outweigh all rare classes together.
+
+    Args:
+        teacher_logits: float [V, classes].
+        class_weights: float [classes].
+        processes: that hold a part of the batch each.
+
+    Returns:
+        float [V], of mean 1 over the batch in all processes.
+    """
+    expected = teacher_logits[:, 1:].softmax(dim=1) @ class_weights[1:].to(teacher_logits.dtype)
+    return expected / mean_over(expected, torch.ones_like(expected), processes)
 
 
 def sum_and_count(entries: torch.Tensor, threshold: float | None, weights: torch.Tensor | None = None) -> torch.Tensor:

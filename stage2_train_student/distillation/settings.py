@@ -72,6 +72,8 @@ class DistillationSettings(Settings):
         support: voxels of the logit term: `occupied`, or `dense` as published.
         logit_scale: factor on both logits before the softmax, the inverse of a temperature.
         logit_threshold: voxels whose divergence is not above it do not count; null counts all.
+        logit_class_weights: weigh the voxels of the logit term by the loss weights of the classes that the teacher sees
+            in them, as the cross entropy weighs labels. Not published.
         confidence: weight what the terms compare by the probability of the teacher's likeliest class, see `weights`;
             all terms but PVKD's affinities, which compare pairs.
         trust_labels: leave out voxels with a label where the teacher's likeliest class is another one, see `weights`.
@@ -86,6 +88,7 @@ class DistillationSettings(Settings):
     support: Literal["occupied", "dense"] = "occupied"
     logit_scale: float = Field(LOGIT_SCALE, gt=0)
     logit_threshold: float | None = LOGIT_THRESHOLD
+    logit_class_weights: bool = False
     confidence: bool = False
     trust_labels: bool = False
 

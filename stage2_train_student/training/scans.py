@@ -1,5 +1,7 @@
 """Which scans an experiment trains on and validates on, and which of their labels it uses."""
 
+from collections.abc import Iterable
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import click
@@ -56,6 +58,8 @@ def scans_that_teach(settings: ExperimentSettings, dataset: Dataset, scans: list
     Raises:
         DataError: nothing is learned from any.
     """
+    if settings.targets == "none":
+        scans = every_nth(scans, settings.label_every)
     labelled = [scan for scan in scans if dataset.has_labels(scan)]
     without = len(scans) - len(labelled)
     if not without:
@@ -72,6 +76,13 @@ def scans_that_teach(settings: ExperimentSettings, dataset: Dataset, scans: list
     return labelled, f"training without {without} of {len(scans)} scans, which have no label file (targets: none)"
 
 
+def every_nth(scans: Iterable[ScanId], step: int) -> list[ScanId]:
+    """Every so many-th scan of each sequence, the first one included, in their order."""
+    return [
+        scan for _, group in groupby(scans, key=lambda scan: scan.sequence) for scan in islice(group, None, None, step)
+    ]
+
+
 def labelled_scans(settings: ExperimentSettings, dataset: Dataset) -> frozenset[ScanId] | None:
     """Training scans whose labels are used, None for all.
 
@@ -80,8 +91,9 @@ def labelled_scans(settings: ExperimentSettings, dataset: Dataset) -> frozenset[
         DataError: none of those that it names has a label file.
     """
     if settings.labels is None:
-        return None
-    labelled = frozenset(dataset.select(settings.labels).scans)
+        every = settings.label_every
+        return None if every == 1 else frozenset(every_nth(dataset.select(settings.train).scans, every))
+    labelled = frozenset(every_nth(dataset.select(settings.labels).scans, settings.label_every))
     if labelled.isdisjoint(dataset.select(settings.train).scans):
         raise SettingsError(
             f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(settings.labels)}; "

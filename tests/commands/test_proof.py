@@ -96,11 +96,10 @@ def small_plan(plan: Plan, configs) -> Plan:
         "full": {"config": str(configs / "full.yaml"), "cache": "one"},
     }
     question = {"asked": "Is it fair?", "seeds": 2, "comparisons": {"full": "baseline"}}
-    choice = {"split": "val", "seed": 100, "student": "full", "grid": {"logit": [1.0]}, "together": []}
+    choice = {"split": "val", "seed": 100, "student": "full", "grid": {"logit": [1.0]}, "others": {}}
     return changed(
         plan,
         streets=str(configs / "streets.yaml"),
-        common=[],
         choice=choice,
         caches={"one": cache},
         students=students,

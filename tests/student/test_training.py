@@ -22,6 +22,7 @@ from stage2_train_student.distillation.terms import teacher_layers
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentData, choose_view
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
+from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import losses, targets_of
 from tests.golden.golden_files import scans_folder
 from tests.shared.reduced import (
@@ -347,3 +348,17 @@ def test_labels_must_be_those_of_training_scans(streets, street_cache, runs):
 def test_without_a_teacher_scans_without_labels_are_refused(streets, runs):
     message = fail(train(streets, None, runs / "a", "labels=['00']", name="baseline"))
     assert "a scan without labels teaches nothing" in message
+
+
+def test_labels_of_every_so_many_th_scan_only(streets):
+    settings = reduced_experiment(STREET_GRID, "train=['00']", "label_every=2")
+    data, scans = data_of(settings, streets), [ScanId("00", f"{frame:06d}") for frame in range(3)]
+    assert [bool(data.load(scan, 0)[0].voxel_labels.any()) for scan in scans] == [True, False, True]
+    named = data_of(reduced_experiment(STREET_GRID, "train=['00']", "label_every=2", "labels=['00']"), streets)
+    assert named.labelled == data.labelled
+
+
+def test_without_a_teacher_only_scans_whose_labels_are_used_are_trained_on(streets):
+    settings = reduced_experiment(STREET_GRID, "train=['00', '08']", "label_every=2", name="baseline")
+    chosen = choose_scans(settings, Dataset.open(streets, load_label_map(settings.dataset))).train
+    assert [str(scan) for scan in chosen] == ["00/000000", "00/000002", "00/000004", "08/000000"]

@@ -109,6 +109,24 @@ def test_the_logit_term_is_a_weighted_mean(kind, support):
     assert term(outputs, targets, batch)["logit"].item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("confidence", [False, True])
+def test_the_logit_term_is_weighted_by_the_classes_that_the_teacher_sees(confidence):
+    outputs, targets, batch = inputs()
+    weights = voxels_by_hand({"confidence": confidence}, targets, batch)
+    expected = []
+    for logits in targets.logits.double().tolist():
+        exponentials = [math.exp(value) for value in logits[1:]]
+        seen = sum(value * float(weight) for value, weight in zip(exponentials, CLASS_WEIGHTS[1:], strict=True))
+        expected.append(seen / sum(exponentials))
+    combined = [one * other for one, other in zip(weights, expected, strict=True)]
+    entries = divergence(outputs.voxel_logits.double(), targets.logits.double(), 0.1).tolist()
+    mean = sum(entry * weight for entry, weight in zip(entries, combined, strict=True)) / sum(combined)
+    settings = {"logit_class_weights": True, "logit_threshold": None, "confidence": confidence}
+    found = built(vpd=0, lwd=0, **settings).terms["logit"](outputs, targets, batch)["logit"]
+    assert found.item() == pytest.approx(mean, rel=1e-4)
+    assert max(expected) > 2 * min(expected)
+
+
 @kinds
 def test_the_feature_terms_are_weighted_means(kind):
     outputs, targets, batch = inputs()

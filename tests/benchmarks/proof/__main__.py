@@ -21,6 +21,7 @@ from tests.benchmarks.proof.answers import (
     choice,
     headline,
     label_map_of,
+    points,
     scored_students,
     student_numbers,
 )
@@ -75,7 +76,7 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
         "questions": questions,
         "cost": cost,
         "cost_parts": cost_parts(folders),
-        "teacher_iou": {name: 100 * value for name, value in teacher["iou"].items() if value is not None},
+        "teacher_iou": {name: points(value) for name, value in teacher["iou"].items()},
         "students": {name: student_numbers(student) for name, student in students.items()},
     }
 

@@ -11,7 +11,7 @@ from stage2_train_student.comparison.fairness import training_differences
 from stage2_train_student.comparison.planned_runs import PlannedRun
 from stage2_train_student.comparison.statistics import Difference, Sample, difference, welch_error
 from stage2_train_student.comparison.training_runs import read_run
-from tests.benchmarks.proof.plan import Folders, Plan, Question, planned_run, runs_of_choice, weights_name
+from tests.benchmarks.proof.plan import Folders, Plan, Question, planned_run, runs_of_choice
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,15 @@ class Scored:
     miou: Sample
 
     @property
-    def iou(self) -> dict[str, list[float]]:
-        """IoU of each class by seed, in points of 100; a class that does not occur is left out."""
+    def iou(self) -> dict[str, list[float | None]]:
+        """IoU of each class by seed, in points of 100; None where it neither occurs nor was predicted."""
         reports = [run.evaluation or {} for run in self.experiment.runs]
-        names = [name for name, value in reports[0]["iou"].items() if value is not None]
-        return {name: [100 * report["iou"][name] for report in reports] for name in names}
+        return {name: [points(report["iou"][name]) for report in reports] for name in reports[0]["iou"]}
+
+
+def points(share: float | None) -> float | None:
+    """A share in points of 100."""
+    return None if share is None else 100 * share
 
 
 def scored(name: str, runs: Sequence[PlannedRun]) -> Scored:
@@ -94,10 +98,10 @@ def answer(question: Question, students: Mapping[str, Scored], label_map: LabelM
 
 
 def choice(plan: Plan, folders: Folders) -> list[dict[str, Any]]:
-    """mIoU on the streets that chose, by the weights tried."""
+    """mIoU on the streets that chose, by the settings tried."""
     return [
-        {"weights": weights_name(weights), "miou": scored("", [run]).miou.values[0]}
-        for weights, run in zip(plan.choice.tried(), runs_of_choice(plan, folders), strict=True)
+        {"tried": name, "miou": scored("", [run]).miou.values[0]}
+        for name, run in zip(plan.choice.tried(), runs_of_choice(plan, folders), strict=True)
     ]
 
 

@@ -57,30 +57,30 @@ class Question(Settings):
 
 
 class Choice(Settings):
-    """How the weights of the loss terms were chosen: each alone, then together, by mIoU on streets kept for that.
+    """How the settings of the distillation were chosen: by mIoU on streets kept for that.
 
     Attributes:
         split: the streets.
         seed: of all these students; no question has it.
-        student: of the plan, whose settings but the weights they have.
+        student: of the plan, on whose settings those tried build.
         grid: weights tried, by term, the other terms 0.
-        together: weights tried of all terms at once.
+        others: further settings tried, by name.
     """
 
     split: str
     seed: int
     student: str
     grid: dict[str, list[float]]
-    together: list[dict[str, float]]
+    others: dict[str, list[str]]
 
-    def tried(self) -> list[dict[str, float]]:
-        """The weights of every student, in order."""
-        alone = [
-            {other: weight if other == term else 0.0 for other in self.grid}
+    def tried(self) -> dict[str, list[str]]:
+        """Settings overridden in every student, by a name such as `logit20`, in order."""
+        alone = {
+            f"{term}{weight:g}": [f"distillation.{other}={weight if other == term else 0.0}" for other in self.grid]
             for term, weights in self.grid.items()
             for weight in weights
-        ]
-        return [*alone, *self.together]
+        }
+        return alone | self.others
 
 
 class Plan(Settings):
@@ -90,7 +90,6 @@ class Plan(Settings):
         streets: settings of the simulator.
         teacher: checkpoint.
         split: streets that score the students; nothing was chosen by them.
-        common: settings overridden in all students.
     """
 
     config_folder: ClassVar[str] = "proof"
@@ -98,7 +97,6 @@ class Plan(Settings):
     streets: Path
     teacher: Path
     split: str
-    common: list[str] = []
     choice: Choice
     caches: dict[str, CachePlan]
     students: dict[str, StudentPlan]
@@ -113,7 +111,7 @@ class Plan(Settings):
         for name, student in self.students.items():
             if student.cache is not None and student.cache not in self.caches:
                 raise ValueError(f"student {name}: there is no cache {student.cache}")
-            if name not in asked:
+            if name not in [*asked, self.choice.student]:
                 raise ValueError(f"student {name} answers no question")
         return self
 
@@ -152,7 +150,7 @@ def planned_run(
         SettingsError: its settings are wrong.
     """
     student = plan.students[name]
-    changes = (*plan.common, *student.set, *changes, f"seed={seed}")
+    changes = (*student.set, *changes, f"seed={seed}")
     settings = load_settings(ExperimentSettings, student.config, changes)
     folder = folders.runs / (place or name) / f"seed{seed}"
     words = ["--experiment", str(student.config), "--run", str(folder)]
@@ -170,21 +168,9 @@ def runs_of_question(plan: Plan, folders: Folders, question: Question) -> list[P
 
 
 def runs_of_choice(plan: Plan, folders: Folders) -> list[PlannedRun]:
-    """A student for each of the weights tried."""
+    """A student for each of the settings tried."""
     choice = plan.choice
     return [
-        planned_run(
-            plan,
-            folders,
-            choice.student,
-            choice.seed,
-            tuple(f"distillation.{term}={weight}" for term, weight in weights.items()),
-            f"choice/{weights_name(weights)}",
-        )
-        for weights in choice.tried()
+        planned_run(plan, folders, choice.student, choice.seed, tuple(changes), f"choice/{name}")
+        for name, changes in choice.tried().items()
     ]
-
-
-def weights_name(weights: dict[str, float]) -> str:
-    """Such as `logit60` or `logit60_vpd0.2_lwd0.1`: the terms whose weight is not 0."""
-    return "_".join(f"{term}{weight:g}" for term, weight in weights.items() if weight)

@@ -13,7 +13,7 @@ CLASSES_OF = ("baseline", "full")
 
 def tables(numbers: Mapping[str, Any], plan: Plan) -> str:
     """All of them, each under its question."""
-    parts = ["### The weights\n\n" + "\n".join(choice_table(numbers["choice"]))]
+    parts = ["### What chose the settings\n\n" + "\n".join(choice_table(numbers["choice"]))]
     for question in numbers["questions"].values():
         parts.append(f"### {question['asked']}\n\n" + "\n".join(question_table(question, numbers["students"], plan)))
     parts.append("### By class\n\n" + "\n".join(class_table(numbers["students"], numbers["teacher_iou"])))
@@ -22,9 +22,9 @@ def tables(numbers: Mapping[str, Any], plan: Plan) -> str:
 
 
 def choice_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Scores of the weights tried."""
-    lines = ["| weights | mIoU on the validation street |", "| --- | --- |"]
-    return [*lines, *(f"| {row['weights'].replace('_', ', ')} | {row['miou']:.1f} |" for row in rows)]
+    """Scores of the settings tried."""
+    lines = ["| tried | mIoU on the validation street |", "| --- | --- |"]
+    return [*lines, *(f"| {row['tried'].replace('_', ' ')} | {row['miou']:.1f} |" for row in rows)]
 
 
 def question_table(question: Mapping[str, Any], students: Mapping[str, Any], plan: Plan) -> list[str]:
@@ -55,10 +55,15 @@ def gain_cells(row: Mapping[str, Any] | None) -> list[str]:
     return [row["reference"], f"{row['gain']:+.1f} ({low:+.1f} to {high:+.1f})", p_value_text(row["p_value"])]
 
 
-def class_table(students: Mapping[str, Any], teacher: Mapping[str, float]) -> list[str]:
-    """IoU of every class."""
+def class_table(students: Mapping[str, Any], teacher: Mapping[str, float | None]) -> list[str]:
+    """IoU of every class; nothing for one that neither occurs nor was predicted."""
+
+    def cell(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{mean(known):.1f}" if known else ""
+
     lines = [f"| class | {' | '.join(CLASSES_OF)} | teacher |", "| --- |" + " --- |" * (len(CLASSES_OF) + 1)]
     for name, value in teacher.items():
-        cells = [f"{mean(students[student]['iou'][name]):.1f}" for student in CLASSES_OF]
-        lines.append(f"| {name} | {' | '.join(cells)} | {value:.1f} |")
+        cells = [cell(students[student]["iou"][name]) for student in CLASSES_OF]
+        lines.append(f"| {name} | {' | '.join([*cells, cell([value])])} |")
     return lines

@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from common.base.errors import TrainingError
-from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
+from stage2_train_student.comparison.planned_runs import PlannedRun, is_finished, refuse_other_runs
 from stage2_train_student.comparison.sweep import train_all
 from stage2_train_student.comparison.sweep_command import cores, report
 from stage2_train_student.demo import newer, words
@@ -38,7 +38,7 @@ def make_everything(plan: Plan, folders: Folders, questions: Iterable[str], jobs
     if not theirs.is_file():
         score = words("evaluate", data=data, teacher=plan.teacher, experiment=first, split=plan.split, json=theirs)
         run_commands({"score the teacher": score}, runs, 1)
-    click.secho("\nchoose the weights", bold=True)
+    click.secho("\nchoose the settings", bold=True)
     make_runs(plan, folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
     for name in questions:
         question = plan.questions[name]
@@ -48,7 +48,8 @@ def make_everything(plan: Plan, folders: Folders, questions: Iterable[str], jobs
 
 def make_runs(plan: Plan, folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: int) -> None:
     """Caches, students and scores of some runs."""
-    needed = {run.words[run.words.index("--cache") + 1] for run in runs if "--cache" in run.words}
+    missing = [run for run in runs if not is_finished(run)]
+    needed = {run.words[run.words.index("--cache") + 1] for run in missing if "--cache" in run.words}
     dumps = {
         f"dump {name}": dump_command(plan, folders, name)
         for name in plan.caches
