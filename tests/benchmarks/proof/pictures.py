@@ -57,27 +57,27 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
-    """mIoU against the number of streets with labels."""
+    """mIoU against the number of scans with labels."""
     students = numbers["students"]
     for kind, colour in (("baseline", GREY), ("full", BLUE)):
-        found = {streets: students[name] for streets, name in streets_of(kind, students).items()}
+        found = {scans: students[name] for scans, name in by_labels(kind, students).items()}
         axes.plot(list(found), [one["miou"] for one in found.values()], "o-", color=colour, label=kind)
-        for streets, one in found.items():
-            axes.plot([streets] * len(one["by_seed"]), list(one["by_seed"].values()), ".", color=colour, markersize=4)
+        for scans, one in found.items():
+            axes.plot([scans] * len(one["by_seed"]), list(one["by_seed"].values()), ".", color=colour, markersize=4)
     axes.axhline(numbers["teacher_miou"], color="#444444", linestyle="--", linewidth=1, label="teacher")
     axes.set_xscale("log")
-    ticks = list(streets_of("full", students))
+    ticks = list(by_labels("full", students))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("streets with labels, of ten with targets")
+    axes.set_xlabel("scans with labels, of 400 with targets")
     axes.set_ylabel("mIoU in %")
     axes.legend(frameon=False, fontsize=8)
 
 
-def streets_of(kind: str, students: Mapping[str, Any], everything: int = 10) -> dict[int, str]:
-    """Students by the number of streets whose labels they know."""
-    few = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
-    return dict(sorted(few.items())) | {everything: kind}
+def by_labels(kind: str, students: Mapping[str, Any]) -> dict[int, str]:
+    """Students by the number of scans whose labels they know; those without a number in their name know one."""
+    more = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
+    return {1: kind} | dict(sorted(more.items()))
 
 
 def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:
