@@ -187,12 +187,13 @@ class SensorFiles(ScanFiles):
 
     def _read(self, scan: ScanId) -> SensorScan:
         cloud, settings = self._cloud(scan), self.settings
+        kept: np.ndarray | None = None
+        labels: np.ndarray | None = None
         # A message without points may be one without fields.
         if self.empty and not len(cloud) and (cloud.columns or self._in_bags):
-            points = np.empty((0, 4), np.float32)
+            points, labels = np.empty((0, 4), np.float32), np.empty(0, np.uint32)
         else:
             points = cloud.points(settings.reflectance, settings.reflectance_scale)
-        kept, labels = None, None
         if settings.label_column is not None and settings.label_column in cloud.columns:
             labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
         if settings.drop_origin:
