@@ -179,6 +179,12 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run")
     (run / "evaluation.json").write_text("{}")
     assert "not a report" in fail(command(stage_two, "export", run, "--to", tmp_path / "out", "--no-onnx"))
+    (run / "evaluation.json").unlink()
+    for damaged in ("[]", "{", '{"machine": "one", "scans": 1, "tables": [[]], "verdicts": []}'):
+        (run / "latency.json").write_text(damaged)
+        said = fail(command(stage_two, "export", run, "--to", tmp_path / "out", "--no-onnx"))
+        assert "latency.json: these values cannot be used" in said
+        assert "run latency again" in said
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
