@@ -122,7 +122,7 @@ def checked_points(points: np.ndarray | torch.Tensor) -> np.ndarray:
         DataError: they have another shape or type, or hold NaN, infinity, or what no sensor measures.
     """
     if isinstance(points, torch.Tensor) and points.is_floating_point():
-        points = points.detach().float().cpu()
+        points = points.detach().float().cpu().to_dense()
     elif not isinstance(points, np.ndarray) or points.dtype.kind != "f":
         raise DataError(
             f"points: {getattr(points, 'dtype', type(points).__name__)} cannot be used, give float {COLUMNS}"
@@ -131,6 +131,5 @@ def checked_points(points: np.ndarray | torch.Tensor) -> np.ndarray:
         raise DataError(f"points of shape {list(points.shape)}: give {COLUMNS}")
     with np.errstate(over="ignore"):
         cloud = np.ascontiguousarray(points, np.float32)
-    if len(cloud):
-        check_points(cloud, "points", "Remove them first, as with points[np.isfinite(points).all(axis=1)].")
+    check_points(cloud, "points", "Remove them first, as with points[np.isfinite(points).all(axis=1)].")
     return cloud

@@ -83,10 +83,21 @@ def parse_settings(
     try:
         return kind.model_validate(values, context={"beside": tuple(beside)})
     except ValidationError as error:
-        found = error.errors()
-        problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])
-        problems += f"\n  and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        raise SettingsError(f"{source}: these settings cannot be used:\n{problems}") from error
+        raise _unusable(kind, error, source, "settings") from error
+
+
+def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
+    """Read what the project wrote as JSON: every key is there, and every value of exactly its type.
+
+    Raises:
+        SettingsError: it cannot be read or does not fit; names the file and each key.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValidationError as error:
+        raise _unusable(kind, error, str(path), "values") from error
 
 
 def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
@@ -227,6 +238,13 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
+
+def _unusable(kind: type[BaseModel], error: ValidationError, source: str, what: str) -> SettingsError:
+    found = error.errors()
+    problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])
+    problems += f"\n  and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return SettingsError(f"{source}: these {what} cannot be used:\n{problems}")
 
 
 def _describe(kind: type[BaseModel], problem: Any) -> str:

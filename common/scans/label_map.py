@@ -2,16 +2,17 @@
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from common.base.config import Settings, load_settings
 from common.base.errors import DataError
 from common.scans.sequence_names import Sequences
 
 UNKNOWN = 255
+Byte = Annotated[int, Field(ge=0, le=255)]
 CLASS_WEIGHT_OFFSET = 0.001
 
 
@@ -20,13 +21,13 @@ class ClassInfo(Settings):
 
     Attributes:
         name: shown in tables.
-        raw_id: id written to prediction files for this class.
+        raw_id: id written to prediction files for this class, 0..65535.
         colour: red, green, blue in 0..255.
     """
 
     name: str
-    raw_id: int
-    colour: tuple[int, int, int]
+    raw_id: int = Field(ge=0, le=0xFFFF)
+    colour: tuple[Byte, Byte, Byte]
 
 
 class LabelMap(Settings):

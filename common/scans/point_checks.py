@@ -23,6 +23,8 @@ def check_points(
     Raises:
         DataError: they do; names `source` and, for what is not finite, `next_step`.
     """
+    if not len(points):
+        return
     finite = np.isfinite(points)
     if not finite.all():
         bad = ~finite.all(axis=1)

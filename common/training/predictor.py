@@ -99,7 +99,7 @@ class Predictor:
         """Predict every point of every scan, in order.
 
         Each view is made from the scan as it is on disk. A point takes the probabilities of the voxel that it falls
-        in, in each view, and gets the class whose mean is highest.
+        in, in each view, and gets the class whose mean is highest. Of a scan without points nothing is asked.
 
         Args:
             dataset: holds the scans.
@@ -139,7 +139,11 @@ class Predictor:
             for each scan uint8 [V], the likeliest class, or float32 [V, classes - 1], probabilities, where several
             views are averaged.
         """
-        logits = self.voxel_logits(voxelised)
+        seen = [scan for scan in voxelised if len(scan.voxels)]
+        if not seen:
+            nothing = np.empty(0, np.uint8) if self.plan.views == 1 else np.empty((0, 1), np.float32)
+            return [nothing] * len(voxelised)
+        logits = self.voxel_logits(seen)
         # With one view the logits decide: a saturated softmax could tie where they do not.
         rows = most_likely_class(logits).byte() if self.plan.views == 1 else class_probabilities(logits)
         return [part.numpy() for part in rows.cpu().split([len(scan.voxels) for scan in voxelised])]

@@ -40,11 +40,15 @@ class OwnScans(NamedTuple):
         """The file that holds a scan."""
         return self.dataset.root / self.pattern.format(**scan._asdict())
 
+    def title(self, scan: ScanId) -> str:
+        """What messages call a scan."""
+        return f"{self.path(scan)}{'' if self.bag is None else f', message {int(scan.frame)}'}"
+
 
 def own_scans(
     paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[str] = (), out: Path | None = None
 ) -> list[OwnScans]:
-    """Scans of files and of folders, a folder's in order of their names.
+    """Scans of files and of folders, a folder's in order of their names, each once. Some may have no points.
 
     Args:
         paths: files and folders; below a folder, every file that can be read is one.
@@ -59,11 +63,14 @@ def own_scans(
     # Without options of its own: nothing came back where a point is at the origin or NaN.
     known: dict[str, Any] = dict(label_map.options) if label_map.format == SensorFiles.name else {"drop_origin": True}
     options = overridden({**known, "labels": None}, overrides)
-    files = list(dict.fromkeys(file for path in paths for file in files_of(path, out)))
+    # A file may be named twice, also as a.bin and ../folder/a.bin.
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in files_of(path, out)):
+        files.setdefault(os.path.abspath(file), file)
     found = []
-    for (folder, bag, suffix), group in groupby(files, kind_of):
+    for (folder, bag, suffix), group in groupby(files.values(), kind_of):
         pattern = f"{{{'sequence' if bag else 'frame'}}}{suffix}"
-        reader = SensorFiles(folder, {**options, "scans": pattern})
+        reader = SensorFiles(folder, {**options, "scans": pattern}, empty=True)
         if bag:
             scans = reader.scans([bag.removesuffix(suffix)])
         else:

@@ -2,13 +2,16 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import click
 import numpy as np
 
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
+from common.base.text import shortened
 from common.scans.formats.files import SensorFiles
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -22,18 +25,22 @@ Kind = Literal["label", "npy", "ply"]
 def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None, kind: Kind) -> dict[Path, int]:
     """Predict scans without a dataset, and write what is found beside them, or into a folder.
 
+    A scan without points gets a prediction without labels, and a note.
+
     Returns:
         number of predicted scans by the file or bag that was written.
 
     Raises:
-        SettingsError: two predictions, or a prediction and a scan, would be the same file.
+        SettingsError: two predictions, or a prediction and a scan, would be the same file, or it may hold true labels.
         DataError: a scan cannot be read.
     """
     places = [targets(one, sources, out, kind) for one in sources]
     check_apart(sources, places)
     written: dict[Path, int] = {}
+    silent: list[str] = []
     for source, place in zip(sources, places, strict=True):
         found = predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict")
+        found = naming_silent(found, source, silent)
         if source.bag is None:
             for prediction in found:
                 write_atomically(place[prediction.scan], encoded(source, prediction, kind))
@@ -45,7 +52,19 @@ def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None,
             labels = (raw_labels(source, prediction) for prediction in found)
             topic = files.settings.topic
             written[to] = write_labelled_bag(source.bag, topic, labels, colours_of_raw(label_map), to)
+    if silent:
+        click.echo(f"note: scans in which nothing came back have no classes: {shortened(silent)}", err=True)
     return written
+
+
+def naming_silent(
+    predictions: Iterator[ScanPrediction], source: OwnScans, silent: list[str]
+) -> Iterator[ScanPrediction]:
+    """The same predictions; those without labels add their scan to a list."""
+    for prediction in predictions:
+        if not len(prediction.labels):
+            silent.append(source.title(prediction.scan))
+        yield prediction
 
 
 def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: Kind) -> dict[ScanId, Path]:
@@ -59,27 +78,39 @@ def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: K
         names = {scan: f"{scan.frame}{part}.{kind}" for scan in source.scans}
     folder = source.dataset.root
     if out is not None:
-        roots = [one.dataset.root.absolute() for one in sources]
-        folder = out / folder.absolute().relative_to(os.path.commonpath(roots))
+        # Not Path.absolute, which keeps "..": out/.. is not below `out`.
+        common = os.path.commonpath([os.path.abspath(one.dataset.root) for one in sources])
+        folder = out / os.path.relpath(os.path.abspath(folder), common)
     return {scan: folder / name for scan, name in names.items()}
 
 
 def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> None:
-    """Refuse predictions that would replace each other, or a scan.
+    """Refuse predictions that would replace each other, a scan, or what lies beside a scan under its name.
 
     Raises:
         SettingsError: some would; names the first.
     """
-    taken = {source.path(scan).absolute() for source in sources for scan in source.scans}
-    for place in places:
+    taken = {real(source.path(scan)) for source in sources for scan in source.scans}
+    for source, place in zip(sources, places, strict=True):
+        beside = source.dataset.root.resolve()
         # All clouds of a bag go to one bag.
-        for path in {path.absolute() for path in place.values()}:
+        for path in {real(path) for path in place.values()}:
             if path in taken:
                 raise SettingsError(
                     f"{path}: two predictions, or a prediction and a scan, would be this file. Predict them one after "
                     "the other, each with another --out."
                 )
+            if path.parent == beside and PREDICTED not in path.name and path.exists():
+                raise SettingsError(
+                    f"{path}: is there already, beside the scan, perhaps with its true labels. Choose another --out, "
+                    f"or none: then names have {PREDICTED} in them."
+                )
             taken.add(path)
+
+
+def real(path: Path) -> Path:
+    """The path by which a folder's entry can be told from all others, however it is written."""
+    return path.parent.resolve() / path.name
 
 
 def raw_labels(source: OwnScans, prediction: ScanPrediction) -> np.ndarray:

@@ -1,9 +1,12 @@
 """The model card of an exported student, Markdown."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import Field
+
+from common.base.config import Settings, load_json
+from common.base.errors import SettingsError
 from common.base.text import markdown_table, size_text
 from common.scans.label_map import LabelMap
 from stage2_train_student.evaluation.evaluate import table_rows
@@ -33,6 +36,22 @@ changes nothing; cut to a fixed number of points, it loses those beyond. `run_ex
 onnxruntime, `parameters.json` has all that it needs to know.
 """
 """The card's last part, where there are graphs."""
+
+
+class LatencyNotes(Settings):
+    """What that file holds.
+
+    Attributes:
+        machine: its processor and cores.
+        scans: measured on.
+        tables: rows of cells, the head first.
+        verdicts: one for each number of threads.
+    """
+
+    machine: str
+    scans: int
+    tables: list[Annotated[list[list[str]], Field(min_length=1)]]
+    verdicts: list[str]
 
 
 def model_card(
@@ -83,13 +102,20 @@ def evaluation_part(run: Path) -> list[str]:
 
 
 def latency_part(run: Path) -> list[str]:
-    """The tables of the command `latency`, if it has measured."""
+    """The tables of the command `latency`, if it has measured.
+
+    Raises:
+        SettingsError: its file is damaged.
+    """
     path = run / LATENCY_FILE
     if not path.is_file():
         return [f"Not measured: `polar-distill latency {run.name} --data DATA`, then export again."]
-    found: dict[str, Any] = json.loads(path.read_text())
-    tables = ["\n".join(markdown_table(rows)) for rows in found["tables"]]
-    return [f"{found['machine']}, {found['scans']} scans.", *tables, *found["verdicts"]]
+    try:
+        found = load_json(LatencyNotes, path)
+    except SettingsError as error:
+        raise SettingsError(f"{error.message}\nRemove it, or run latency again.") from error
+    tables = ["\n".join(markdown_table(rows)) for rows in found.tables]
+    return [f"{found.machine}, {found.scans} scans.", *tables, *found.verdicts]
 
 
 def not_tested(label_map: LabelMap) -> str:

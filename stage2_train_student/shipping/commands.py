@@ -13,10 +13,10 @@ from common.base.errors import DataError, SettingsError
 from common.base.files import write_atomically
 from common.base.text import aligned_table, size_text
 from common.scans.dataset import Dataset, evenly, open_dataset
-from stage2_train_student.shipping.card import LATENCY_FILE
+from stage2_train_student.shipping.card import LATENCY_FILE, LatencyNotes
 from stage2_train_student.shipping.engines import Comparison, compare, onnx_engines, torch_engines
-from stage2_train_student.shipping.export import check_same_student
 from stage2_train_student.shipping.export import export as write_export
+from stage2_train_student.shipping.parameters import check_same_student, parameters_of
 from stage2_train_student.training.runs import load_student, run_settings, run_weights
 
 run_argument = click.argument("run_folder", metavar="RUN", type=path_type)
@@ -87,7 +87,7 @@ def latency(run_folder: Path, data: Path, onnx: Path | None, scans: int, repeats
     if onnx is not None and not (graphs and onnx.exists()):
         raise SettingsError(f"--onnx {onnx}: no exported student here (map.onnx is missing); write one with export")
     if graphs:
-        check_same_student(folder, student)
+        check_same_student(folder, parameters_of(student, settings, label_map))
     every, found = torch.get_num_threads(), list[Comparison]()
     try:
         for threads in dict.fromkeys((1, every)):
@@ -100,8 +100,8 @@ def latency(run_folder: Path, data: Path, onnx: Path | None, scans: int, repeats
     click.echo("\n\n".join("\n".join(aligned_table(rows)) for rows in tables))
     verdicts = [one.verdict() for one in found]
     click.echo("\n".join(verdicts))
-    numbers = {"machine": processor(), "scans": len(chosen), "tables": tables, "verdicts": verdicts}
-    write_atomically(run_folder / LATENCY_FILE, (json.dumps(numbers, indent=1) + "\n").encode())
+    notes = LatencyNotes(machine=processor(), scans=len(chosen), tables=tables, verdicts=verdicts)
+    write_atomically(run_folder / LATENCY_FILE, (json.dumps(notes.model_dump(), indent=1) + "\n").encode())
 
 
 def processor() -> str:

@@ -1,7 +1,8 @@
 """Ways to run a student on a CPU, and what each takes and changes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -9,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from common.base.errors import SettingsError
 from common.scans.dataset import Dataset, LabelledScan
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
@@ -50,7 +52,7 @@ def onnx_engines(folder: Path, threads: int) -> list[Engine]:
     """Those of the graphs in an exported folder; none where it has no graphs.
 
     Raises:
-        SettingsError: onnxruntime is not installed.
+        SettingsError: onnxruntime is not installed, or a graph is damaged.
     """
     from stage2_train_student.shipping.onnx_files import check_installed
 
@@ -62,14 +64,31 @@ def onnx_engines(folder: Path, threads: int) -> list[Engine]:
     from stage2_train_student.shipping.run_exported import ExportedStudent
 
     def engine(name: str, form: str) -> Engine:
-        exported = ExportedStudent(folder, form, threads)
+        with running(folder):
+            exported = ExportedStudent(folder, form, threads)
 
         def logits(batch: ScanBatch) -> torch.Tensor:
-            return torch.from_numpy(exported.logits(*(part.numpy() for part in GraphInputs.of(batch))))
+            with running(folder):
+                return torch.from_numpy(exported.logits(*(part.numpy() for part in GraphInputs.of(batch))))
 
         return Engine(name, logits)
 
     return [engine(name, form) for name, form in forms.items()]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong in the graphs of a folder names it.
+
+    Raises:
+        SettingsError: instead of what onnxruntime raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise SettingsError(
+            f"{folder}: its graphs cannot be run ({type(error).__name__}: {error}). Write the folder again with export."
+        ) from error
 
 
 @dataclass

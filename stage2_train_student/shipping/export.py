@@ -1,9 +1,7 @@
 """`export`: a folder that one ships, whole or not at all."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +13,6 @@ from common.base.files import flush_to_disk, naming, temporary_beside
 from common.base.weights_hash import weights_hash
 from common.scans.dataset import Dataset, evenly
 from common.scans.label_map import LabelMap
-from common.scans.polar_grid import PolarGrid
 from common.training.recorder import SETTINGS_FILE
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping import run_exported
@@ -23,14 +20,10 @@ from stage2_train_student.shipping.card import CARD_FILE, GRAPHS, model_card
 from stage2_train_student.shipping.engines import INT8, Comparison, compare, on_grid, onnx_engines, torch_engines
 from stage2_train_student.shipping.graphs import check_exportable
 from stage2_train_student.shipping.onnx_files import check_installed, write_graphs
+from stage2_train_student.shipping.parameters import parameters_of, write_parameters
 from stage2_train_student.students.student import Student
 from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
 
-PARAMETERS_FILE = "parameters.json"
-POINT_FEATURE_NAMES = (
-    *("rho - centre of its voxel", "phi - centre of its voxel", "z - centre of its voxel"),
-    *("rho", "phi", "z", "x", "y", "remission"),
-)
 LONGEST_HASH = 8
 
 
@@ -51,7 +44,7 @@ def export(
         what eight bits change and win; None without them.
 
     Raises:
-        SettingsError: the folder is not empty, or the student has no graph.
+        SettingsError: the folder is not empty, the student has no graph, or two of its classes have the same name.
         CheckpointError: the run has no student that fits its settings.
     """
     if not to.name:
@@ -68,7 +61,7 @@ def export(
         temporary.mkdir(parents=True)
         try:
             write_student(student, settings, label_map, temporary)
-            write_parameters(student, settings, label_map, temporary)
+            write_parameters(parameters_of(student, settings, label_map), temporary)
             if onnx:
                 write_graphs(check_exportable(student), settings.grid.shape, temporary)
                 shutil.copy(run_exported.__file__, temporary / "run_exported.py")
@@ -96,37 +89,6 @@ def write_student(student: Student, settings: ExperimentSettings, label_map: Lab
     named = Path(f"dataset_{content[:LONGEST_HASH]}.yaml")
     description.rename(folder / named)
     write_yaml(settings.model_copy(update={"dataset": named}), folder / SETTINGS_FILE)
-
-
-def write_parameters(student: Student, settings: ExperimentSettings, label_map: LabelMap, folder: Path) -> None:
-    """Everything that a program has to know beside the graphs."""
-    grid = settings.grid.grid()
-    numbers: dict[str, Any] = {
-        "student_sha256": weights_hash(student.state_dict()),
-        "dataset": label_map.name,
-        "classes": [info.model_dump() for info in label_map.classes],
-        "unlabelled": 0,
-        "grid": {**grid_numbers(grid), "axes": ["rho in metres", "phi in radians", "z in metres"]},
-        "point_features": POINT_FEATURE_NAMES,
-        "pillar_channels": getattr(student, "map_channels", None),
-    }
-    (folder / PARAMETERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-
-
-def check_same_student(folder: Path, student: Student) -> None:
-    """Refuse graphs of another student.
-
-    Raises:
-        SettingsError: an exported folder holds no parameters, or those of a student with other weights.
-    """
-    path = folder / PARAMETERS_FILE
-    if not path.is_file() or json.loads(path.read_text())["student_sha256"] != weights_hash(student.state_dict()):
-        raise SettingsError(f"{folder}: the graphs here are of another student than that of RUN; export that one")
-
-
-def grid_numbers(grid: PolarGrid) -> dict[str, Any]:
-    """A grid for JSON. Bins are (maximum - minimum) / (shape - 1) wide; what lies outside is clipped first."""
-    return {"minimum": grid.minimum, "maximum": grid.maximum, "shape": grid.shape}
 
 
 def quantised(student: Student, settings: ExperimentSettings, dataset: Dataset, folder: Path, scans: int) -> Comparison:

@@ -123,12 +123,13 @@ def fused(student: PolarNet) -> PolarNet:
 
     Those of the inputs stay: coordinates of 80 m are centred first, and zero padding comes after the norm.
     """
-    student = deepcopy(student).eval()
+    # In float64, so that a fused weight is rounded once.
+    student = deepcopy(student).eval().double()
     student.PPmodel = nn.Sequential(*fused_points(student.PPmodel))
     for module in student.modules():
         if isinstance(module, DoubleConvolution):
             module.conv1, module.conv2 = map(fused_convolution, (module.conv1, module.conv2))
-    return student
+    return student.float()
 
 
 def fused_convolution(block: nn.Sequential) -> nn.Sequential:

@@ -68,7 +68,7 @@ def view(
         targets = live_teacher(live, [], label_map)
     elif cache is not None:
         targets = cached_teacher(cache, [], student.model.grid, label_map)
-    viewed = [viewing.viewed_scan(one, student, targets) for one in chosen]
+    viewed = viewing.viewed_scans(chosen, student, targets)
     path = out or run / "view.html"
     write_atomically(path, page(str(run), viewed, label_map).encode())
     click.echo(f"{len(viewed)} scans, {path.stat().st_size / 1e6:.1f} MB: {path}   open it in a browser")

@@ -5,8 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import numpy as np
 
+from common.base.errors import DataError
+from common.base.text import shortened
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -40,8 +43,23 @@ def file_scans(paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[s
             rows = np.linspace(0, len(scans) - 1, min(len(scans), OF_A_BAG)).astype(int)
             scans = [scans[row] for row in rows]
         for scan in scans:
-            message = "" if found.bag is None else f", message {int(scan.frame)}"
-            yield NamedScan(f"{found.path(scan)}{message}", found.dataset, scan)
+            yield NamedScan(found.title(scan), found.dataset, scan)
+
+
+def viewed_scans(scans: Iterable[NamedScan], student: Predictor, teacher: ScanTargets | None) -> list[ViewedScan]:
+    """What there is to show about scans; those without points are left out, with a note.
+
+    Raises:
+        DataError: one cannot be read, or none has points.
+        StoreError: the teacher's targets come from a store that does not have them.
+    """
+    found = [viewed_scan(named, student, teacher) for named in scans]
+    empty = [scan.name for scan in found if not len(scan.points)]
+    if len(empty) == len(found):
+        raise DataError(f"{shortened(empty)}: nothing came back in these scans, so there is nothing to show.")
+    if empty:
+        click.echo(f"note: left out, since nothing came back: {shortened(empty)}", err=True)
+    return [scan for scan in found if len(scan.points)]
 
 
 def viewed_scan(named: NamedScan, student: Predictor, teacher: ScanTargets | None) -> ViewedScan:

@@ -1,5 +1,6 @@
 """`predict FILES`: a cloud gets the same labels in any kind of file as in a dataset; bags get a topic more."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from common.scans.formats.semantic_kitti import read_points
 from common.scans.label_map import LabelMap
 from common.scans.readers import Bag, read_file
+from common.scans.readers.point_cloud2 import message_columns
 from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.labelled_bag import new_bag, twins_of
-from tests.shared.cloud_writer import WRITERS, write_bag, write_bin, write_npy, write_pcd
+from tests.shared.cloud_writer import WRITERS, cloud_message, write_bag, write_bin, write_npy, write_pcd, write_ply
 from tests.shared.reduced import command, fail, one_thread, succeed
 from tests.shared.small_runs import write_small_run
 
@@ -171,6 +173,77 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
         assert len(bag) == 3
 
 
+@pytest.mark.parametrize("name", ["a.bag", "b_db3", "c_mcap"])
+def test_a_cloud_of_a_bag_may_be_empty(small_run, clouds, expected, tmp_path, name):
+    # As PCL publishes it, without fields, and with fields.
+    empty = {column: values[:0] for column, values in clouds[0].items()}
+    write_bag(tmp_path / name, {"/points": [{}, clouds[0], empty, clouds[1]]})
+    output = predict(small_run, tmp_path / name, "--out", tmp_path / "out")
+    assert "4 scans predicted" in output
+    assert f"nothing came back have no classes: {tmp_path / name}, message 0, {tmp_path / name}, message 2" in output
+    with Bag(tmp_path / "out" / name, "/points/labelled") as bag:
+        found = [bag.read(index).columns for index in range(len(bag))]
+    assert list(found[0]) == ["label", "rgb"]
+    for columns, raw in zip(found, ([], expected[0], [], expected[1]), strict=True):
+        np.testing.assert_array_equal(columns["label"], raw)
+
+
+def test_a_message_of_points_without_fields_is_damaged(clouds):
+    from rosbags.typesys import Stores, get_typestore
+
+    message = cloud_message(get_typestore(Stores.ROS1_NOETIC), clouds[0])
+    with pytest.raises(ValueError, match="have no field"):
+        message_columns(replace(message, fields=[]))
+
+
+@pytest.mark.parametrize("words", [("--batch-size", 4), ("--views", 2)])
+def test_scans_in_which_nothing_came_back_stop_no_other(small_run, clouds, expected, tmp_path, words):
+    empty = {column: values[:0] for column, values in clouds[0].items()}
+    nothing = dict(zip(COLUMNS, np.array([[0, np.nan], [0, 0], [0, 0], [1, 1]], np.float32), strict=True))
+    write_bin(tmp_path / "a.bin", empty)
+    write_bin(tmp_path / "b.bin", clouds[0])
+    write_ply(tmp_path / "c.ply", empty)
+    write_pcd(tmp_path / "d.pcd", nothing)
+    output = predict(small_run, tmp_path, *words)
+    assert "4 scans predicted in 4 files" in output
+    assert "have no classes: " + ", ".join(str(tmp_path / name) for name in ("a.bin", "c.ply", "d.pcd")) in output
+    labels = [np.fromfile(tmp_path / f"{name}.predicted.label", "<u4") for name in "abcd"]
+    assert [*map(len, labels)] == [0, len(expected[0]), 0, 2]
+    assert not labels[3].any()
+    assert words[0] == "--views" or np.array_equal(labels[1], expected[0])
+    predict(small_run, tmp_path / "a.bin", "--format", "npy")
+    assert np.load(tmp_path / "a.predicted.npy").shape == (0,)
+    predict(small_run, tmp_path / "a.bin", "--format", "ply")
+    assert len(read_file(tmp_path / "a.predicted.ply")) == 0
+
+
+def test_a_file_is_one_however_it_is_named_and_lands_below_the_folder_asked_for(
+    small_run, clouds, tmp_path, monkeypatch
+):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        write_bin(tmp_path / folder / f"{folder}.bin", clouds[0])
+    monkeypatch.chdir(tmp_path / "here")
+    assert "2 scans predicted in 2 files" in predict(
+        small_run, ".", "here.bin", "../here/here.bin", "../there", "--out", "out"
+    )
+    assert sorted(map(str, Path("out").rglob("*.label"))) == ["out/here/here.label", "out/there/there.label"]
+
+
+def test_what_lies_beside_a_scan_is_never_written_over(small_run, clouds, tmp_path, monkeypatch):
+    (tmp_path / "scans").mkdir()
+    write_npy(tmp_path / "scans/a.npy", clouds[0])
+    (tmp_path / "scans/a.label").write_text("truth")
+    (tmp_path / "link").symlink_to(tmp_path / "scans")
+    before = (tmp_path / "scans/a.npy").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for out in ("scans", "scans/../scans", "link"):
+        assert "would be this file" in refused(small_run, "scans", "--out", out, "--format", "npy")
+        assert "perhaps with its true labels" in refused(small_run, "scans", "--out", out)
+    assert (tmp_path / "scans/a.npy").read_bytes() == before
+    assert (tmp_path / "scans/a.label").read_text() == "truth"
+
+
 def test_connections_are_copied_once_and_messages_of_unknown_form_are_left_out(clouds, tmp_path, capsys):
     from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
@@ -206,6 +279,9 @@ def test_what_cannot_be_predicted_is_refused_before_any_work(small_run, clouds, 
     write_npy(tmp_path / "a.npy", clouds[0])
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("")
+    np.save(tmp_path / "pairs.npy", np.zeros(3, [("x", "f4", (2,)), *((name, "f4") for name in COLUMNS[1:])]))
+    assert "'x' holds float32[2], not numbers" in refused(small_run, tmp_path / "pairs.npy")
+    (tmp_path / "pairs.npy").unlink()
     assert "not both" in refused(small_run, tmp_path / "a.bin", "--data", streets)
     assert "--data FOLDER" in refused(small_run)
     assert "no such file or folder" in refused(small_run, tmp_path / "b.bin")

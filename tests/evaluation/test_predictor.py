@@ -71,6 +71,7 @@ def test_tensors_in_tensors_out(predictor, points, dtype):
     assert not probabilities.requires_grad
     np.testing.assert_array_equal(classes.numpy(), predictor(points))
     assert torch.equal(predictor(given), classes)
+    assert torch.equal(predictor(given.detach().to_sparse()), classes)
     # An ordinary tensor, which a program may go on computing with.
     assert not classes.is_inference()
     assert not probabilities.is_inference()

@@ -190,6 +190,17 @@ def test_what_no_sensor_measures_is_refused(tmp_path, values, message):
         files(tmp_path, scans="{frame}.npy").points(SCAN)
 
 
+def test_scans_without_points_are_read_where_they_may_be_empty(tmp_path):
+    write_bag(tmp_path / "00.bag", {"/points": [{}, columns_of(POINTS) | {"label": np.full(len(POINTS), 10, "<u4")}]})
+    own = SensorFiles(tmp_path, {"scans": "{sequence}.bag", "label_column": "label"}, empty=True)
+    first, second = own.scans(["00"])
+    # A message without points may be one without fields; the others still have labels.
+    for scan, size in ((second, len(POINTS)), (first, 0)):
+        assert own.has_labels(scan)
+        assert own.points(scan).shape == (size, 4)
+        assert own.raw_labels(scan, size).shape == (size,)
+
+
 def test_scans_without_points_and_labels_of_another_number_are_refused(tmp_path):
     (tmp_path / "000000.bin").touch()
     own = files(tmp_path, scans="{frame}.bin", labels="{frame}.label", drop_origin=True)

@@ -11,7 +11,9 @@ Columns = Mapping[str, np.ndarray]
 
 def structured(columns: Columns) -> np.ndarray:
     """Columns as an array with named fields, [N]."""
-    array = np.empty(len(next(iter(columns.values()))), [(name, column.dtype.str) for name, column in columns.items()])
+    array = np.empty(
+        len(next(iter(columns.values()), ())), [(name, column.dtype.str) for name, column in columns.items()]
+    )
     for name, column in columns.items():
         array[name] = column
     return array
@@ -49,10 +51,10 @@ def cloud_message(store: Any, columns: Columns, rows: int = 1, padding: int = 0)
     points = structured(columns)
     width = len(points) // rows
     numbers = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
-    assert points.dtype.fields is not None
+    places = points.dtype.fields or {}
     fields = [
         types["sensor_msgs/msg/PointField"](
-            name=name, offset=points.dtype.fields[name][1], datatype=numbers[columns[name].dtype.str[1:]], count=1
+            name=name, offset=places[name][1], datatype=numbers[columns[name].dtype.str[1:]], count=1
         )
         for name in columns
     ]

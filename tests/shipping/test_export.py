@@ -24,6 +24,7 @@ from stage2_train_student.shipping.engines import at_points, on_grid
 from stage2_train_student.shipping.graphs import GraphInputs, fused
 from stage2_train_student.shipping.run_exported import ExportedStudent
 from stage2_train_student.shipping.sparse_student import SparseStudent
+from stage2_train_student.students.birds_eye_unet import DoubleConvolution
 from stage2_train_student.students.polarnet import PolarNet
 from stage2_train_student.students.student import Student
 from stage2_train_student.training.experiment import new_student
@@ -178,6 +179,12 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run")
     (run / "evaluation.json").write_text("{}")
     assert "not a report" in fail(command(stage_two, "export", run, "--to", tmp_path / "out", "--no-onnx"))
+    (run / "evaluation.json").unlink()
+    for damaged in ("[]", "{", '{"machine": "one", "scans": 1, "tables": [[]], "verdicts": []}'):
+        (run / "latency.json").write_text(damaged)
+        said = fail(command(stage_two, "export", run, "--to", tmp_path / "out", "--no-onnx"))
+        assert "latency.json: these values cannot be used" in said
+        assert "run latency again" in said
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -237,6 +244,17 @@ def test_fusing_leaves_the_student_as_it_was():
     copy = fused(student)
     assert list(student.state_dict()) == names
     assert sum("running_mean" in name for name in copy.state_dict()) == 2
+
+
+def test_fused_weights_are_rounded_once():
+    student = lived_in(PolarNet(16, 5, 16, 8, width=4))
+    convolution, norm, _ = next(one for one in student.modules() if isinstance(one, DoubleConvolution)).conv1
+    merged, _ = next(one for one in fused(student).modules() if isinstance(one, DoubleConvolution)).conv1
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    exact = (convolution.weight.double() * factor[:, None, None, None]).detach().numpy()
+    found = merged.weight.detach().numpy()
+    assert found.dtype == np.float32
+    assert (np.abs(found - exact) <= 0.5001 * np.spacing(np.abs(found))).all()
 
 
 def test_scans_are_spread_evenly():

@@ -187,6 +187,15 @@ def test_files_and_bags_are_shown_without_a_dataset(small_run, streets, tmp_path
     assert all(one == first for one in others)
 
 
+def test_scans_in_which_nothing_came_back_are_left_out(small_run, tmp_path):
+    (tmp_path / "a.bin").touch()
+    assert "nothing came back" in fail(command(program, "view", small_run, tmp_path, "--out", tmp_path / "page"))
+    np.ones((9, 4), np.float32).tofile(tmp_path / "b.bin")
+    output = succeed(command(program, "view", small_run, tmp_path, "--out", tmp_path / "page"))
+    assert f"note: left out, since nothing came back: {tmp_path}/a.bin" in output
+    assert "1 scans" in output
+
+
 def test_what_cannot_be_shown_is_refused_before_any_work(small_run, streets, reduced_teacher, tmp_path):
     both = ("--teacher", reduced_teacher, "--cache", tmp_path)
     assert "give one of them" in fail(command(program, "view", small_run, "--data", streets, SCANS[0], *both))

@@ -97,9 +97,9 @@ class SensorFiles(ScanFiles):
 
     name = "files"
 
-    def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
-        """See `ScanFiles`."""
-        self.root = root
+    def __init__(self, root: Path, options: Mapping[str, Any], empty: bool = False) -> None:
+        """See `ScanFiles`; `empty`: a scan may be empty, or hold nothing but points that are dropped."""
+        self.root, self.empty = root, empty
         self.settings = parse_settings(FilesSettings, dict(options), "options of the dataset's format 'files'")
         self._scans = FilePattern(self.settings.scans)
         self._labels = None if self.settings.labels is None else FilePattern(self.settings.labels)
@@ -187,7 +187,13 @@ class SensorFiles(ScanFiles):
 
     def _read(self, scan: ScanId) -> SensorScan:
         cloud, settings = self._cloud(scan), self.settings
-        points, kept, labels = cloud.points(settings.reflectance, settings.reflectance_scale), None, None
+        kept: np.ndarray | None = None
+        labels: np.ndarray | None = None
+        # A message without points may be one without fields.
+        if self.empty and not len(cloud) and (cloud.columns or self._in_bags):
+            points, labels = np.empty((0, 4), np.float32), np.empty(0, np.uint32)
+        else:
+            points = cloud.points(settings.reflectance, settings.reflectance_scale)
         if settings.label_column is not None and settings.label_column in cloud.columns:
             labels = raw_ids(cloud.columns[settings.label_column], f"{cloud.source}, column {settings.label_column}")
         if settings.drop_origin:
@@ -195,7 +201,7 @@ class SensorFiles(ScanFiles):
             away = np.abs(points[:, 0]) + np.abs(points[:, 1]) + np.abs(points[:, 2])
             kept = (away > 0) & (away < np.inf)
             points, labels = points[kept], None if labels is None else labels[kept]
-            if not len(points):
+            if not len(points) and not self.empty:
                 raise DataError(
                     f"{cloud.source}: all {len(kept)} points are at the origin, NaN or infinite. Exclude the scan."
                 )

@@ -54,7 +54,8 @@ class Cloud:
         with np.errstate(over="ignore"):
             for place, name in enumerate(names):
                 column = self.column(name)
-                if column.dtype.kind not in "iufb":
-                    raise DataError(f"{self.source}: the column '{name}' holds {column.dtype}, not numbers.")
+                if column.dtype.kind not in "iufb" or column.ndim > 1:
+                    several = list(column.shape[1:]) or ""
+                    raise DataError(f"{self.source}: the column '{name}' holds {column.dtype}{several}, not numbers.")
                 points[:, place] = column if name != reflectance or scale == 1 else column * np.float64(scale)
         return points

@@ -25,6 +25,8 @@ def message_columns(message: Any) -> Mapping[str, np.ndarray]:
             "itemsize": message.point_step,
         }
     )
+    if not fields and message.height * message.width:
+        raise ValueError("its points have no field")
     shape, strides = (message.height, message.width), (message.row_step, message.point_step)
     # Rows may be padded at their end. NumPy refuses a shape that the buffer does not hold.
     cloud: np.ndarray = np.ndarray(shape, point, np.asarray(message.data).data, strides=strides)
