@@ -59,7 +59,7 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
-        "scans with labels": f"every {settings.label_every}." if settings.label_every > 1 else "all",
+        "scans with labels": f"one in {settings.label_every}" if settings.label_every > 1 else "all",
         "mixed scans": str(settings.mix or "none"),
         "training scans": listed(sorted(scans)),
         # Where validations end the training, its length is what the method made of it.
