@@ -10,7 +10,7 @@ from stage2_train_student.comparison.planned_runs import PlannedRun
 from tests.benchmarks.proof.__main__ import PARTS_FILE, proof
 from tests.benchmarks.proof.cost import EXPERIMENTS, costs
 from tests.benchmarks.proof.pictures import draw_all
-from tests.benchmarks.proof.plan import PLAN, Folders, Plan, load_plan, runs_of_choice, runs_of_question
+from tests.benchmarks.proof.plan import Folders, Plan, load_plan, runs_of_choice, runs_of_question
 from tests.benchmarks.proof.tables import tables
 from tests.benchmarks.proof.work import make_everything
 from tests.commands.test_demo import small_configs
@@ -38,9 +38,8 @@ def test_every_run_of_the_plan_has_valid_settings_and_a_folder_of_its_own(plan):
             assert runs.setdefault(run.name, run) == run
             assert (run.settings.targets == "cache") == ("--cache" in run.words)
             assert run.settings.seed != plan.choice.seed
-    steps = {name: plan.students[name] for name in plan.questions["terms"].students()}
-    assert {"baseline", "vpd", "lwd", "logit", "full", "published"} == set(steps)
-    assert plan.questions["terms"].seeds >= 5
+    assert set(plan.questions["terms"].students()) == {"baseline", "vpd", "lwd", "logit", "full"}
+    assert all(question.seeds >= 5 for question in plan.questions.values())
 
 
 def test_a_plan_that_names_what_there_is_not_is_refused(plan):
@@ -105,7 +104,3 @@ def small_plan(plan: Plan, configs) -> Plan:
         students=students,
         questions={"terms": question, "few_labels": question | {"comparisons": {"full": "baseline"}}},
     )
-
-
-def test_the_plan_is_where_the_make_target_looks():
-    assert (REPOSITORY / PLAN).is_file()

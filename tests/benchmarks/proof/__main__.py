@@ -67,11 +67,11 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
     teacher = read_report(folders.runs / TEACHER_FILE)
     cost = costs(cost_parts(folders))
     return {
-        **headline(questions["terms"], students),
+        **headline(questions["few_labels"], students),
         "teacher_miou": 100 * teacher["miou"],
         **{f"cost_ratio_{row['experiments']}": row["ratio"] for row in cost},
         "terms": {row["student"]: row for row in questions["terms"]["comparisons"]},
-        "few_labels": {row["student"].split("_")[-1]: row for row in questions["few_labels"]["comparisons"]},
+        "few_labels": {row["student"].removeprefix("full_"): row for row in questions["few_labels"]["comparisons"]},
         "choice": choice(plan, folders),
         "questions": questions,
         "cost": cost,

@@ -74,10 +74,10 @@ def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def by_labels(kind: str, students: Mapping[str, Any]) -> dict[int, str]:
-    """Students by the number of scans whose labels they know; those without a number in their name know one."""
-    more = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
-    return {1: kind} | dict(sorted(more.items()))
+def by_labels(kind: str, students: Mapping[str, Any], everything: int = 400) -> dict[int, str]:
+    """Students by the number of scans whose labels they know; those without a number in their name know all."""
+    few = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
+    return dict(sorted(few.items())) | {everything: kind}
 
 
 def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:
