@@ -76,7 +76,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU: five students from one cache
+demo: $(INSTALLED) ## see it work in minutes, with no dataset, checkpoint or GPU: students with and without its teacher
 	$(POLAR_DISTILL) demo
 
 test: $(INSTALLED) browser ## run all tests (GOLDEN_DIR= and SCANS_DIR= name the folders of reference outputs and scans)

@@ -112,7 +112,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) 
     chosen = " ".join(map(str, seeds))
     yield Step(title, words("sweep", data=data, cache=cache, experiments=files, seeds=chosen, out=runs, jobs=jobs))
     theirs, first = runs / TEACHER_EVALUATION, configs / f"{EXPERIMENTS[0]}.yaml"
-    if not theirs.is_file():
+    if not newer(theirs, teacher):
         title = "mIoU of the teacher on streets that no model trained on"
         command = words("evaluate", data=data, teacher=teacher, experiment=first, split=SPLIT, json=theirs)
         yield Step(title, command)
@@ -121,7 +121,7 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) 
             title = f"mIoU of the student in {folder} there, and how often it agrees with the teacher"
             yield Step(title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher))
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
-    yield Step("the page", words("compare", runs, **page))
+    yield Step("the page", words("compare", *(runs / name for name in EXPERIMENTS), **page))
     shown = words("view", runs / "full" / f"seed{seeds[0]}", SCAN, data=data, teacher=teacher, out=runs / VIEW)
     yield Step("one scan in 3D, as the student and the teacher see it", shown)
 
@@ -143,7 +143,8 @@ def run_step(number: int, step: Step) -> None:
     if code:
         raise TrainingError(
             f"the demo stopped at step {number} (exit status {code}, see above). Solve this, then run the same "
-            "command: it goes on from there."
+            "command: it goes on from there. What an older version of the demo left (data/demo, cache/demo, runs/demo) "
+            "can be removed."
         )
 
 
@@ -154,7 +155,7 @@ def newer(path: Path, other: Path) -> bool:
 
 def summary(runs: Path, seconds: float) -> dict[str, Any]:
     """What the demo found, mIoU in points of 100: means over the seeds, and the verdict that `compare` prints."""
-    experiments = group_runs([read_run(folder) for folder in find_runs([runs])])
+    experiments = group_runs([read_run(folder) for folder in find_runs([runs / name for name in EXPERIMENTS])])
     baseline = next(experiment for experiment in experiments if experiment.name == EXPERIMENTS[0])
     found = results(experiments, baseline, "evaluation", load_label_map(baseline.settings.dataset))
     miou = {one.experiment.name: [100 * value for value in one.miou.values] for one in found}

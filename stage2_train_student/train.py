@@ -123,7 +123,9 @@ class StudentTask(Task[StudentBatch]):
             remove_finished(self.folder)
             stored = self.source.store.identity.views if self.source.store else None
             skipped = self.source.skipped
-            seen = (stored, [*self.train, *skipped], self.source.hash, len(skipped))
+            chosen, has_labels = self.loader.labelled, self.dataset.has_labels
+            labelled = None if chosen is None else [scan for scan in self.train if scan in chosen and has_labels(scan)]
+            seen = (stored, [*self.train, *skipped], self.source.hash, len(skipped), labelled)
             write_seen(self.folder, self.settings, *seen)
         networks, settings = self.state.networks, self.settings
         if replays(settings, self.processes):

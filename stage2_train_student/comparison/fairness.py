@@ -18,7 +18,11 @@ def training_differences(experiment: Experiment, baseline: Experiment, label_map
     """
     ours, theirs = conditions(experiment, label_map), conditions(baseline, label_map)
     if few_labels(experiment) and baseline.settings.targets == "none":
-        ours, theirs = (without(one, "training sequences", "training scans") for one in (ours, theirs))
+        # Whose labels are used is compared instead.
+        left_out = ["training sequences", "training scans"]
+    else:
+        left_out = [] if few_labels(experiment) or few_labels(baseline) else ["scans with labels"]
+    ours, theirs = (without(one, *left_out) for one in (ours, theirs))
     unequal = [
         f"{name}: {ours[name]}; the baseline's: {theirs[name]}"
         for name in ours
@@ -30,6 +34,14 @@ def training_differences(experiment: Experiment, baseline: Experiment, label_map
 def few_labels(experiment: Experiment) -> bool:
     """Whether it trains on scans whose labels it does not use: what only a teacher makes possible, so a part of it."""
     return experiment.settings.labels is not None or experiment.settings.label_every > 1
+
+
+def labelled_scans_of(run: TrainingRun) -> str | None:
+    """The scans whose labels a run uses, in words; None where that was not noted."""
+    if run.seen is None:
+        return None
+    all_labels = run.settings.labels is None and run.settings.label_every == 1
+    return run.seen.scans_in_words if all_labels else run.seen.labelled_in_words
 
 
 def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -59,7 +71,8 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
-        "scans with labels": f"one in {settings.label_every}" if settings.label_every > 1 else "all",
+        "labels used": f"one in {settings.label_every}" if settings.label_every > 1 else "all",
+        "scans with labels": listed({words for run in runs if (words := labelled_scans_of(run)) is not None}),
         "mixed scans": str(settings.mix or "none"),
         "training scans": listed(sorted(scans)),
         # Where validations end the training, its length is what the method made of it.

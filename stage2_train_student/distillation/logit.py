@@ -40,7 +40,7 @@ class SoftLogits(Term):
         weights = voxel_weights(self.settings, targets, batch, processes)
         if self.settings.logit_class_weights:
             balance = expected_class_weights(teacher, self.class_weights, processes)
-            weights = balance if weights is None else weights * balance
+            weights = balance if weights is None else of_mean_one(weights * balance, processes)
         if self.settings.support == "occupied":
             return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes, weights)}
         features, classifier = outputs.classifier_input, outputs.pillar_logits
@@ -84,8 +84,14 @@ def expected_class_weights(
     Returns:
         float [V], of mean 1 over the batch in all processes.
     """
-    expected = teacher_logits[:, 1:].softmax(dim=1) @ class_weights[1:].to(teacher_logits.dtype)
-    return expected / mean_over(expected, torch.ones_like(expected), processes)
+    # Not a matrix product, which autocast would round.
+    expected = (teacher_logits[:, 1:].softmax(dim=1) * class_weights[1:].to(teacher_logits.dtype)).sum(dim=1)
+    return of_mean_one(expected, processes)
+
+
+def of_mean_one(values: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """The values divided by their mean over all processes."""
+    return values / mean_over(values, torch.ones_like(values), processes)
 
 
 def sum_and_count(entries: torch.Tensor, threshold: float | None, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -129,7 +129,7 @@ def check_same_student(folder: Path, expected: Parameters) -> None:
     for name, same in {
         "grid": found.grid == expected.grid,
         "pillar_channels": found.pillar_channels == expected.pillar_channels,
-        "classes": len(found.classes) == len(expected.classes),
+        "classes": found.classes == expected.classes,
     }.items():
         if not same:
             raise SettingsError(f"{path}: {name}: not as the student has it. Write the folder again with export.")

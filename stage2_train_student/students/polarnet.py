@@ -154,7 +154,9 @@ class PolarNet(Student):
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), without_running_statistics(narrow)
 
-        if len(point_features) < RECOMPUTED_POINTS:
+        # Norms that several processes share talk to each other in every pass, so all must take as many.
+        alone = all(type(module) in (nn.BatchNorm1d, nn.Linear, nn.ReLU) for module in narrow)
+        if alone and len(point_features) < RECOMPUTED_POINTS:
             features = narrow(point_features)
         else:
             features = checkpoint(

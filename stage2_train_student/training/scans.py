@@ -90,18 +90,20 @@ def labelled_scans(settings: ExperimentSettings, dataset: Dataset) -> frozenset[
         SettingsError: `labels` names none of the training scans.
         DataError: none of those that it names has a label file.
     """
-    if settings.labels is None:
-        every = settings.label_every
-        return None if every == 1 else frozenset(every_nth(dataset.select(settings.train).scans, every))
-    labelled = frozenset(every_nth(dataset.select(settings.labels).scans, settings.label_every))
+    if settings.labels is None and settings.label_every == 1:
+        return None
+    named = settings.labels or settings.train
+    labelled = frozenset(every_nth(dataset.select(named).scans, settings.label_every))
     if labelled.isdisjoint(dataset.select(settings.train).scans):
         raise SettingsError(
-            f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(settings.labels)}; "
+            f"labels: none of the training scans ({', '.join(settings.train)}) is in {', '.join(named)}; "
             "name splits or sequences that are in train as well"
         )
     if not any(dataset.has_labels(scan) for scan in labelled):
+        every = f" (one in {settings.label_every})" if settings.label_every > 1 else ""
         raise DataError(
-            f"labels: none of the {len(labelled)} scans of {', '.join(settings.labels)} has a label file; name "
-            "labelled splits or sequences, or set labels=null"
+            f"labels: none of the {len(labelled)} scans of {', '.join(named)}{every} has a label file; name "
+            "labelled splits or sequences (labels), other scans of them (label_every), or use all labels "
+            "(labels=null label_every=1)"
         )
     return labelled

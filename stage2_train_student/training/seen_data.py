@@ -60,6 +60,8 @@ class SeenData(Settings):
         scans_sha256: of their names.
         targets_hash: of what made the targets; null without targets.
         left_out: how many of the scans have no targets, since the dump skipped them.
+        labelled: number of scans whose labels are used, where not all are (settings `labels`, `label_every`).
+        labelled_sha256: of their names.
     """
 
     views: SeenViews
@@ -67,6 +69,13 @@ class SeenData(Settings):
     scans_sha256: str
     targets_hash: str | None = None
     left_out: int = 0
+    labelled: int | None = None
+    labelled_sha256: str | None = None
+
+    @property
+    def labelled_in_words(self) -> str | None:
+        """The scans whose labels are used, equal where they are the same; None where that was not noted."""
+        return None if self.labelled_sha256 is None else f"{self.labelled:,} scans ({self.labelled_sha256[:12]})"
 
     @property
     def scans_in_words(self) -> str:
@@ -112,6 +121,7 @@ def write_seen(
     scans: list[ScanId],
     targets_hash: str | None,
     left_out: int = 0,
+    labelled: list[ScanId] | None = None,
 ) -> None:
     """Keep what a run sees in its folder; nothing where its views are not known.
 
@@ -122,6 +132,7 @@ def write_seen(
         scans: that it trains on, those included that the dump skipped.
         targets_hash: of what made the targets.
         left_out: how many the dump skipped.
+        labelled: those whose labels are used; None for all that have some.
     """
     views = seen_views(settings, stored)
     if views is None:
@@ -132,6 +143,8 @@ def write_seen(
         scans_sha256=scans_hash(scans),
         targets_hash=targets_hash,
         left_out=left_out,
+        labelled=None if labelled is None else len(labelled),
+        labelled_sha256=None if labelled is None else scans_hash(labelled),
     )
     content = json.dumps(with_checksum(seen.model_dump(mode="json")), indent=1)
     write_atomically(folder / SEEN_FILE, (content + "\n").encode())
@@ -172,7 +185,7 @@ class ScansOfNow:
         seen = read_seen(folder)
         if seen is None:
             return
-        chosen = f"{settings.dataset} {settings.train} {settings.targets == 'none'}"
+        chosen = f"{settings.dataset} {settings.train} {settings.label_every} {settings.targets == 'none'}"
         if chosen not in self._hashes:
             dataset = open_dataset(self._data, settings.dataset)
             scans, _ = scans_that_teach(settings, dataset, dataset.select(settings.train).scans)

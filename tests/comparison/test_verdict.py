@@ -120,7 +120,12 @@ def test_a_baseline_needs_no_scans_without_labels(tmp_path):
     write_pair(tmp_path / "more", "labels=['00']", "label_every=5", **few)
     sentence, notes = words(tmp_path / "more")
     assert "No verdict" in sentence
-    assert "scans with labels: one in 5; the baseline's: one in 10" in notes
+    assert "labels used: one in 5; the baseline's: one in 10" in notes
+    # The same choice of more scans.
+    write_pair(tmp_path / "whole", "labels=['00']", labelled=SCANS, baseline=("train=['00']",), its_scans=SCANS[:1])
+    assert "scans with labels: 3 scans" in words(tmp_path / "whole")[1]
+    write_pair(tmp_path / "part", "labels=['00']", labelled=SCANS[:1], baseline=("train=['00']",), its_scans=SCANS[:1])
+    assert "Yes: full" in words(tmp_path / "part")[0]
     # Without a word on labels, more scans are more labels.
     write_pair(tmp_path / "all", **few)
     assert "training scans: 3 scans" in words(tmp_path / "all")[1]
@@ -137,7 +142,7 @@ def test_a_baseline_needs_no_scans_without_labels(tmp_path):
         ((), {"left_out": 1}, ") without 1 that the dump skipped; the baseline's: 3 scans ("),
         (("train=['00']",), {}, "training sequences: 00; the baseline's: 00, 01, 02"),
         (("labels=['00']",), {}, "sequences with labels: 00; the baseline's: 00, 01, 02"),
-        (("label_every=10",), {}, "scans with labels: one in 10; the baseline's: all"),
+        (("label_every=10",), {}, "labels used: one in 10; the baseline's: all"),
         ((), {"steps": 120}, "steps: 120; the baseline's: 60"),
         (("batch_size=4",), {}, "scans in a batch: 4; the baseline's: 2"),
         (("optimiser.accumulate=3",), {}, "batches in a step: 3; the baseline's: 1"),
@@ -234,13 +239,21 @@ def test_a_run_notes_what_it_saw_and_is_compared_by_it(streets, street_cache, ru
 
 def test_the_proofs_p_values_are_those_of_its_numbers_by_seed():
     numbers = json.loads((REPOSITORY / "tests/benchmarks/results/proof.json").read_text())
-    baseline = numbers["terms"]["baseline"]["by_seed"]
-    for name in ("vpd", "lwd", "logit", "full"):
-        row = numbers["terms"][name]
-        assert row["p_value"] == pytest.approx(min(1, 4 * stats.ttest_rel(row["by_seed"], baseline).pvalue)), name
-    assert (numbers["p_value"], numbers["comparisons"]) == (numbers["terms"]["full"]["p_value"], 4)
-    # Other views than the baseline's: no verdict.
-    assert numbers["views"]["anchors"]["p_value"] is numbers["views"]["online"]["p_value"] is None
+    for question in numbers["questions"].values():
+        rows = question["comparisons"]
+        for row in rows:
+            ours, theirs = (
+                [numbers["students"][row[side]]["by_seed"][str(seed)] for seed in range(question["seeds"])]
+                for side in ("student", "reference")
+            )
+            assert row["by_seed"] == pytest.approx(list(np.subtract(ours, theirs)))
+            assert row["gain"] == pytest.approx(np.mean(row["by_seed"]))
+            tested = stats.ttest_rel(ours, theirs)
+            assert row["p_value"] == pytest.approx(min(1, len(rows) * tested.pvalue)), row["student"]
+            interval = tested.confidence_interval(1 - 0.05 / len(rows))
+            assert row["interval"] == pytest.approx(tuple(interval))
+    first = numbers["questions"]["few_labels"]["comparisons"][0]
+    assert (numbers["gain_miou"], numbers["p_value"]) == (first["gain"], first["p_value"])
 
 
 def test_a_paired_test_needs_the_spread_of_differences_only():

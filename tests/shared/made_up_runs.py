@@ -35,6 +35,7 @@ def write_run(
     seen: ViewSet | None = None,
     scans: Sequence[ScanId] = (ScanId("00", "000000"),),
     left_out: int = 0,
+    labelled: list[ScanId] | None = None,
     environment: dict[str, Any] = MACHINE,
 ) -> Path:
     """Write a run of `steps` steps and as many epochs as validations.
@@ -47,7 +48,7 @@ def write_run(
     settings = reduced_experiment(STREET_GRID, f"epochs={validations}", f"seed={seed}", *overrides, name=name)
     write_yaml(settings, folder / SETTINGS_FILE)
     if seen is not None:
-        write_seen(folder, settings, seen, list(scans), targets_hash, left_out)
+        write_seen(folder, settings, seen, list(scans), targets_hash, left_out, labelled)
     (folder / "environment.json").write_text(json.dumps(environment))
     noise = np.random.default_rng([seed, len(name)])
     records: list[dict[str, Any]] = []

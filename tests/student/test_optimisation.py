@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
@@ -15,6 +16,7 @@ from common.training.recorder import read_metrics
 from stage2_train_student import train as train_module
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.students import polarnet
 from stage2_train_student.students.polarnet import PolarNet, without_running_statistics
 from stage2_train_student.training.averaging import averaged_copy, decay_at, update_average
 from stage2_train_student.training.data import StudentBatch
@@ -126,7 +128,11 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_optimiser(loaded, sema
     assert all(torch.equal(one, other) for one, other in zip(before, state.networks.student.parameters(), strict=True))
 
 
-def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(loaded, semantic_kitti):
+@pytest.mark.parametrize("recomputed_points", [0, polarnet.RECOMPUTED_POINTS])
+def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(
+    loaded, semantic_kitti, recomputed_points, monkeypatch
+):
+    monkeypatch.setattr(polarnet, "RECOMPUTED_POINTS", recomputed_points)
     batch = loaded[0].batch
     inputs = (batch.point_features.double(), batch.point_pillar, len(batch.pillars))
     results = []
@@ -138,6 +144,21 @@ def test_the_point_network_in_parts_gives_the_same_gradients_and_statistics(load
         results.append([pooled.detach(), *gradient, *student.PPmodel.buffers()])
     for whole, parts in zip(*results, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+class SharedNorm(nn.BatchNorm1d):
+    """Stands for a norm whose passes are collectives."""
+
+
+def test_norms_that_processes_share_take_as_many_passes_however_many_points(loaded, semantic_kitti):
+    batch = loaded[0].batch
+    assert len(batch.point_features) < polarnet.RECOMPUTED_POINTS
+    for norm, expected in ((nn.BatchNorm1d, 1), (SharedNorm, 2)):
+        student = state_of(reduced(), semantic_kitti).networks.student.train()
+        student.PPmodel[0], passes = norm(student.PPmodel[0].num_features), []
+        student.PPmodel[0].register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        student.pooled_points(batch.point_features, batch.point_pillar, len(batch.pillars)).sum().backward()
+        assert len(passes) == expected
 
 
 def test_running_statistics_come_back_after_an_error(semantic_kitti):

@@ -358,6 +358,15 @@ def test_labels_of_every_so_many_th_scan_only(streets):
     assert named.labelled == data.labelled
 
 
+def test_a_choice_of_labels_that_finds_none_is_refused(tmp_path, street_cache, streets, runs):
+    data = tmp_path / "dataset"
+    shutil.copytree(streets, data)
+    for frame in (0, 3):
+        (data / f"sequences/00/labels/{frame:06d}.label").unlink()
+    message = fail(train(data, street_cache, runs / "a", "train=['00']", "label_every=3"))
+    assert "none of the 2 scans of 00 (one in 3) has a label file" in message
+
+
 def test_without_a_teacher_only_scans_whose_labels_are_used_are_trained_on(streets):
     settings = reduced_experiment(STREET_GRID, "train=['00', '08']", "label_every=2", name="baseline")
     chosen = choose_scans(settings, Dataset.open(streets, load_label_map(settings.dataset))).train

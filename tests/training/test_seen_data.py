@@ -40,6 +40,18 @@ def test_a_finished_run_is_held_against_the_scans_of_now(tmp_path):
         ScansOfNow(data).check(tmp_path / "full", FULL)
 
 
+def test_runs_of_one_choice_with_other_labels_saw_other_scans(tmp_path):
+    data = tmp_path / "dataset"
+    scans = write_dataset(data, {"00": 3}, points=100)
+    few = BASELINE.model_copy(update={"label_every": 2})
+    for name, settings, chosen in (("all", BASELINE, scans), ("few", few, scans[::2])):
+        (tmp_path / name).mkdir()
+        write_seen(tmp_path / name, settings, VIEWS, chosen, None)
+    now = ScansOfNow(data)
+    now.check(tmp_path / "all", BASELINE)
+    now.check(tmp_path / "few", few)
+
+
 def test_a_note_of_an_older_version_is_read(tmp_path):
     write_seen(tmp_path, FULL, VIEWS, SCANS, "ab")
     path, seen = tmp_path / SEEN_FILE, read_seen(tmp_path)

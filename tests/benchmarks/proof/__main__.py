@@ -18,6 +18,7 @@ from common.base.files import write_atomically
 from stage2_train_student.evaluation.evaluation_file import read_report
 from tests.benchmarks.proof.answers import (
     answer,
+    check_split,
     choice,
     headline,
     label_map_of,
@@ -27,7 +28,7 @@ from tests.benchmarks.proof.answers import (
 )
 from tests.benchmarks.proof.cost import costs, measured_parts
 from tests.benchmarks.proof.pictures import draw_all
-from tests.benchmarks.proof.plan import PLAN, Folders, Plan, load_plan
+from tests.benchmarks.proof.plan import HEADLINE, PLAN, TERMS, Folders, Plan, load_plan
 from tests.benchmarks.proof.tables import tables
 from tests.benchmarks.proof.work import TEACHER_FILE, make_everything
 
@@ -38,7 +39,14 @@ PARTS_FILE = "cost.json"
 
 @click.command()
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at a time.")
-@click.option("--plan", "path", type=click.Path(path_type=Path), default=PLAN, show_default=True)
+@click.option(
+    "--plan",
+    "path",
+    type=click.Path(path_type=Path),
+    default=PLAN,
+    show_default=True,
+    help="Of another one nothing is written.",
+)
 @click.option("--question", "chosen", multiple=True, help="Answer only this one; repeatable. Nothing is written.")
 def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
     """Dump, train and score what is missing, then print the tables and write them down."""
@@ -53,10 +61,10 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
         numbers = proof(plan, folders)
     except PolarDistillError as error:
         raise click.ClickException(error.message) from error
-    write_atomically(RESULTS, (json.dumps(numbers, indent=1) + "\n").encode())
-    drawn = draw_all(numbers, PICTURES)
     click.echo("\n" + tables(numbers, plan))
-    click.echo(f"\nwritten to {RESULTS} and {', '.join(map(str, drawn))}")
+    if path == PLAN:
+        write_atomically(RESULTS, (json.dumps(numbers, indent=1) + "\n").encode())
+        click.echo(f"\nwritten to {RESULTS} and {', '.join(map(str, draw_all(numbers, PICTURES)))}")
 
 
 def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
@@ -65,13 +73,14 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
     students = scored_students(plan, folders, list(plan.questions))
     questions = {name: answer(question, students, label_map) for name, question in plan.questions.items()}
     teacher = read_report(folders.runs / TEACHER_FILE)
+    check_split(teacher, plan.split, folders.runs / TEACHER_FILE)
     cost = costs(cost_parts(folders))
     return {
-        **headline(questions["few_labels"], students),
+        **headline(questions[HEADLINE]),
         "teacher_miou": 100 * teacher["miou"],
         **{f"cost_ratio_{row['experiments']}": row["ratio"] for row in cost},
-        "terms": {row["student"]: row for row in questions["terms"]["comparisons"]},
-        "few_labels": {row["student"].removeprefix("full_"): row for row in questions["few_labels"]["comparisons"]},
+        "terms": {row["student"]: row for row in questions[TERMS]["comparisons"]},
+        "few_labels": {row["student"].removeprefix("full_"): row for row in questions[HEADLINE]["comparisons"]},
         "choice": choice(plan, folders),
         "questions": questions,
         "cost": cost,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.base.errors import DataError, SettingsError
@@ -9,8 +10,9 @@ from common.scans.label_map import LabelMap, load_label_map
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.comparison.fairness import training_differences
 from stage2_train_student.comparison.planned_runs import PlannedRun
-from stage2_train_student.comparison.statistics import Difference, Sample, difference, welch_error
+from stage2_train_student.comparison.statistics import Difference, Sample, difference
 from stage2_train_student.comparison.training_runs import read_run
+from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from tests.benchmarks.proof.plan import Folders, Plan, Question, planned_run, runs_of_choice
 
 
@@ -33,18 +35,29 @@ def points(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def scored(name: str, runs: Sequence[PlannedRun]) -> Scored:
+def scored(name: str, runs: Sequence[PlannedRun], split: str) -> Scored:
     """Read runs.
 
     Raises:
-        DataError: one has no score.
+        DataError: one has no score, or one on other streets.
     """
     read = tuple(read_run(run.folder) for run in runs)
     for run in read:
         if run.evaluated() is None:
             raise DataError(f"{run.folder}: not scored; run the proof again")
+        check_split(run.evaluation or {}, split, run.folder / EVALUATION_FILE)
     values = {run.settings.seed: 100 * (run.evaluated() or {})["miou"] for run in read}
     return Scored(Experiment(name, read), Sample.by_seed(values))
+
+
+def check_split(report: Mapping[str, Any], split: str, path: Path) -> None:
+    """Refuse a score on other streets.
+
+    Raises:
+        DataError: it is one.
+    """
+    if report["splits"] != [split]:
+        raise DataError(f"{path}: scored on {', '.join(report['splits'])}, the plan says {split}; remove it")
 
 
 def scored_students(plan: Plan, folders: Folders, questions: Sequence[str]) -> dict[str, Scored]:
@@ -54,7 +67,7 @@ def scored_students(plan: Plan, folders: Folders, questions: Sequence[str]) -> d
         for name in question.students():
             seeds[name] = max(seeds.get(name, 0), question.seeds)
     return {
-        name: scored(name, [planned_run(plan, folders, name, seed) for seed in range(count)])
+        name: scored(name, [planned_run(plan, folders, name, seed) for seed in range(count)], plan.split)
         for name, count in seeds.items()
     }
 
@@ -63,12 +76,12 @@ def compared(student: Scored, reference: Scored, question: Question, label_map: 
     """Difference of the mean mIoU, paired by seed, tested as one of the question's comparisons.
 
     Raises:
-        SettingsError: they were trained on other scans, views, labels or steps, and the question does not say so.
+        SettingsError: they were trained on other scans, views, labels or steps.
     """
     unlike = training_differences(student.experiment, reference.experiment, label_map)
-    if unlike and not question.unlike:
+    if unlike:
         names = f"{student.experiment.name} and {reference.experiment.name}"
-        raise SettingsError(f"{names} did not train alike ({'; '.join(unlike)}); the plan must say so (unlike)")
+        raise SettingsError(f"{names} did not train alike: {'; '.join(unlike)}")
     ours, theirs = (
         Sample(one.miou.values[: question.seeds], one.miou.seeds[: question.seeds]) for one in (student, reference)
     )
@@ -94,21 +107,21 @@ def answer(question: Question, students: Mapping[str, Scored], label_map: LabelM
                 "by_seed": [ours - theirs for ours, theirs in zip(one, other, strict=True)],
             }
         )
-    return {"asked": question.asked, "seeds": question.seeds, "unlike": question.unlike, "comparisons": rows}
+    return {"asked": question.asked, "seeds": question.seeds, "comparisons": rows}
 
 
 def choice(plan: Plan, folders: Folders) -> list[dict[str, Any]]:
     """mIoU on the streets that chose, by the settings tried."""
     return [
-        {"tried": name, "miou": scored("", [run]).miou.values[0]}
+        {"tried": name, "miou": scored("", [run], plan.choice.split).miou.values[0]}
         for name, run in zip(plan.choice.tried(), runs_of_choice(plan, folders), strict=True)
     ]
 
 
-def headline(question: Mapping[str, Any], students: Mapping[str, Scored]) -> dict[str, Any]:
+def headline(question: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a question's first comparison, that which the demo makes too."""
     row = question["comparisons"][0]
-    error = welch_error(students[row["student"]].miou, students[row["reference"]].miou)
+    error = row["standard_error"]
     return {
         "gain_miou": row["gain"],
         "gain_of": f"{row['student']} to {row['reference']}",

@@ -15,8 +15,7 @@ def draw_all(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw all pictures into a folder, and say which."""
     drawn = []
     for name, size, draw in (
-        ("proof", (8, 6), gains),
-        ("proof_labels", (5, 3.6), labels),
+        ("proof", (8, 4), gains),
         ("proof_cost", (5, 3.6), cost),
     ):
         figure = Figure(figsize=size, layout="constrained")
@@ -48,36 +47,13 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
         place -= 0.3
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.set_yticks([tick for tick, _ in ticks], [text for _, text in ticks], fontsize=8)
-    everything = [row["gain"] for question in numbers["questions"].values() for row in question["comparisons"]]
-    axes.set_xlim(min(0, *everything) - 8, max(everything) + 8)
+    rows = [row for question in numbers["questions"].values() for row in question["comparisons"]]
+    ends = [end for row in rows for end in (*row["interval"], *row["by_seed"], 0.0)]
+    axes.set_xlim(min(ends) - 1, max(ends) + 1)
     axes.set_xlabel(
         "gain in points of mIoU; line: 95 % interval, corrected for the comparisons of a question; bars: seeds"
     )
     axes.tick_params(axis="y", length=0)
-
-
-def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
-    """mIoU against the number of scans with labels."""
-    students = numbers["students"]
-    for kind, colour in (("baseline", GREY), ("full", BLUE)):
-        found = {scans: students[name] for scans, name in by_labels(kind, students).items()}
-        axes.plot(list(found), [one["miou"] for one in found.values()], "o-", color=colour, label=kind)
-        for scans, one in found.items():
-            axes.plot([scans] * len(one["by_seed"]), list(one["by_seed"].values()), ".", color=colour, markersize=4)
-    axes.axhline(numbers["teacher_miou"], color="#444444", linestyle="--", linewidth=1, label="teacher")
-    axes.set_xscale("log")
-    ticks = list(by_labels("full", students))
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("scans with labels, of 400 with targets")
-    axes.set_ylabel("mIoU in %")
-    axes.legend(frameon=False, fontsize=8)
-
-
-def by_labels(kind: str, students: Mapping[str, Any], everything: int = 400) -> dict[int, str]:
-    """Students by the number of scans whose labels they know; those without a number in their name know all."""
-    few = {int(name.removeprefix(f"{kind}_")): name for name in students if name.removeprefix(f"{kind}_").isdigit()}
-    return dict(sorted(few.items())) | {everything: kind}
 
 
 def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:

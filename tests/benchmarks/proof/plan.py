@@ -10,6 +10,11 @@ from stage2_train_student.comparison.planned_runs import PlannedRun
 from stage2_train_student.settings import ExperimentSettings
 
 PLAN = Path("configs/proof/plan.yaml")
+HEADLINE, TERMS = "few_labels", "terms"
+"""Questions that every plan asks: that whose first comparison is the demo's, and that about each loss term."""
+
+BASELINE, FULL = "baseline", "full"
+"""Students of the latter whose classes are shown."""
 
 
 class CachePlan(Settings):
@@ -40,16 +45,11 @@ class Question(Settings):
         asked: the question.
         seeds: students of each kind, with the seeds 0, 1, ...
         comparisons: student to the student that it is compared with.
-        unlike: what else differs within the comparisons, if that is what is asked about; where it is empty, two
-            students that saw other scans, views, labels or steps are refused.
-        found: what was found, a sentence or two for the reader of the tables; written when the numbers were known.
     """
 
     asked: str
     seeds: int = Field(ge=2)
     comparisons: dict[str, str] = Field(min_length=1)
-    unlike: str = ""
-    found: str = ""
 
     def students(self) -> list[str]:
         """All that are compared, each once."""
@@ -104,7 +104,13 @@ class Plan(Settings):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Plan":
+        for name in (HEADLINE, TERMS):
+            if name not in self.questions:
+                raise ValueError(f"there is no question {name}")
         asked = [name for question in self.questions.values() for name in question.students()]
+        for name in (BASELINE, FULL):
+            if name not in self.questions[TERMS].students():
+                raise ValueError(f"questions.{TERMS} lacks the student {name}")
         for name in [*asked, self.choice.student]:
             if name not in self.students:
                 raise ValueError(f"there is no student {name}; there are: {', '.join(self.students)}")

@@ -6,9 +6,9 @@ from typing import Any
 
 from stage2_train_student.comparison.statistics import p_value_text
 from tests.benchmarks.proof.cost import cost_table
-from tests.benchmarks.proof.plan import Plan
+from tests.benchmarks.proof.plan import BASELINE, FULL, Plan
 
-CLASSES_OF = ("baseline", "full")
+CLASSES_OF = (BASELINE, FULL)
 
 
 def tables(numbers: Mapping[str, Any], plan: Plan) -> str:

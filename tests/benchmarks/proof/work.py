@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from common.base.errors import TrainingError
-from stage2_train_student.comparison.planned_runs import PlannedRun, is_finished, refuse_other_runs
+from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
 from stage2_train_student.comparison.sweep import train_all
 from stage2_train_student.comparison.sweep_command import cores, report
 from stage2_train_student.demo import newer, words
@@ -33,29 +33,23 @@ def make_everything(plan: Plan, folders: Folders, questions: Iterable[str], jobs
     """
     data, runs = folders.data, folders.runs
     run_commands({"simulate": words("simulate", out=data, config=plan.streets, jobs=jobs)}, runs, 1)
+    run_commands({f"dump {name}": dump_command(plan, folders, name) for name in plan.caches}, runs, jobs)
     first = next(iter(plan.students.values())).config
     theirs = runs / TEACHER_FILE
     if not theirs.is_file():
         score = words("evaluate", data=data, teacher=plan.teacher, experiment=first, split=plan.split, json=theirs)
         run_commands({"score the teacher": score}, runs, 1)
     click.secho("\nchoose the settings", bold=True)
-    make_runs(plan, folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
+    make_runs(folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
     for name in questions:
         question = plan.questions[name]
         click.secho(f"\n{name}: {question.asked}", bold=True)
-        make_runs(plan, folders, runs_of_question(plan, folders, question), plan.split, jobs)
+        make_runs(folders, runs_of_question(plan, folders, question), plan.split, jobs)
 
 
-def make_runs(plan: Plan, folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: int) -> None:
-    """Caches, students and scores of some runs."""
-    missing = [run for run in runs if not is_finished(run)]
-    needed = {run.words[run.words.index("--cache") + 1] for run in missing if "--cache" in run.words}
-    dumps = {
-        f"dump {name}": dump_command(plan, folders, name)
-        for name in plan.caches
-        if str(folders.caches / name) in needed
-    }
-    run_commands(dumps, folders.runs, jobs)
+def make_runs(folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: int) -> None:
+    """Students and scores of some runs, whose caches are there."""
+    needed = {run.words[run.words.index("--cache") + 1] for run in runs if "--cache" in run.words}
     for cache in sorted(needed):
         refuse_other_runs([run for run in runs if cache in run.words], cache, folders.data)
     report(list(runs), train_all(runs, ["--data", str(folders.data)], jobs, max(1, cores() // jobs)))
@@ -78,7 +72,7 @@ def run_commands(commands: dict[str, list[str]], runs: Path, jobs: int) -> None:
     """Run commands of `polar-distill`, some at a time, each with a log of its own under the folder of runs.
 
     Raises:
-        TrainingError: one failed; no other is started.
+        TrainingError: one failed; those that had not begun are not started.
     """
     logs = runs / LOGS
     logs.mkdir(parents=True, exist_ok=True)
@@ -88,9 +82,9 @@ def run_commands(commands: dict[str, list[str]], runs: Path, jobs: int) -> None:
             for title, command in commands.items()
         }
         try:
-            for future, title in waiting.items():
+            for future in as_completed(waiting):
                 future.result()
-                bar.set_description(title)
+                bar.set_description(waiting[future])
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
