@@ -33,9 +33,8 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     """Every comparison: the difference, its interval, and the differences by seed."""
     place, ticks = 0.0, []
     for question in numbers["questions"].values():
-        axes.text(
-            0.0, place, f" {question['asked']}", fontsize=9, va="center", ha="left", color="#444444", weight="bold"
-        )
+        heading = {"fontsize": 9, "va": "center", "color": "#444444", "weight": "bold"}
+        axes.text(0.01, place, question["asked"], transform=axes.get_yaxis_transform(), **heading)
         place -= 0.9
         for row in question["comparisons"]:
             low, high = row["interval"]
@@ -45,6 +44,7 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
             ticks.append((place, f"{row['student']} against {row['reference']}".replace("_", " ")))
             place -= 0.8
         place -= 0.3
+    axes.set_ylim(place, 0.6)
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.set_yticks([tick for tick, _ in ticks], [text for _, text in ticks], fontsize=8)
     rows = [row for question in numbers["questions"].values() for row in question["comparisons"]]
