@@ -50,9 +50,7 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     rows = [row for question in numbers["questions"].values() for row in question["comparisons"]]
     ends = [end for row in rows for end in (*row["interval"], *row["by_seed"], 0.0)]
     axes.set_xlim(min(ends) - 1, max(ends) + 1)
-    axes.set_xlabel(
-        "gain in points of mIoU; line: 95 % interval, corrected for the comparisons of a question; bars: seeds"
-    )
+    axes.set_xlabel("gain in points of mIoU; line: 95 % interval, corrected by question; bars: seeds", fontsize=9)
     axes.tick_params(axis="y", length=0)
 
 
