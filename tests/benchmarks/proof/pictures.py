@@ -33,7 +33,7 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     """Every comparison: the difference, its interval, and the differences by seed."""
     place, ticks = 0.0, []
     for question in numbers["questions"].values():
-        heading = {"fontsize": 9, "va": "center", "color": "#444444", "weight": "bold"}
+        heading: dict[str, Any] = {"fontsize": 9, "va": "center", "color": "#444444", "weight": "bold"}
         axes.text(0.01, place, question["asked"], transform=axes.get_yaxis_transform(), **heading)
         place -= 0.9
         for row in question["comparisons"]:
