@@ -49,6 +49,8 @@ def test_a_plan_that_names_what_there_is_not_is_refused(plan):
     with pytest.raises(SettingsError, match="there is no cache four"):
         changed(plan, caches={})
     with pytest.raises(SettingsError, match="answers no question"):
+        changed(plan, questions={"terms": questions["terms"], "few_labels": questions["terms"]})
+    with pytest.raises(SettingsError, match="there is no question few_labels"):
         changed(plan, questions={"terms": questions["terms"]})
 
 
