@@ -12,7 +12,7 @@ from tests.benchmarks.proof.cost import EXPERIMENTS, costs
 from tests.benchmarks.proof.pictures import draw_all
 from tests.benchmarks.proof.plan import Folders, Plan, load_plan, runs_of_choice, runs_of_question
 from tests.benchmarks.proof.tables import tables
-from tests.benchmarks.proof.work import make_everything
+from tests.benchmarks.proof.work import make_everything, make_runs
 from tests.commands.test_demo import small_configs
 from tests.shared.reduced import REPOSITORY
 
@@ -81,7 +81,7 @@ def test_a_small_proof_from_its_plan_to_its_tables_and_pictures(plan, tmp_path, 
     assert all(path.stat().st_size > 5000 for path in draw_all(numbers, tmp_path))
     before = {path: path.stat().st_mtime_ns for path in folders.runs.rglob("evaluation.json")}
     assert len(before) == 5
-    make_everything(small, folders, list(small.questions), jobs=2)
+    make_runs(folders, runs_of_question(small, folders, small.questions["terms"]), small.split, jobs=2)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     settings = folders.runs / "baseline" / "seed0" / "settings.yaml"
     settings.write_text(settings.read_text().replace("batch_size: 1", "batch_size: 2"))
