@@ -11,7 +11,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.settings import LOGIT_SCALE, LOGIT_THRESHOLD
 from stage2_train_student.distillation.term import Term, TermContext
-from stage2_train_student.distillation.weights import mean_over, voxel_weights
+from stage2_train_student.distillation.weights import of_mean_one, voxel_weights
 from stage2_train_student.students.pillar_maps import pillar_rows, pillars_last
 from stage2_train_student.students.student import StudentOutputs
 
@@ -87,11 +87,6 @@ def expected_class_weights(
     # Not a matrix product, which autocast would round.
     expected = (teacher_logits[:, 1:].softmax(dim=1) * class_weights[1:].to(teacher_logits.dtype)).sum(dim=1)
     return of_mean_one(expected, processes)
-
-
-def of_mean_one(values: torch.Tensor, processes: Processes) -> torch.Tensor:
-    """The values divided by their mean over all processes."""
-    return values / mean_over(values, torch.ones_like(values), processes)
 
 
 def sum_and_count(entries: torch.Tensor, threshold: float | None, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,7 +26,7 @@ def voxel_weights(
 ) -> torch.Tensor | None:
     """Weight of each occupied voxel, float [V] of mean 1 over the batch in all processes; None where all are 1."""
     raw = raw_weights(settings, targets.logits.float(), batch.voxel_labels)
-    return None if raw is None else raw / mean_over(raw, torch.ones_like(raw), processes)
+    return None if raw is None else of_mean_one(raw, processes)
 
 
 def cell_weights(
@@ -77,6 +77,11 @@ def raw_weights(
     largest, answer = teacher_logits[:, 1:].softmax(dim=1).max(dim=1)
     weights = largest if settings.confidence else torch.ones_like(largest)
     return weights * ((labels == 0) | (labels == answer + 1)) if settings.trust_labels else weights
+
+
+def of_mean_one(values: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """The values divided by their mean over all processes."""
+    return values / mean_over(values, torch.ones_like(values), processes)
 
 
 def mean_over(values: torch.Tensor, counted: torch.Tensor, processes: Processes) -> torch.Tensor:

@@ -74,7 +74,8 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
     questions = {name: answer(question, students, label_map) for name, question in plan.questions.items()}
     teacher = read_report(folders.runs / TEACHER_FILE)
     check_split(teacher, plan.split, folders.runs / TEACHER_FILE)
-    cost = costs(cost_parts(folders))
+    parts = cost_parts(folders)
+    cost = costs(parts)
     return {
         **headline(questions[HEADLINE]),
         "teacher_miou": 100 * teacher["miou"],
@@ -84,7 +85,7 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
         "choice": choice(plan, folders),
         "questions": questions,
         "cost": cost,
-        "cost_parts": cost_parts(folders),
+        "cost_parts": parts,
         "teacher_iou": {name: points(value) for name, value in teacher["iou"].items()},
         "students": {name: student_numbers(student) for name, student in students.items()},
     }
