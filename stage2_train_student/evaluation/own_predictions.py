@@ -85,7 +85,7 @@ def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: K
 
 
 def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> None:
-    """Refuse predictions that would replace each other, a scan, or what lies beside a scan under its name.
+    """Refuse predictions that would replace each other, a scan, or what may be true labels of a scan.
 
     Raises:
         SettingsError: some would; names the first.
@@ -100,7 +100,9 @@ def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> No
                     f"{path}: two predictions, or a prediction and a scan, would be this file. Predict them one after "
                     "the other, each with another --out."
                 )
-            if path.parent == beside and PREDICTED not in path.name and path.exists():
+            # Benchmarks keep the labels of velodyne/ in labels/ beside it.
+            holds_labels = path.parent in (beside, beside.parent / "labels")
+            if holds_labels and PREDICTED not in path.name and path.exists():
                 raise SettingsError(
                     f"{path}: is there already, beside the scan, perhaps with its true labels. Choose another --out, "
                     f"or none: then names have {PREDICTED} in them."

@@ -2,8 +2,8 @@
 
 At full resolution five of six cells are empty. There, convolutions are products at the cells where they matter: those
 of the input at cells near a pillar, since all others give one value; those of the last block at cells that a pillar's
-logits depend on. At lower resolutions the map is dense, in channels-last layout. Batch norms are fused, and
-points go through their network a few pillars at a time.
+logits depend on. At lower resolutions the map is dense, in channels-last layout, and convolutions of many channels take
+a quarter of the products. Batch norms are fused, and points go through their network a few pillars at a time.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from torch.nn import functional
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from stage2_train_student.shipping.graphs import fused
+from stage2_train_student.shipping.winograd import with_fewer_products
 from stage2_train_student.students.birds_eye_unet import BirdsEyeUNet, upsampled
 from stage2_train_student.students.point_pooling import segment_chunks
 from stage2_train_student.students.polarnet import PolarNet
@@ -92,6 +93,9 @@ class SparseStudent(nn.Module):
         self.norm = norm
         self.first = nn.ModuleList([CellConvolution(part) for part in (block.conv1, block.conv2)])
         self.last = nn.ModuleList([CellConvolution(part) for part in (network.up4.conv.conv1, network.up4.conv.conv2)])
+        if precision == torch.float32:
+            # Coarser numbers would be too coarse for the differences that its transforms take.
+            with_fewer_products(network)
         self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)

@@ -244,6 +244,18 @@ def test_what_lies_beside_a_scan_is_never_written_over(small_run, clouds, tmp_pa
     assert (tmp_path / "scans/a.label").read_text() == "truth"
 
 
+def test_labels_of_a_benchmark_are_never_written_over(small_run, clouds, tmp_path):
+    for name in ("velodyne", "labels"):
+        (tmp_path / name).mkdir()
+    write_bin(tmp_path / "velodyne/a.bin", clouds[0])
+    (tmp_path / "labels/a.label").write_text("truth")
+    words = (tmp_path / "velodyne", "--out", tmp_path / "labels")
+    assert "perhaps with its true labels" in refused(small_run, *words)
+    assert (tmp_path / "labels/a.label").read_text() == "truth"
+    (tmp_path / "labels/a.label").unlink()
+    assert "1 scans predicted" in predict(small_run, *words)
+
+
 def test_connections_are_copied_once_and_messages_of_unknown_form_are_left_out(clouds, tmp_path, capsys):
     from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
