@@ -7,7 +7,7 @@ import pytest
 from common.base.config import parse_settings
 from common.base.errors import SettingsError
 from stage2_train_student.comparison.planned_runs import PlannedRun
-from tests.benchmarks.proof.__main__ import PARTS_FILE, proof
+from tests.benchmarks.proof.__main__ import PARTS_FILE, proof, with_answers
 from tests.benchmarks.proof.cost import EXPERIMENTS, costs
 from tests.benchmarks.proof.pictures import draw_all
 from tests.benchmarks.proof.plan import Folders, Plan, load_plan, runs_of_choice, runs_of_question
@@ -67,7 +67,7 @@ def test_a_small_proof_from_its_plan_to_its_tables_and_pictures(plan, tmp_path, 
     configs = small_configs(tmp_path / "configs")
     small = small_plan(plan, configs)
     folders = Folders(tmp_path / "data", tmp_path / "cache", tmp_path / "runs")
-    make_everything(small, folders, list(small.questions), jobs=2)
+    make_everything(small, folders, jobs=2)
     (folders.runs / PARTS_FILE).write_text(json.dumps(PARTS))
     numbers = json.loads(json.dumps(proof(small, folders)))
     assert set(numbers["terms"]) == {"full"}
@@ -83,10 +83,23 @@ def test_a_small_proof_from_its_plan_to_its_tables_and_pictures(plan, tmp_path, 
     assert len(before) == 5
     make_runs(folders, runs_of_question(small, folders, small.questions["terms"]), small.split, jobs=2)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    settings = folders.runs / "baseline" / "seed0" / "settings.yaml"
-    settings.write_text(settings.read_text().replace("batch_size: 1", "batch_size: 2"))
-    with pytest.raises(SettingsError, match="did not train alike"):
-        proof(small, folders)
+    assert with_answers(numbers, small, folders, ["terms"]) == numbers
+    change_baseline(folders, "mix: null", "mix: {probability: 0.5, sectors: 1}")
+    with pytest.raises(SettingsError, match="did not train alike: mixed scans"):
+        with_answers(numbers, small, folders, ["terms"])
+    questions = small.model_dump(mode="json")["questions"]
+    about_mixing = changed(small, questions=questions | {"terms": questions["terms"] | {"varied": ["mixed scans"]}})
+    assert with_answers(numbers, about_mixing, folders, ["terms"])["gain_miou"] == numbers["gain_miou"]
+    change_baseline(folders, "batch_size: 1", "batch_size: 2")
+    with pytest.raises(SettingsError, match="did not train alike: scans in a batch"):
+        with_answers(numbers, about_mixing, folders, ["terms"])
+
+
+def change_baseline(folders: Folders, setting: str, to: str) -> None:
+    """Of both seeds, as if they had been trained so."""
+    for path in (folders.runs / "baseline").glob("*/settings.yaml"):
+        assert setting in path.read_text()
+        path.write_text(path.read_text().replace(setting, to))
 
 
 def small_plan(plan: Plan, configs) -> Plan:

@@ -8,6 +8,7 @@ on three streets that no model trained on and that chose nothing. A run is score
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.benchmarks.proof.cost import costs, measured_parts
 from tests.benchmarks.proof.pictures import draw_all
 from tests.benchmarks.proof.plan import HEADLINE, PLAN, TERMS, Folders, Plan, load_plan
 from tests.benchmarks.proof.tables import tables
-from tests.benchmarks.proof.work import TEACHER_FILE, make_everything
+from tests.benchmarks.proof.work import TEACHER_FILE, make_everything, make_what_is_asked
 
 RESULTS = Path("tests/benchmarks/results/proof.json")
 PICTURES = Path("docs")
@@ -47,7 +48,7 @@ PARTS_FILE = "cost.json"
     show_default=True,
     help="Of another one nothing is written.",
 )
-@click.option("--question", "chosen", multiple=True, help="Answer only this one; repeatable. Nothing is written.")
+@click.option("--question", "chosen", multiple=True, help="Answer only this one again; repeatable.")
 def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
     """Dump, train and score what is missing, then print the tables and write them down."""
     try:
@@ -55,10 +56,14 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
         unknown = [name for name in chosen if name not in plan.questions]
         if unknown:
             raise click.UsageError(f"no question {unknown[0]}; there are: {', '.join(plan.questions)}")
-        make_everything(plan, folders, chosen or list(plan.questions), jobs)
+        if chosen and path != PLAN:
+            raise click.UsageError(f"--question answers questions of {PLAN} anew; another plan is done as a whole")
         if chosen:
-            return
-        numbers = proof(plan, folders)
+            make_what_is_asked(plan, folders, chosen, jobs)
+            numbers = with_answers(read_results(), plan, folders, chosen)
+        else:
+            make_everything(plan, folders, jobs)
+            numbers = proof(plan, folders)
     except PolarDistillError as error:
         raise click.ClickException(error.message) from error
     click.echo("\n" + tables(numbers, plan))
@@ -67,27 +72,47 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
         click.echo(f"\nwritten to {RESULTS} and {', '.join(map(str, draw_all(numbers, PICTURES)))}")
 
 
+def read_results() -> dict[str, Any]:
+    """The numbers of the last proof."""
+    numbers: dict[str, Any] = json.loads(RESULTS.read_text())
+    return numbers
+
+
 def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
     """The numbers of the proof, mIoU in points of 100."""
-    label_map = label_map_of(plan, folders)
-    students = scored_students(plan, folders, list(plan.questions))
-    questions = {name: answer(question, students, label_map) for name, question in plan.questions.items()}
     teacher = read_report(folders.runs / TEACHER_FILE)
     check_split(teacher, plan.split, folders.runs / TEACHER_FILE)
     parts = cost_parts(folders)
-    cost = costs(parts)
+    numbers = {
+        "choice": choice(plan, folders),
+        "teacher_miou": 100 * teacher["miou"],
+        "teacher_iou": {name: points(value) for name, value in teacher["iou"].items()},
+        "cost": costs(parts),
+        "cost_parts": parts,
+    }
+    return with_answers(numbers, plan, folders, list(plan.questions))
+
+
+def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names: Sequence[str]) -> dict[str, Any]:
+    """Numbers of the proof in which some questions are answered anew; questions that the plan lacks now are dropped."""
+    label_map = label_map_of(plan, folders)
+    scored = scored_students(plan, folders, names)
+    answers = {name: answer(plan.questions[name], scored, label_map) for name in names}
+    known = {**numbers.get("questions", {}), **answers}
+    questions = {name: known[name] for name in plan.questions if name in known}
+    students = {
+        **numbers.get("students", {}),
+        **{name: student_numbers(student) for name, student in scored.items()},
+    }
+    asked = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
     return {
         **headline(questions[HEADLINE]),
-        "teacher_miou": 100 * teacher["miou"],
-        **{f"cost_ratio_{row['experiments']}": row["ratio"] for row in cost},
-        "terms": {row["student"]: row for row in questions[TERMS]["comparisons"]},
-        "few_labels": {row["student"].removeprefix("full_"): row for row in questions[HEADLINE]["comparisons"]},
-        "choice": choice(plan, folders),
+        **{f"cost_ratio_{row['experiments']}": row["ratio"] for row in numbers["cost"]},
+        **{name: numbers[name] for name in ("teacher_miou", "teacher_iou", "choice", "cost", "cost_parts")},
+        TERMS: {row["student"]: row for row in questions[TERMS]["comparisons"]},
+        HEADLINE: {row["student"].removeprefix("full_"): row for row in questions[HEADLINE]["comparisons"]},
         "questions": questions,
-        "cost": cost,
-        "cost_parts": parts,
-        "teacher_iou": {name: points(value) for name, value in teacher["iou"].items()},
-        "students": {name: student_numbers(student) for name, student in students.items()},
+        "students": {name: students[name] for name in asked},
     }
 
 

@@ -1,12 +1,16 @@
 """The answers as pictures."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
+
+from tests.benchmarks.proof.plan import BASELINE, FULL, HEADLINE
 
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 
@@ -14,8 +18,10 @@ BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 def draw_all(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw all pictures into a folder, and say which."""
     drawn = []
+    rows = sum(1.5 + len(question["comparisons"]) for question in numbers["questions"].values())
     for name, size, draw in (
-        ("proof", (8, 4), gains),
+        ("proof", (8, 1 + 0.33 * rows), gains),
+        ("proof_labels", (5, 3.6), labels),
         ("proof_cost", (5, 3.6), cost),
     ):
         figure = Figure(figsize=size, layout="constrained")
@@ -52,6 +58,30 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     axes.set_xlim(min(ends) - 1, max(ends) + 1)
     axes.set_xlabel("gain in points of mIoU; line: 95 % interval, corrected by question; bars: seeds", fontsize=9)
     axes.tick_params(axis="y", length=0)
+
+
+def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
+    """mIoU by how much has labels, with and without a teacher: means, their 95 % intervals, and seeds."""
+    rows = numbers["questions"][HEADLINE]["comparisons"]
+    amounts = [row["student"].removeprefix("full_").replace("_", " ") for row in rows]
+    for kind, last, colour, label in (
+        ("reference", BASELINE, ORANGE, "labels alone"),
+        ("student", FULL, BLUE, "and targets of all 400 scans"),
+    ):
+        values = [list(numbers["students"][name]["by_seed"].values()) for name in [*(row[kind] for row in rows), last]]
+        margins = [half_interval(one) for one in values]
+        axes.errorbar(range(len(values)), [mean(one) for one in values], margins, color=colour, label=label, capsize=3)
+        for place, one in enumerate(values):
+            axes.plot([place] * len(one), one, "_", color=colour, alpha=0.5)
+    axes.set_xticks(range(len(amounts) + 1), [*amounts, "all"], fontsize=8)
+    axes.set_xlabel("labels")
+    axes.set_ylabel("mIoU in %")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Of the 95 % interval of a mean, Student's t."""
+    return float(stats.t.isf(0.025, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The plan of the proof: which caches and students there are, and which questions they answer."""
 
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -44,11 +44,14 @@ class Question(Settings):
     Attributes:
         asked: the question.
         seeds: students of each kind, with the seeds 0, 1, ...
+        varied: in what two students may differ besides their teacher, since it is what is asked about: `views`,
+            `mixed scans`.
         comparisons: student to the student that it is compared with.
     """
 
     asked: str
     seeds: int = Field(ge=2)
+    varied: list[Literal["views", "mixed scans"]] = []
     comparisons: dict[str, str] = Field(min_length=1)
 
     def students(self) -> list[str]:

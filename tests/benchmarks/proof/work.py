@@ -25,26 +25,45 @@ TEACHER_FILE = "teacher.json"
 LOGS = "logs"
 
 
-def make_everything(plan: Plan, folders: Folders, questions: Iterable[str], jobs: int) -> None:
+def make_everything(plan: Plan, folders: Folders, jobs: int) -> None:
     """All that the plan asks for, question by question; stopped at any time, the next call goes on.
 
     Raises:
         TrainingError: a command failed; says where its output is.
     """
-    data, runs = folders.data, folders.runs
-    run_commands({"simulate": words("simulate", out=data, config=plan.streets, jobs=jobs)}, runs, 1)
-    run_commands({f"dump {name}": dump_command(plan, folders, name) for name in plan.caches}, runs, jobs)
+    make_scans_and_caches(plan, folders, plan.caches, jobs)
     first = next(iter(plan.students.values())).config
-    theirs = runs / TEACHER_FILE
+    theirs = folders.runs / TEACHER_FILE
     if not theirs.is_file():
-        score = words("evaluate", data=data, teacher=plan.teacher, experiment=first, split=plan.split, json=theirs)
-        run_commands({"score the teacher": score}, runs, 1)
+        score = words(
+            "evaluate", data=folders.data, teacher=plan.teacher, experiment=first, split=plan.split, json=theirs
+        )
+        run_commands({"score the teacher": score}, folders.runs, 1)
     click.secho("\nchoose the settings", bold=True)
     make_runs(folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
+    make_what_is_asked(plan, folders, plan.questions, jobs)
+
+
+def make_what_is_asked(plan: Plan, folders: Folders, questions: Iterable[str], jobs: int) -> None:
+    """What some questions need.
+
+    Raises:
+        TrainingError: a command failed; says where its output is.
+    """
+    names = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
+    caches = dict.fromkeys(cache for name in names if (cache := plan.students[name].cache))
+    make_scans_and_caches(plan, folders, caches, jobs)
     for name in questions:
         question = plan.questions[name]
         click.secho(f"\n{name}: {question.asked}", bold=True)
         make_runs(folders, runs_of_question(plan, folders, question), plan.split, jobs)
+
+
+def make_scans_and_caches(plan: Plan, folders: Folders, caches: Iterable[str], jobs: int) -> None:
+    """The streets, and some caches."""
+    simulate = words("simulate", out=folders.data, config=plan.streets, jobs=jobs)
+    run_commands({"simulate": simulate}, folders.runs, 1)
+    run_commands({f"dump {name}": dump_command(plan, folders, name) for name in caches}, folders.runs, jobs)
 
 
 def make_runs(folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: int) -> None:
