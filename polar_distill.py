@@ -162,8 +162,7 @@ stage_one = Program(
     "stage1_dump_teacher.", "Run a frozen Cylinder3D once over every scan and cache what a student can learn from."
 )
 stage_two = Program(
-    "stage2_train_student.",
-    "Train PolarNet students from cached teacher targets, evaluate them and write predictions.",
+    "stage2_train_student.", "Train PolarNet students from cached teacher targets, evaluate them and write predictions."
 )
 
 

@@ -12,12 +12,7 @@ import torch
 
 from common.base.errors import CheckpointError
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
-from common.training.checkpoint import (
-    check_finite,
-    check_same_kinds,
-    check_same_names,
-    check_same_shapes,
-)
+from common.training.checkpoint import check_finite, check_same_kinds, check_same_names, check_same_shapes
 
 SPARSE = "cylinder_3d_spconv_seg."
 DECLARED_KERNELS = {

@@ -10,10 +10,7 @@ UNLABELLED_ERROR = -1.0
 
 
 def segmentation_terms(
-    voxel_logits: torch.Tensor,
-    voxel_labels: torch.Tensor,
-    class_weights: torch.Tensor,
-    processes: Processes = ALONE,
+    voxel_logits: torch.Tensor, voxel_labels: torch.Tensor, class_weights: torch.Tensor, processes: Processes = ALONE
 ) -> dict[str, torch.Tensor]:
     """Both parts of the segmentation loss, over all labelled voxels of the batch at once.
 

@@ -23,12 +23,7 @@ class NormalisedTogether(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        values: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        epsilon: float,
-        processes: Processes,
+        ctx: Any, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, processes: Processes
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         wide = values.double()
         number = wide.new_full((values.shape[1],), values.numel() // values.shape[1])

@@ -37,12 +37,7 @@ from stage1_dump_teacher.settings import PROFILES
 @set_option
 @threads_option
 def convert(
-    cache: str,
-    destination: str,
-    profile: str | None,
-    layers: str | None,
-    overrides: tuple[str, ...],
-    threads: int,
+    cache: str, destination: str, profile: str | None, layers: str | None, overrides: tuple[str, ...], threads: int
 ) -> None:
     """Write a store with fewer arrays or smaller encodings, without the teacher.
 

@@ -51,11 +51,7 @@ class LiveError:
 
 
 def compare_live(
-    store: TargetStore,
-    teacher: Teacher,
-    files: ScanFiles,
-    items: Iterable[ScanView],
-    device: torch.device,
+    store: TargetStore, teacher: Teacher, files: ScanFiles, items: Iterable[ScanView], device: torch.device
 ) -> Iterator[list[LiveError]]:
     """Run the teacher again on some scan-views; yields the errors of each scan-view's arrays.
 

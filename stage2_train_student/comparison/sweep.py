@@ -71,11 +71,7 @@ def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, thre
     skipped = {outcome.run.folder for outcome in outcomes}
     waiting = [run for run in runs if run.folder not in skipped]
     told = False
-    with (
-        StopRequest() as stop,
-        terminating_children() as children,
-        progress_bar(len(runs), len(outcomes)) as bar,
-    ):
+    with StopRequest() as stop, terminating_children() as children, progress_bar(len(runs), len(outcomes)) as bar:
         while children or (waiting and not stop):
             while waiting and len(children) < jobs and not stop:
                 run = waiting.pop(0)

@@ -36,11 +36,7 @@ from stage2_train_student.training.finished_run import read_finished
     help="Folder that gets EXPERIMENT/seedN of each run.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs trained at a time.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Computing threads of each run.  [default: cores / jobs]",
-)
+@click.option("--threads", type=click.IntRange(min=1), help="Computing threads of each run.  [default: cores / jobs]")
 @ray_option
 @device_option
 @set_option

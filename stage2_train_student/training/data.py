@@ -220,11 +220,7 @@ class StudentData:
         return draw_view(self.augmentation.policy, scan, index)
 
     def batches(
-        self,
-        groups: list[list[ScanId]],
-        epoch: int,
-        threads: int,
-        shard: Shard = Shard(),
+        self, groups: list[list[ScanId]], epoch: int, threads: int, shard: Shard = Shard()
     ) -> Iterator[StudentBatch]:
         """Batches of an epoch, or this process's share of each, loaded ahead by threads, always in the same order."""
 

@@ -26,13 +26,7 @@ from stage2_train_student.command_options import (
 )
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentBatch, StudentData
-from stage2_train_student.training.experiment import (
-    OnlineTargets,
-    new_state,
-    open_targets,
-    student_data,
-    with_targets,
-)
+from stage2_train_student.training.experiment import OnlineTargets, new_state, open_targets, student_data, with_targets
 from stage2_train_student.training.precision import autocast, in_float32
 from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.state import StudentState

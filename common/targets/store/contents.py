@@ -125,14 +125,7 @@ def contents(store: TargetStore) -> StoreContents:
     sequences = {name: SequenceContents(len(frames[name]), *counts[name]) for name in sorted(counts)}
     found = list(array_sizes(store, spread(sorted(sizes), sum(sizes.values()))))
     readable = [sizes_of_one for sizes_of_one in found if sizes_of_one is not None]
-    return StoreContents(
-        manifest,
-        provenance,
-        sequences,
-        mean_sizes(readable),
-        len(found),
-        len(found) - len(readable),
-    )
+    return StoreContents(manifest, provenance, sequences, mean_sizes(readable), len(found), len(found) - len(readable))
 
 
 def spread(items: Sequence[ScanView], size: int) -> list[ScanView]:
