@@ -51,7 +51,6 @@ class Average(Teacher):
 
     @property
     def shares(self) -> dict[str, TeacherShare]:
-        """See `Teacher`."""
         return self._shares
 
     @property
@@ -65,7 +64,6 @@ class Average(Teacher):
         return self.teachers[0].channels
 
     def check_scan(self, scan: ScanId, points: int) -> None:
-        """See `Teacher`."""
         for teacher in self.teachers:
             teacher.check_scan(scan, points)
 
@@ -141,7 +139,6 @@ class AveragedTeachers(Average):
         self._weights = [weight / sum(weights) for weight in weights]
 
     def mean(self, first: TeacherTargets, batch: ScanBatch) -> torch.Tensor:
-        """See `Average`."""
         total = self._weights[0] * first.logits.double().softmax(dim=1)
         for teacher, weight in zip(self.teachers[1:], self._weights[1:], strict=True):
             total += weight * teacher.targets(batch, ()).logits.double().softmax(dim=1)

@@ -120,7 +120,6 @@ class RecordedTeacher(Teacher):
         return {}
 
     def check_scan(self, scan: ScanId, points: int) -> None:
-        """See `Teacher`."""
         self.rows(scan, points)
 
     def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:

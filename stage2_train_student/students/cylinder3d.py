@@ -80,7 +80,6 @@ class Cylinder3DStudent(Student):
         return StudentOutputs(outputs.logits, voxel_layers=outputs.layers)
 
     def published(self) -> dict[str, torch.Tensor]:
-        """See `Student`."""
         return to_published(self.network)
 
     def load_published(self, path: Path, what: str) -> None:

@@ -94,7 +94,6 @@ class PolarNet(Student):
         self.BEV_model.network.compile(*arguments, **options)
 
     def capture(self, scans: int, grid_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
-        """See `Student`."""
         network, device = self.BEV_model.network, next(self.parameters()).device
         maps = torch.zeros(scans, self.map_channels, *grid_shape[:2], device=device)
         maps = maps.contiguous(memory_format=map_layout(maps.device)).requires_grad_()

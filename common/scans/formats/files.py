@@ -111,7 +111,6 @@ class SensorFiles(ScanFiles):
         self._latest: dict[ScanId, SensorScan] = {}
 
     def sequences(self) -> list[str]:
-        """See `ScanFiles`."""
         found = sorted({scan.sequence for scan in self._scans.found(self.root) if self._fits(scan.path)})
         if not found:
             what = "bag" if self._in_bags else "file"
@@ -122,7 +121,6 @@ class SensorFiles(ScanFiles):
         return found
 
     def scans(self, sequences: Iterable[str]) -> list[ScanId]:
-        """See `ScanFiles`."""
         scans: list[ScanId] = []
         for sequence in sequences:
             if self._in_bags:
@@ -140,14 +138,12 @@ class SensorFiles(ScanFiles):
         return scans
 
     def left_out(self, sequences: Iterable[str]) -> list[str]:
-        """See `ScanFiles`."""
         hidden: list[Path] = []
         for sequence in sequences:
             list(self._scans.found(self.root, sequence, hidden))
         return sorted({str(path.relative_to(self.root)) for path in hidden})
 
     def points(self, scan: ScanId) -> np.ndarray:
-        """See `ScanFiles`."""
         return self._read(scan).points
 
     def has_labels(self, scan: ScanId) -> bool:
@@ -160,7 +156,6 @@ class SensorFiles(ScanFiles):
         return column is not None and self._labelled[scan.sequence]
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
-        """See `ScanFiles`."""
         if self._labels is None:
             labels = self._recent(scan).labels
             if labels is None:
@@ -171,7 +166,6 @@ class SensorFiles(ScanFiles):
         return labels if kept is None else labels[kept]
 
     def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
-        """See `ScanFiles`."""
         kept = self._recent(scan).kept if self.settings.drop_origin else None
         if kept is None:
             return labels

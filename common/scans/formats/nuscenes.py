@@ -52,7 +52,6 @@ class NuScenes(ScanFiles):
     name = "nuscenes"
 
     def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
-        """See `ScanFiles`."""
         self.root = root
         self.options = parse_settings(NuScenesOptions, dict(options), "options of the dataset's format 'nuscenes'")
 
@@ -68,7 +67,6 @@ class NuScenes(ScanFiles):
         return sorted(found)
 
     def scans(self, sequences: Iterable[str]) -> list[ScanId]:
-        """See `ScanFiles`."""
         scans: list[ScanId] = []
         for sequence in sequences:
             frames = self._scene(sequence).frames
@@ -82,7 +80,6 @@ class NuScenes(ScanFiles):
         return scans
 
     def not_on_disk(self, sequences: Iterable[str]) -> list[str]:
-        """See `ScanFiles`."""
         wanted = [frame.file for sequence in sequences for frame in self._scene(sequence).frames.values()]
         return [f"{LIDAR}{file}" for file in wanted if file not in self._on_disk]
 
@@ -110,11 +107,9 @@ class NuScenes(ScanFiles):
         return points
 
     def has_labels(self, scan: ScanId) -> bool:
-        """See `ScanFiles`."""
         return is_there(self._label_path(scan))
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
-        """See `ScanFiles`."""
         path = self._label_path(scan)
         data = read_bytes(path)
         if len(data) != points:
@@ -130,7 +125,6 @@ class NuScenes(ScanFiles):
         return f"lidarseg/{_folder(split)}/{token}_lidarseg.bin", labels.astype(np.uint8).tobytes()
 
     def submission_notes(self, splits: Iterable[str | None]) -> dict[str, bytes]:
-        """See `ScanFiles`."""
         meta = (json.dumps({"meta": META}, indent=1) + "\n").encode()
         return {f"{_folder(split)}/submission.json": meta for split in splits}
 

@@ -21,31 +21,24 @@ class SemanticKitti(ScanFiles):
     name = "semantic_kitti"
 
     def sequences(self) -> list[str]:
-        """See `ScanFiles`."""
         return present_sequences(self.root)
 
     def scans(self, sequences: Iterable[str]) -> list[ScanId]:
-        """See `ScanFiles`."""
         return list_scans(self.root, sequences)
 
     def left_out(self, sequences: Iterable[str]) -> list[str]:
-        """See `ScanFiles`."""
         return hidden_entries(self.root, sequences)
 
     def points(self, scan: ScanId) -> np.ndarray:
-        """See `ScanFiles`."""
         return read_points(self.root, scan)
 
     def has_labels(self, scan: ScanId) -> bool:
-        """See `ScanFiles`."""
         return has_labels(self.root, scan)
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
-        """See `ScanFiles`."""
         return read_raw_labels(self.root, scan, points)
 
     def labels_of(self, scan: ScanId) -> str:
-        """See `ScanFiles`."""
         return str(label_path(self.root, scan))
 
 
