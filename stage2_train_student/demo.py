@@ -4,7 +4,6 @@ Every step is a process of its own and is printed before it runs, so that a read
 results are there already take seconds.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import click
 
 from common.base.config_files import find_config
 from common.base.errors import TrainingError
-from common.base.files import write_atomically
+from common.base.files import write_json
 from common.scans.label_map import load_label_map
 from stage2_train_student.comparison.experiments import group_runs
 from stage2_train_student.comparison.results import results
@@ -95,7 +94,7 @@ def run(folders: DemoFolders, jobs: int, configs: Path = CONFIGS, seeds: Sequenc
     for number, step in enumerate(steps(folders, jobs, configs, seeds), start=1):
         run_step(number, step)
     numbers = summary(folders.runs, time.monotonic() - started)
-    write_atomically(folders.runs / SUMMARY, (json.dumps(numbers, indent=1) + "\n").encode())
+    write_json(folders.runs / SUMMARY, numbers)
     return numbers
 
 

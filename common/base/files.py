@@ -1,11 +1,13 @@
 """Files that are either whole or absent, even after a crash or a power loss."""
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -77,6 +79,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as indented JSON, a whole file or nothing."""
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def flush_to_disk(path: Path) -> None:

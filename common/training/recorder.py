@@ -10,7 +10,7 @@ from common.base.checked_json import CHECKSUM, with_checksum, without_checksum
 from common.base.config import Settings, write_yaml
 from common.base.environment import environment
 from common.base.errors import DataError
-from common.base.files import flush_to_disk, naming, write_atomically
+from common.base.files import flush_to_disk, naming, write_atomically, write_json
 
 METRICS_FILE = "metrics.jsonl"
 SETTINGS_FILE = "settings.yaml"
@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, folder: Path, settings: Settings, first_step: int, first_epoch: int) -> None:
         write_yaml(settings, folder / SETTINGS_FILE)
-        write_atomically(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=1) + "\n").encode())
+        write_json(folder / ENVIRONMENT_FILE, environment())
         self._path = folder / METRICS_FILE
         keep_up_to(self._path, first_step, first_epoch)
         self._lines = self._path.open("a", encoding="utf-8")

@@ -8,7 +8,7 @@ import click
 from common.base.command_options import data_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
-from common.base.files import check_writable
+from common.base.files import check_writable, write_json
 from common.base.text import shortened
 from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
@@ -115,7 +115,7 @@ def evaluate(
     numbers |= measuring.full_report(evaluation, label_map)
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
-    measuring.write_report(path, numbers)
+    write_json(path, numbers)
     click.echo(measuring.table(numbers))
     if chosen_on:
         click.echo(

@@ -1,14 +1,11 @@
 """mIoU over all points of a dataset, by class and distance, and agreement with a teacher."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.base.errors import DataError
-from common.base.files import write_atomically
 from common.base.text import aligned_table
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
@@ -163,8 +160,3 @@ def table_rows(numbers: dict[str, Any]) -> list[list[str]]:
         shares["as the teacher"] = [numbers["agreement"]["share"], *numbers["agreement"]["ranges"]]
     rows = [["", "all", *names]]
     return rows + [[name, *("-" if one is None else f"{100 * one:.2f}" for one in row)] for name, row in shares.items()]
-
-
-def write_report(path: Path, numbers: dict[str, Any]) -> None:
-    """Write the numbers as JSON."""
-    write_atomically(path, (json.dumps(numbers, indent=1) + "\n").encode())

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from common.base.errors import DataError
+from common.base.files import write_json
 from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
-from stage2_train_student.evaluation.evaluate import write_report
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.state import BEST_STUDENT
 
@@ -45,7 +45,7 @@ def sequences_that_chose(
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:
     """Keep a report on a student of a run in the run's folder, in place of the one before; returns the file."""
     path = folder / EVALUATION_FILE
-    write_report(path, {**numbers, "weights": weights.name, "weights_sha256": file_hash(weights)})
+    write_json(path, {**numbers, "weights": weights.name, "weights_sha256": file_hash(weights)})
     return path
 
 

@@ -1,6 +1,5 @@
 """The commands `export` and `latency`."""
 
-import json
 import platform
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from common.base.command_options import data_option, path_type
 from common.base.devices import CPU
 from common.base.errors import DataError, SettingsError
-from common.base.files import write_atomically
+from common.base.files import write_json
 from common.base.text import aligned_table, size_text
 from common.scans.dataset import Dataset, evenly, open_dataset
 from stage2_train_student.shipping.card import LATENCY_FILE, LatencyNotes
@@ -101,7 +100,7 @@ def latency(run_folder: Path, data: Path, onnx: Path | None, scans: int, repeats
     verdicts = [one.verdict() for one in found]
     click.echo("\n".join(verdicts))
     notes = LatencyNotes(machine=processor(), scans=len(chosen), tables=tables, verdicts=verdicts)
-    write_atomically(run_folder / LATENCY_FILE, (json.dumps(notes.model_dump(), indent=1) + "\n").encode())
+    write_json(run_folder / LATENCY_FILE, notes.model_dump())
 
 
 def processor() -> str:

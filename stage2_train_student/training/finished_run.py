@@ -1,6 +1,5 @@
 """The note that a run leaves once it has trained as long as its settings ask: known without loading any weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError
-from common.base.files import write_atomically
+from common.base.files import write_json
 from common.base.untrusted_json import parse_json
 from common.training.resuming import changed_settings, with_later_settings
 from stage2_train_student.settings import ExperimentSettings
@@ -52,8 +51,7 @@ def write_finished(folder: Path, settings: ExperimentSettings, state: StudentSta
         best_miou=state.best_miou,
         targets_hash=state.targets_hash,
     )
-    content = json.dumps(with_checksum(note.model_dump(mode="json")), indent=1)
-    write_atomically(folder / FINISHED_FILE, (content + "\n").encode())
+    write_json(folder / FINISHED_FILE, with_checksum(note.model_dump(mode="json")))
 
 
 def remove_finished(folder: Path) -> None:

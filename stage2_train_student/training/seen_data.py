@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError, DataError
-from common.base.files import write_atomically
+from common.base.files import write_json
 from common.base.untrusted_json import parse_json
 from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
@@ -146,8 +146,7 @@ def write_seen(
         labelled=None if labelled is None else len(labelled),
         labelled_sha256=None if labelled is None else scans_hash(labelled),
     )
-    content = json.dumps(with_checksum(seen.model_dump(mode="json")), indent=1)
-    write_atomically(folder / SEEN_FILE, (content + "\n").encode())
+    write_json(folder / SEEN_FILE, with_checksum(seen.model_dump(mode="json")))
 
 
 def read_seen(folder: Path) -> SeenData | None:
