@@ -173,19 +173,9 @@ class AsymmetricSparseUNet(nn.Module):
         up1e = self.upBlock3(up2e, down1b)
         up0e = self.ReconNet(up1e)
         both = up0e.replace_feature(torch.cat((up0e.features, up1e.features), dim=1))
-        tensors = {
-            "ctx": ctx,
-            "down1c": down1c,
-            "down2c": down2c,
-            "down3c": down3c,
-            "down4c": down4c,
-            "up4e": up4e,
-            "up3e": up3e,
-            "up2e": up2e,
-            "up1e": up1e,
-            "up0e": up0e,
-        }
-        return convolve_with_bias(self.logits, both), tensors
+        down = {"ctx": ctx, "down1c": down1c, "down2c": down2c, "down3c": down3c, "down4c": down4c}
+        up = {"up4e": up4e, "up3e": up3e, "up2e": up2e, "up1e": up1e, "up0e": up0e}
+        return convolve_with_bias(self.logits, both), down | up
 
 
 class TwoBranchBlock(nn.Module):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -16,6 +16,8 @@ from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, vox
 from common.scans.scan_files import ScanFiles, scan_files
 from common.scans.scan_id import ScanId
 from common.scans.view import View, apply_view
+
+Item = TypeVar("Item")
 
 
 class VolumeSettings(Settings):
@@ -221,10 +223,10 @@ def open_dataset(root: Path, description: Path) -> Dataset:
     return Dataset.open(root, load_label_map(description))
 
 
-def evenly(scans: Sequence[ScanId], count: int) -> list[ScanId]:
-    """Up to so many of some scans, spread evenly over all."""
-    chosen = min(count, len(scans))
-    return [scans[number * len(scans) // chosen] for number in range(chosen)]
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Up to so many of some items, such as scans, spread evenly over all."""
+    chosen = min(count, len(items))
+    return [items[number * len(items) // chosen] for number in range(chosen)]
 
 
 def epoch_order(scans: Sequence[ScanId], batch_size: int, seed: int, epoch: int) -> list[list[ScanId]]:

@@ -79,8 +79,10 @@ class ScanBatch:
 
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
     """Put voxelised scans one after another."""
-    voxels = np.concatenate([with_scan_column(scan.voxels, row) for row, scan in enumerate(scans)])
-    first_voxel = np.cumsum([0] + [len(scan.voxels) for scan in scans])
+    sizes = [len(scan.voxels) for scan in scans]
+    scan_of_voxel = np.repeat(np.arange(len(scans)), sizes)
+    voxels = np.column_stack((scan_of_voxel, np.concatenate([scan.voxels for scan in scans])))
+    first_voxel = np.cumsum([0] + sizes)
     point_voxel = np.concatenate([scan.point_voxel + first for scan, first in zip(scans, first_voxel, strict=False)])
     pillars, voxel_pillar = pillars_of(voxels)
     voxel_labels = np.concatenate([scan.voxel_labels for scan in scans])
@@ -99,14 +101,6 @@ def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]
         fullest_pillar=int(points_of_pillar.max()),
         names=tuple(scan.name for scan in scans),
     )
-
-
-def with_scan_column(bins: np.ndarray, scan: int) -> np.ndarray:
-    """Put the scan's number in the batch before its bins: [M, K] -> int64 [M, 1 + K]."""
-    out = np.empty((len(bins), bins.shape[1] + 1), np.int64)
-    out[:, 0] = scan
-    out[:, 1:] = bins
-    return out
 
 
 def pillars_of(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -162,8 +162,6 @@ def started_processes(device: str) -> Iterator[Processes]:
             f"device '{device}' is one GPU, but torchrun gives each process its own; choose auto, cuda or cpu"
         )
     own = select_device(device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), own)

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from common.base.devices import set_float32_precision
 from common.base.errors import SettingsError
+from common.base.text import count_text
 from common.scans import view as views
-from common.scans.dataset import Dataset, LabelledScan, voxelise_view
+from common.scans.dataset import Dataset, LabelledScan, evenly, voxelise_view
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import COARSEST_STRIDE
 from common.scans.scan_batch import ScanBatch, batch_scans
@@ -171,8 +172,7 @@ def measure_mix(scans: Scans, see: Teaching, azimuth: int, draws: int) -> Found:
                 cloud, live = see(joined((own, other), kept), IDENTITY)
                 targets = mixed_targets(own_targets, other_targets, taken, cloud.grid_shape)
                 cuts = (1 + np.flatnonzero(np.diff(taken))).tolist()
-                number = "1 sector" if sectors == 1 else f"{sectors} sectors"
-                yield number, "swapped", agreement(targets, live, cloud, cuts)
+                yield count_text(sectors, "sector"), "swapped", agreement(targets, live, cloud, cuts)
 
 
 def points_within(cloud: ScanBatch, bins: np.ndarray) -> np.ndarray:
@@ -217,8 +217,5 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
 
 def spread_scans(dataset: Dataset, splits: list[str], count: int) -> Iterator[tuple[ScanId, LabelledScan]]:
     """Up to `count` scans of the splits, spread evenly over them."""
-    found = dataset.select(splits).scans
-    chosen = min(count, len(found))
-    for number in tqdm(range(chosen), unit="scan", desc="consistency"):
-        scan = found[number * len(found) // chosen]
+    for scan in tqdm(evenly(dataset.select(splits).scans, count), unit="scan", desc="consistency"):
         yield scan, dataset.read(scan)

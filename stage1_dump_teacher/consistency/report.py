@@ -67,12 +67,10 @@ def draw(rows: Mapping[tuple[str, str], Agreement], path: Path, border: str = BO
     Diamonds stand for the points that are farthest from the border.
     """
     # Without pyplot there is no window system to ask for and no state to leave behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     means, names = list(rows.values()), [f"{augmentation} ({way})".replace(" ()", "") for augmentation, way in rows]
     figure = Figure(figsize=(15, 2.2 + 0.38 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.4))
     left.set(yticks=range(len(rows)), yticklabels=names)
     draw_arg_max(left, means, border)

@@ -172,12 +172,8 @@ def ids_line(found: Survey, label_map: LabelMap) -> Check:
     if not unknown:
         return Check("ok", f"{len(found.raw_ids)} seen, all in the map")
     text = "not in the map: " + ", ".join(f"{raw} ({share:.2%} of the points)" for raw, share in unknown.items())
-    return Check("problem", text, "Add to learning_map, 0 to ignore or a class: " + lines_to_add(unknown))
-
-
-def lines_to_add(raw_ids: dict[int, float]) -> str:
-    """What a dataset's YAML file needs for some ids."""
-    return "  ".join(f"`{raw}: 0`" for raw in sorted(raw_ids))
+    lines = "  ".join(f"`{raw}: 0`" for raw in sorted(unknown))
+    return Check("problem", text, f"Add to learning_map, 0 to ignore or a class: {lines}")
 
 
 def classes_line(found: Survey, label_map: LabelMap) -> Check:

@@ -19,11 +19,9 @@ RADIUS = 60.0
 def draw_survey(points: np.ndarray, found: Survey, usual: Survey, grid: GridSettings, path: Path) -> None:
     """Draw a scan, float32 [N, 4], and what was measured beside what the teacher was trained on, as a PNG file."""
     # Without pyplot there is no window system to ask for and no state to leave behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
     places = figure.subplot_mosaic([["scan", "distance"], ["scan", "height"], ["scan", "reflectance"]])
     draw_scan(places["scan"], points, grid)
     for name, unit in (("distance", "m"), ("height", "m"), ("reflectance", "")):

@@ -111,9 +111,10 @@ class SensorFiles(ScanFiles):
         self._latest: dict[ScanId, SensorScan] = {}
 
     def sequences(self) -> list[str]:
-        found = sorted({scan.sequence for scan in self._scans.found(self.root) if self._fits(scan.path)})
+        in_bags = self._in_bags
+        found = sorted({scan.sequence for scan in self._scans.found(self.root) if not in_bags or is_bag(scan.path)})
         if not found:
-            what = "bag" if self._in_bags else "file"
+            what = "bag" if in_bags else "file"
             raise DataError(
                 f"{self.root}: no {what} fits the pattern '{self.settings.scans}' (options.scans of the dataset's YAML "
                 "file). Check DATA and the pattern."
@@ -172,9 +173,6 @@ class SensorFiles(ScanFiles):
         whole = np.zeros(len(kept), labels.dtype)
         whole[kept] = labels
         return whole
-
-    def _fits(self, path: Path) -> bool:
-        return not self._in_bags or is_bag(path)
 
     def _recent(self, scan: ScanId) -> SensorScan:
         return self._latest.get(scan) or self._read(scan)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from common.base.errors import StoreError
+from common.scans.dataset import evenly
 from common.targets.store.checks import ForeignFileError, check_belongs
 from common.targets.store.chunks import MemberError
 from common.targets.store.file_names import ScanView
@@ -130,8 +131,7 @@ def contents(store: TargetStore) -> StoreContents:
 
 def spread(items: Sequence[ScanView], size: int) -> list[ScanView]:
     """At most `SAMPLE_FILES` items and about `SAMPLE_BYTES`, spread evenly; `size` is the bytes of all items."""
-    chosen = min(SAMPLE_FILES, len(items), max(1, SAMPLE_BYTES * len(items) // max(size, 1)))
-    return [items[row * len(items) // chosen] for row in range(chosen)]
+    return evenly(items, min(SAMPLE_FILES, max(1, SAMPLE_BYTES * len(items) // max(size, 1))))
 
 
 def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[str, ArraySize] | None]:

@@ -99,22 +99,14 @@ def inspect_all(
         source_hash: to compare the scans with those that the teacher saw; None not to.
         threads: files that are read and decoded at once.
     """
-
-    def one(item: ScanView) -> Problem | None:
-        return inspect(store, *item, source_hash)
-
-    for _, future in started_ahead(one, items, 2 * threads, threads):
+    for _, future in started_ahead(lambda item: inspect(store, *item, source_hash), items, 2 * threads, threads):
         yield future.result()
 
 
 def source_hashes(files: ScanFiles, present: Iterable[ScanId]) -> SourceHash:
     """The hashes of those scans of a dataset that are there."""
     known = frozenset(present)
-
-    def hash_now(scan: ScanId) -> str | None:
-        return scan_hash(files.points(scan)) if scan in known else None
-
-    return hash_now
+    return lambda scan: scan_hash(files.points(scan)) if scan in known else None
 
 
 def inspect(store: TargetStore, scan: ScanId, view: int, source_hash: SourceHash | None = None) -> Problem | None:

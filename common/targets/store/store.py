@@ -18,7 +18,6 @@ from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import UnstorableError
 from common.targets.store.file_names import SEQUENCES, ScanView, file_name, is_scan_file, scan_view_of
 from common.targets.store.identity import StoreIdentity, differences, grid_identity
-from common.targets.store.layout import FileOrigin
 from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
 from common.targets.store.members import read_members
 from common.targets.store.opening import open_storage
@@ -208,7 +207,11 @@ class TargetStore:
         def parse(data: bytes) -> tuple[EncodedTargets, View]:
             members = read_members(data)
             origin = check_belongs(members, self.identity, scan, index, self.signed)
-            self._check_scan(scan, index, origin, points)
+            if points is not None and origin.scan_sha256 != scan_hash(points):
+                raise StoreError(
+                    f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
+                    "Restore the scan, or run the command repair, which dumps it again."
+                )
             return read_checked(members, self.identity, names, voxel_features), origin.view
 
         return self._parsed(scan, index, parse)
@@ -273,13 +276,6 @@ class TargetStore:
                 f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
                 "exactly what is missing."
             ) from error
-
-    def _check_scan(self, scan: ScanId, index: int, origin: FileOrigin, points: np.ndarray | None) -> None:
-        if points is not None and origin.scan_sha256 != scan_hash(points):
-            raise StoreError(
-                f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
-                "Restore the scan, or run the command repair, which dumps it again."
-            )
 
 
 def scan_hash(points: np.ndarray) -> str:
