@@ -19,10 +19,12 @@ from common.base.command_options import (
     cache_option,
     config_option,
     device_option,
+    gathered,
     optional_data_option,
     path_type,
 )
 from common.base.errors import PolarDistillError
+from common.base.text import count_text
 from stage1_dump_teacher.device_checks import (
     Check,
     check_copies,
@@ -54,6 +56,20 @@ class Comparing(NamedTuple):
     picture: Path | None
 
 
+comparing_options = gathered(
+    "comparing",
+    Comparing,
+    click.option(
+        "--reference",
+        type=path_type,
+        help="What the teacher was trained on: a YAML file that --write-reference wrote. Default: trained_on.yaml "
+        "beside the teacher, else SemanticKITTI.",
+    ),
+    click.option("--write-reference", type=path_type, metavar="FILE.yaml", help="Keep what was measured of the scans."),
+    click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the scans beside what the teacher knows."),
+)
+
+
 @click.command()
 @optional_data_option
 @click.option("--teacher", type=path_type, help="The teacher's checkpoint.")
@@ -64,14 +80,7 @@ class Comparing(NamedTuple):
     type=path_type,
     help="YAML file with the dataset's format and classes, or its name.  [default: that of --config]",
 )
-@click.option(
-    "--reference",
-    type=path_type,
-    help="What the teacher was trained on: a YAML file that --write-reference wrote. Default: trained_on.yaml beside "
-    "the teacher, else SemanticKITTI.",
-)
-@click.option("--write-reference", type=path_type, metavar="FILE.yaml", help="Keep what was measured of the scans.")
-@click.option("--picture", type=path_type, metavar="FILE.png", help="Draw the scans beside what the teacher knows.")
+@comparing_options
 @device_option
 @click.pass_context
 def doctor(
@@ -81,9 +90,7 @@ def doctor(
     config: Path,
     cache: str,
     dataset: Path | None,
-    reference: Path | None,
-    write_reference: Path | None,
-    picture: Path | None,
+    comparing: Comparing,
     device: str,
 ) -> None:
     """Check this machine and, where they are given, the scans, the teacher and the cache. Fails on any problem.
@@ -101,13 +108,12 @@ def doctor(
     for name, check in checks(data, teacher, cache, dataset, config, device):
         results[name] = show(name, run_check(check))
     if data is not None:
-        comparing = Comparing(reference, write_reference, picture)
         for name, result in about_scans(data, dataset, config, teacher, comparing):
             # Scans that cannot be listed have been reported.
             if result.finding != results["scans"].finding:
                 results[name] = show(name, result)
     problems = sum(result.status == "problem" for result in results.values())
-    click.echo(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "No problems found.")
+    click.echo(f"{count_text(problems, 'problem') if problems else 'No problems'} found.")
     if problems:
         context.exit(1)
 
