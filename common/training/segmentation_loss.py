@@ -36,14 +36,6 @@ def segmentation_terms(
     }
 
 
-def segmentation_loss(
-    voxel_logits: torch.Tensor, voxel_labels: torch.Tensor, class_weights: torch.Tensor
-) -> torch.Tensor:
-    """Sum of `segmentation_terms`, a scalar."""
-    terms = segmentation_terms(voxel_logits, voxel_labels, class_weights)
-    return terms["cross_entropy"] + terms["lovasz"]
-
-
 def lovasz_softmax(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Lovasz-Softmax loss (Berman et al., CVPR 2018, equations 8, 9 and 11), averaged over the classes present.
 

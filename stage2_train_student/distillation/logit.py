@@ -1,7 +1,5 @@
 """Soft logits: the student's class probabilities of each voxel learn from the teacher's."""
 
-from collections.abc import Callable
-
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -18,8 +16,6 @@ from stage2_train_student.students.student import StudentOutputs
 LOGIT_EPSILON = 1e-6
 CHUNK_PILLARS = 8192
 
-PillarLogits = Callable[[torch.Tensor], torch.Tensor]
-
 
 class SoftLogits(Term):
     """The divergence of teacher and student over the voxels of the chosen support."""
@@ -35,22 +31,15 @@ class SoftLogits(Term):
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
         """`logit`."""
-        student, teacher = outputs.voxel_logits, targets.logits.float()
-        scale, threshold = self.settings.logit_scale, self.settings.logit_threshold
+        teacher = targets.logits.float()
         weights = voxel_weights(self.settings, targets, batch, processes)
         if self.settings.logit_class_weights:
             balance = expected_class_weights(teacher, self.class_weights, processes)
             weights = balance if weights is None else of_mean_one(weights * balance, processes)
+        settings = (self.settings.logit_scale, self.settings.logit_threshold, processes, weights)
         if self.settings.support == "occupied":
-            return {"logit": logit_distillation_loss(student, teacher, scale, threshold, processes, weights)}
-        features, classifier = outputs.classifier_input, outputs.pillar_logits
-        if features is None or classifier is None:
-            raise SettingsError("distillation.support: dense needs a student that classifies pillars; set occupied")
-        settings = (scale, threshold, processes)
-        loss = dense_logit_distillation_loss(
-            student, teacher, features, classifier, batch, *settings, voxel_weights=weights
-        )
-        return {"logit": loss}
+            return {"logit": logit_distillation_loss(outputs.voxel_logits, teacher, *settings)}
+        return {"logit": dense_logit_distillation_loss(outputs, teacher, batch, *settings)}
 
 
 def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale: float) -> torch.Tensor:
@@ -129,16 +118,14 @@ def mean_of(sum_count: torch.Tensor, processes: Processes) -> torch.Tensor:
 
 
 def dense_logit_distillation_loss(
-    student_logits: torch.Tensor,
+    outputs: StudentOutputs,
     teacher_logits: torch.Tensor,
-    classifier_input: torch.Tensor,
-    pillar_logits: PillarLogits,
     batch: ScanBatch,
     scale: float = LOGIT_SCALE,
     threshold: float | None = LOGIT_THRESHOLD,
     processes: Processes = ALONE,
+    weights: torch.Tensor | None = None,
     chunk: int = CHUNK_PILLARS,
-    voxel_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
 
@@ -146,26 +133,28 @@ def dense_logit_distillation_loss(
     so that the dense grid never exists.
 
     Args:
-        student_logits: float [V, classes], of occupied voxels.
-        teacher_logits: float [V, classes].
-        classifier_input: float [B, C, R, P].
-        pillar_logits: [K, C] pillars of `classifier_input` to [K, height bins, classes].
+        outputs: the student's.
+        teacher_logits: float [V, classes], of occupied voxels.
         batch: the batch, for its voxels.
         scale: factor on both logits before the softmax.
         threshold: None counts every voxel.
         processes: that hold a part of the batch each.
+        weights: float [V], of the occupied voxels in the mean, where empty ones weigh 1; None for equal ones.
         chunk: pillars at a time.
-        voxel_weights: float [V], of the occupied voxels in the mean, where empty ones weigh 1; None for equal ones.
+
+    Raises:
+        SettingsError: the student does not classify pillars.
     """
-    result = sum_and_count(divergence(student_logits, teacher_logits, scale), threshold, voxel_weights)
+    maps, classifier = outputs.classifier_input, outputs.pillar_logits
+    if maps is None or classifier is None:
+        raise SettingsError("distillation.support: dense needs a student that classifies pillars; set occupied")
+    result = sum_and_count(divergence(outputs.voxel_logits, teacher_logits, scale), threshold, weights)
     uniform = teacher_logits.new_zeros(teacher_logits.shape[1])
 
     def of_empty(features: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-        return sum_and_count(divergence(pillar_logits(features)[empty], uniform, scale), threshold)
+        return sum_and_count(divergence(classifier(features)[empty], uniform, scale), threshold)
 
-    for features, empty in zip(
-        pillars_last(classifier_input).split(chunk), empty_voxels(batch).split(chunk), strict=True
-    ):
+    for features, empty in zip(pillars_last(maps).split(chunk), empty_voxels(batch).split(chunk), strict=True):
         result = result + checkpoint(of_empty, features, empty, use_reentrant=False)
     return mean_of(result, processes)
 

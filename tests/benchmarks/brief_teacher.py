@@ -21,7 +21,7 @@ from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
 from common.scans.view import ViewPolicy, draw_view
 from common.training.checkpoint import save_checkpoint
-from common.training.segmentation_loss import segmentation_loss
+from common.training.segmentation_loss import segmentation_terms
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 
@@ -40,7 +40,8 @@ def train_briefly(path: Path, steps: int, learning_rate: float) -> None:
         row = step % len(scans)
         view = draw_view(ViewPolicy(), scans[row], 1 + step)
         batch = batch_scans([voxelise_view(sources[row], view, grid, label_map)], grid.shape)
-        loss = segmentation_loss(teacher(batch).logits, batch.voxel_labels, weights)
+        terms = segmentation_terms(teacher(batch).logits, batch.voxel_labels, weights)
+        loss = terms["cross_entropy"] + terms["lovasz"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

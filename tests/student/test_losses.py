@@ -11,7 +11,7 @@ from torch.nn import functional
 from common.base.errors import SettingsError
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
-from common.training.segmentation_loss import lovasz_softmax, segmentation_loss, segmentation_terms
+from common.training.segmentation_loss import lovasz_softmax, segmentation_terms
 from stage2_train_student.distillation.logit import dense_logit_distillation_loss, logit_distillation_loss
 from stage2_train_student.distillation.lwd import label_weight_loss, safe_sqrt
 from stage2_train_student.distillation.settings import LWD_PAIR, VPD_PAIRS, DistillationSettings
@@ -120,7 +120,7 @@ def test_lovasz_of_hard_predictions_is_the_jaccard_loss():
 
 def test_segmentation_loss_without_labels_is_a_zero_with_a_gradient():
     logits = torch.randn(7, CLASSES, requires_grad=True)
-    loss = segmentation_loss(logits, torch.zeros(7, dtype=torch.int64), CLASS_WEIGHTS.float())
+    loss = sum(segmentation_terms(logits, torch.zeros(7, dtype=torch.int64), CLASS_WEIGHTS.float()).values())
     assert loss == 0.0
     loss.backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -148,15 +148,8 @@ def test_logit_term_on_occupied_voxels(threshold):
 def test_logit_term_on_the_dense_grid(threshold, chunk):
     scene = random_scene()
     dense = logit_loss_by_definition(scene.dense_student, scene.dense_teacher, threshold)
-    sparse = dense_logit_distillation_loss(
-        scene.logits,
-        scene.teacher_logits,
-        scene.features,
-        scene.pillar_logits,
-        scene.batch,
-        threshold=threshold,
-        chunk=chunk,
-    )
+    outputs = StudentOutputs(scene.logits, {}, scene.features, scene.pillar_logits)
+    sparse = dense_logit_distillation_loss(outputs, scene.teacher_logits, scene.batch, threshold=threshold, chunk=chunk)
     assert_same_value_and_gradient(sparse, dense, scene.features)
 
 
