@@ -120,30 +120,22 @@ def split_targets(targets: TeacherTargets, scans: int) -> list[TeacherTargets]:
     if scans == 1:
         return [targets]
 
-    def rows(bins: torch.Tensor) -> list[slice]:
+    def parts(bins: torch.Tensor, values: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         numbers = torch.arange(scans + 1, device=bins.device)
         ends = torch.searchsorted(bins[:, 0].contiguous(), numbers).tolist()
-        return [slice(start, end) for start, end in pairwise(ends)]
+        return [(with_scan(bins[start:end], 0), values[start:end]) for start, end in pairwise(ends)]
 
-    of_voxels = rows(targets.voxels)
-    of_pillars = {name: rows(layer.pillars) for name, layer in targets.layers.items()}
-    of_layers = {name: rows(layer.voxels) for name, layer in targets.voxel_layers.items()}
-
-    def of(scan: int) -> TeacherTargets:
-        layers = {
-            name: PillarFeatures(with_scan(layer.pillars[own], 0), layer.features[own], layer.shape)
-            for name, layer in targets.layers.items()
-            for own in [of_pillars[name][scan]]
-        }
-        voxel_layers = {
-            name: VoxelFeatures(with_scan(voxel_layer.voxels[own], 0), voxel_layer.features[own], voxel_layer.shape)
-            for name, voxel_layer in targets.voxel_layers.items()
-            for own in [of_layers[name][scan]]
-        }
-        own = of_voxels[scan]
-        return TeacherTargets(with_scan(targets.voxels[own], 0), targets.logits[own], layers, voxel_layers)
-
-    return [of(scan) for scan in range(scans)]
+    logits = parts(targets.voxels, targets.logits)
+    pillars = {name: parts(layer.pillars, layer.features) for name, layer in targets.layers.items()}
+    voxels = {name: parts(layer.voxels, layer.features) for name, layer in targets.voxel_layers.items()}
+    return [
+        TeacherTargets(
+            *logits[scan],
+            {name: PillarFeatures(*pillars[name][scan], layer.shape) for name, layer in targets.layers.items()},
+            {name: VoxelFeatures(*voxels[name][scan], layer.shape) for name, layer in targets.voxel_layers.items()},
+        )
+        for scan in range(scans)
+    ]
 
 
 def with_scan(bins: torch.Tensor, scan: int) -> torch.Tensor:

@@ -92,17 +92,14 @@ def carry_through_points(targets: TeacherTargets, source: ScanBatch, target: Sca
         StoreError: the targets are not those of `source`, or the clouds are not the same points.
     """
     check_same_points(targets, source, target)
-    layers, voxel_layers = {}, {}
-    for name, layer in targets.layers.items():
-        shape = carried_shape(layer.shape, source, target)
-        layers[name] = PillarFeatures(
-            *carried_sites(layer.pillars, layer.features, layer.shape, shape, source, target), shape
-        )
-    for name, voxels in targets.voxel_layers.items():
-        full = carried_shape(voxels.shape, source, target)
-        voxel_layers[name] = VoxelFeatures(
-            *carried_sites(voxels.voxels, voxels.features, voxels.shape, full, source, target), full
-        )
+    layers = {
+        name: PillarFeatures(*carried_layer(layer.pillars, layer.features, layer.shape, source, target))
+        for name, layer in targets.layers.items()
+    }
+    voxel_layers = {
+        name: VoxelFeatures(*carried_layer(layer.voxels, layer.features, layer.shape, source, target))
+        for name, layer in targets.voxel_layers.items()
+    }
     return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), layers, voxel_layers)
 
 
@@ -129,19 +126,15 @@ def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
     return total / torch.bincount(cloud.point_voxel, minlength=len(cloud.voxels))[:, None]
 
 
-def carried_sites(
-    sites: torch.Tensor,
-    features: torch.Tensor,
-    shape: tuple[int, ...],
-    new_shape: tuple[int, ...],
-    source: ScanBatch,
-    target: ScanBatch,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sites and features of one layer carried by points, see `carry_through_points`.
+def carried_layer(
+    sites: torch.Tensor, features: torch.Tensor, shape: Shape, source: ScanBatch, target: ScanBatch
+) -> tuple[torch.Tensor, torch.Tensor, Shape]:
+    """Sites, features and shape of one layer carried by points, see `carry_through_points`.
 
     Returns:
-        int64 [M', 1 + K] sorted, float [M', C].
+        int64 [M', 1 + K] sorted, float [M', C], K sizes.
     """
+    new_shape = carried_shape(shape, source, target)
     old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, new_shape)
     known, wanted = linear_index(sites, shape), linear_index(old_cells, shape)
     row = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
@@ -149,7 +142,7 @@ def carried_sites(
     new_cells, row = new_cells[found], row[found]
     # Many points take the same way; each way is needed once.
     once = first_of_each(linear_index(new_cells, new_shape) * max(len(sites), 1) + row)
-    return merged(new_cells[once], features[row[once]], new_shape)
+    return *merged(new_cells[once], features[row[once]], new_shape), new_shape
 
 
 def first_of_each(numbers: torch.Tensor) -> torch.Tensor:

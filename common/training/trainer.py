@@ -69,7 +69,7 @@ class Trainer:
             self.task.begin()
             with self.recorder() as recorder, StopRequest() as stop:
                 clock = time.perf_counter()
-                while not (processes.any(stop) or self.finished()):
+                while not (processes.any(stop) or finished(state, self.settings)):
                     if not state.validation_due:
                         self.train_epoch(recorder, stop)
                         self.save()
@@ -78,7 +78,7 @@ class Trainer:
                         state.validation_due = False
                         self.save()
                     clock = self.record_cost(recorder, clock)
-            self.task.end(self.finished())
+            self.task.end(finished(state, self.settings))
 
     def train_epoch(self, recorder: Recorder | None, stop: StopRequest) -> None:
         """Train from where the state stands to the end of the epoch, the step limit, or a request to stop.
@@ -207,10 +207,6 @@ class Trainer:
             values = {"seconds": now - since, "peak_memory_bytes": float(peak_memory(self.device))}
             recorder.record("run", state.step, values, epoch=state.epoch, targets_hash=state.targets_hash)
         return now
-
-    def finished(self) -> bool:
-        """Whether the run has nothing left to do."""
-        return finished(self.state, self.settings)
 
 
 def finished(state: TrainingState[Any], settings: LoopSettings) -> bool:

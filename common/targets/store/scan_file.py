@@ -40,6 +40,7 @@ from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.members import ArraySource, UnwrittenArrays
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+from common.targets.transport import linear_index
 
 PILLAR_FEATURES = ".pillar_features"
 VOXEL_FEATURES = ".voxel_features"
@@ -277,11 +278,8 @@ def shape_of(name: str) -> tuple[int, ...]:
 
 
 def linear_bins(bins: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Bins int64 [M, 1 + K] (scan first) of one scan to linear indices, int32 [M], on their device."""
-    linear = bins[:, 1]
-    for column, size in enumerate(shape[1:], 2):
-        linear = linear * size + bins[:, column]
-    return linear.int()
+    """Bins int64 [M, 1 + K] of scan 0 (first column) to linear indices, int32 [M], on their device."""
+    return linear_index(bins, shape).int()
 
 
 def from_linear(linear: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
