@@ -238,8 +238,8 @@ def run_on_cluster(
         PolarDistillError: as `dump.run` does; no cluster answers, it lacks the device, or its workers end again and
             again.
     """
-    scans, notes = open_dataset(data, settings.dataset).select(settings.splits)
-    work = [(scan, view) for scan in scans for view in range(settings.views.count)]
+    selection = open_dataset(data, settings.dataset).select(settings.splits)
+    work = [(scan, view) for scan in selection.scans for view in range(settings.views.count)]
     with connected(address), StopRequest() as stop:
         share = share_of(device)
         team = Team(DumpJob(settings, data, checkpoints, cache, Path.cwd()), share)
@@ -253,7 +253,7 @@ def run_on_cluster(
         watch, finished = StoreWatch(store), store.finished()
         team.waiting.extend(item for item in work if item not in finished)
         missing, team.present = len(team.waiting), len(work) - len(team.waiting)
-        announce(team.teacher, store, len(scans), notes, missing, f"workers with {share}")
+        announce(team.teacher, store, selection, missing, f"workers with {share}")
         with tqdm(total=missing, unit="scan", desc="dump-teacher", disable=not missing) as progress:
             while team.busy or (team.unfinished and not stop):
                 if not stop:

@@ -17,7 +17,7 @@ from common.base.errors import DataError
 from common.base.overlap import BackgroundWriter, StageClock, started_ahead
 from common.base.shards import Shard
 from common.base.signals import StopRequest
-from common.scans.dataset import Dataset, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, ScanSelection, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid, check_distillable
 from common.scans.scan_batch import ScanBatch, batch_scans
@@ -85,12 +85,12 @@ def run(
             produced what cannot be stored (with `on_bad_scan: skip`, of no scan anything else).
     """
     dataset = open_dataset(data, settings.dataset)
-    scans, notes = dataset.select(settings.splits)
+    selection = dataset.select(settings.splits)
     teacher, store = teacher_and_store(settings, dataset, checkpoints, cache, device)
     finished = store.finished()
-    work = shard.of([(scan, view) for scan in scans for view in range(settings.views.count)])
+    work = shard.of([(scan, view) for scan in selection.scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
-    announce(teacher, store, len(scans), notes, len(missing), device, shard)
+    announce(teacher, store, selection, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
     writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
     prepare = preparer(settings, dataset, settings.grid.grid(), device, teacher)
@@ -221,8 +221,7 @@ def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label
 def announce(
     teacher: Teacher | str,
     store: TargetStore,
-    scans: int,
-    notes: list[str],
+    selection: ScanSelection,
     missing: int,
     device: torch.device | str,
     shard: Shard = Shard(),
@@ -239,6 +238,6 @@ def announce(
         click.echo(f"average  {line}")
     if passes:
         click.echo(f"cost     {passes} answers of a teacher for each scan-view, {passes * missing:,} in all")
-    click.echo(f"scans    {scans}; {missing} scan-views to dump in shard {shard}")
-    for note in notes:
+    click.echo(f"scans    {len(selection.scans)}; {missing} scan-views to dump in shard {shard}")
+    for note in selection.notes:
         click.echo(f"note     {note}")

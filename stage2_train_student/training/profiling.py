@@ -26,11 +26,10 @@ from stage2_train_student.command_options import (
 )
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentBatch, StudentData
-from stage2_train_student.training.experiment import OnlineTargets, new_state, open_targets, student_data, with_targets
+from stage2_train_student.training.experiment import new_state, open_targets, student_data, with_targets
 from stage2_train_student.training.precision import autocast, in_float32
 from stage2_train_student.training.scans import choose_scans
-from stage2_train_student.training.state import StudentState
-from stage2_train_student.training.step import targets_of
+from stage2_train_student.training.step import StudentStep, targets_of
 
 Result = TypeVar("Result")
 
@@ -52,54 +51,39 @@ class StepClock:
         return result
 
 
-def profile_steps(
-    state: StudentState,
-    settings: ExperimentSettings,
-    data: StudentData,
-    batches: Iterable[list[ScanId]],
-    online: OnlineTargets | None,
-    class_weights: torch.Tensor,
-    device: torch.device,
-) -> dict[str, float]:
+def profile_steps(step: StudentStep, data: StudentData, batches: Iterable[list[ScanId]]) -> dict[str, float]:
     """Median seconds of each part of a step; the first batch warms up and is not counted.
 
     Nothing is loaded ahead and on a GPU every part is waited for, so that a part's time is its own: a real step
     overlaps them and is shorter than their sum.
     """
-    state.networks.student.train()
-    state.networks.distillation.train()
+    step.state.networks.student.train()
+    step.state.networks.distillation.train()
     measured = []
     for scans in batches:
-        clock = StepClock(device)
+        clock = StepClock(step.class_weights.device)
         loaded = clock("load", lambda scans=scans: data.load_batch(scans, 0))  # type: ignore[misc]
-        one_step(clock, state, settings, loaded, online, class_weights, device)
+        one_step(clock, step, loaded)
         measured.append(clock.seconds)
     counted = measured[1:] or measured
     return {part: median(seconds[part] for seconds in counted) for part in counted[0]}
 
 
-def one_step(
-    clock: StepClock,
-    state: StudentState,
-    settings: ExperimentSettings,
-    loaded: StudentBatch,
-    online: OnlineTargets | None,
-    class_weights: torch.Tensor,
-    device: torch.device,
-) -> None:
-    """The parts of `step.train_step` for one batch, one after another."""
+def one_step(clock: StepClock, step: StudentStep, loaded: StudentBatch) -> None:
+    """The parts of `StudentStep.launch` for one batch, one after another."""
+    state, precision, device = step.state, step.settings.precision, step.class_weights.device
     batch = clock("copy to the device", lambda: loaded.batch.to(device))
-    targets = clock("targets", lambda: targets_of(loaded, batch, online, device))
-    with naming_small_batches(loaded.scans), autocast(settings.precision, device):
+    targets = clock("targets", lambda: targets_of(loaded, batch, step.online, device))
+    with naming_small_batches(loaded.scans), autocast(precision, device):
         outputs = clock("forward", lambda: in_float32(state.networks.student(batch)))
     terms = clock(
         "loss: cross entropy, lovasz",
-        lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, class_weights),
+        lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, step.class_weights),
     )
     total = terms["cross_entropy"] + terms["lovasz"]
     if targets is not None:
         for name, term in state.networks.distillation.terms.items():
-            with autocast(settings.precision, device):
+            with autocast(precision, device):
                 value: Any = clock(f"loss: {name}", lambda term=term: term(outputs, targets, batch))  # type: ignore[misc]
             total = total + state.networks.distillation.weights[name] * value[name]
     state.optimiser.zero_grad(set_to_none=True)
@@ -154,6 +138,6 @@ def profile(
     batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
     weights = torch.from_numpy(dataset.label_map.class_weights()).to(chosen)
     loader = student_data(settings, dataset, source, scans=scans)
-    seconds = profile_steps(state, settings, loader, batches, source.online, weights, chosen)
-    click.echo(profile_table(seconds))
+    step = StudentStep(state, settings, weights, source.online)
+    click.echo(profile_table(profile_steps(step, loader, batches)))
     click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")
