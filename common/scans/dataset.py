@@ -10,12 +10,15 @@ from pydantic import Field, field_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
+from common.base.named import named_class
 from common.base.text import shortened
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
-from common.scans.scan_files import ScanFiles, scan_files
+from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.scans.view import View, apply_view
+
+FORMATS = "common.scans.formats"
 
 Item = TypeVar("Item")
 
@@ -129,12 +132,13 @@ class Dataset:
 
     @classmethod
     def open(cls, root: Path, label_map: LabelMap) -> "Dataset":
-        """The dataset below a folder, in the format that the label map names.
+        """The dataset below a folder, in the format that the label map names: a file of `FORMATS`, or your own class.
 
         Raises:
             SettingsError: there is no such format, or it does not have the options that the label map gives.
         """
-        return cls(scan_files(root, label_map.format, label_map.options), label_map)
+        files = named_class(label_map.format, FORMATS, ScanFiles, "format of a dataset")
+        return cls(files(root, label_map.options), label_map)
 
     @property
     def root(self) -> Path:

@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from common.base.errors import DataError, SettingsError
-from common.base.named import named_class
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
-
-ROOM = "common.scans.formats"
 
 
 class ScanFiles(ABC):
@@ -122,15 +119,6 @@ class ScanFiles(ABC):
             integers [M], in the order of the file.
         """
         return labels
-
-
-def scan_files(root: Path, name: str, options: Mapping[str, Any]) -> ScanFiles:
-    """The scans below a folder in the format of that name, or of a class of your own, `package.module:Class`.
-
-    Raises:
-        SettingsError: there is no such format, or it does not have these options.
-    """
-    return named_class(name, ROOM, ScanFiles, "format of a dataset")(root, options)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -11,13 +11,10 @@ from pydantic import Field
 from torch import nn
 
 from common.base.config import Settings
-from common.base.named import named_class
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import VoxelFeatures
 from common.training.resuming import load_strictly
 from common.training.wrapped_weights import load_weights
-
-ROOM = "stage2_train_student.students"
 
 
 @dataclass(frozen=True)
@@ -122,12 +119,3 @@ class StudentSettings(Settings):
     dropblock: float = Field(0.5, ge=0, lt=1)
     dropout: float = Field(default_factory=lambda values: published_dropout(**values), ge=0, lt=1)
     width: int = Field(64, ge=1)
-
-
-def student_class(network: str) -> type[Student]:
-    """The class that `student.network` names.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    return named_class(network, ROOM, Student, "student")

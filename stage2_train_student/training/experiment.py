@@ -10,6 +10,7 @@ import torch
 
 from common.base.devices import CPU
 from common.base.errors import SettingsError, StoreError
+from common.base.named import named_class
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import check_distillable
@@ -24,12 +25,14 @@ from common.training.processes import ALONE, Processes
 from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers, voxel_terms
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.students.student import Student, student_class
+from stage2_train_student.students.student import Student
 from stage2_train_student.training.averaging import averaged_copy
 from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.precision import check_precision, gradient_scaler
 from stage2_train_student.training.scans import Scans, labelled_scans
 from stage2_train_student.training.state import StudentNetworks, StudentState
+
+STUDENTS = "stage2_train_student.students"
 
 OnlineTargets = Callable[[ScanBatch], TeacherTargets]
 
@@ -177,7 +180,7 @@ def student_data(
 
 def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:
     """A student as the settings describe it, with fresh weights."""
-    network = student_class(settings.student.network)
+    network = named_class(settings.student.network, STUDENTS, Student, "student")
     return network.build(settings.student, settings.grid.shape, len(label_map.classes))
 
 

@@ -39,8 +39,7 @@ class SeenViews(Settings):
         if self.kind == "turned" and self.views.anchors is not None:
             return f"flips {', '.join(self.views.anchors.flips)} in every aligned rotation"
         if self.kind == "fresh":
-            policy = ", ".join(f"{name} {value}" for name, value in self.views.policy.model_dump().items())
-            return f"a fresh view in every epoch ({policy})"
+            return f"a fresh view in every epoch ({self.views.policy.describe()})"
         return "the scan as it is" if self.views.count == 1 else self.views.describe()
 
     def as_augmentation(self) -> str | None:
