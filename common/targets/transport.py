@@ -142,7 +142,8 @@ def carried_layer(
     new_cells, row = new_cells[found], row[found]
     # Many points take the same way; each way is needed once.
     once = first_of_each(linear_index(new_cells, new_shape) * max(len(sites), 1) + row)
-    return *merged(new_cells[once], features[row[once]], new_shape), new_shape
+    new_sites, values = merged(new_cells[once], features[row[once]], new_shape)
+    return new_sites, values, new_shape
 
 
 def first_of_each(numbers: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,9 @@ class WinogradConvolution(nn.Module):
         block: the convolution with a bias, then the activation; stays as it is.
     """
 
+    input_transform: torch.Tensor
+    output_transform: torch.Tensor
+
     def __init__(self, block: nn.Sequential) -> None:
         super().__init__()
         convolution, self.activation = block
