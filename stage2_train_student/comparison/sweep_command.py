@@ -1,12 +1,12 @@
 """The command that trains many experiments with several seeds from one cache."""
 
-import os
 from pathlib import Path
 
 import click
 
 from common.base.cluster import ray_option
 from common.base.command_options import cache_option, data_option, device_option, path_type, set_option
+from common.base.environment import processors
 from common.base.errors import SettingsError, TrainingError
 from common.base.signals import INTERRUPTED
 from stage2_train_student.command_options import online_teacher_option
@@ -74,7 +74,7 @@ def sweep(
     common = ["--data", str(data), "--cache", cache]
     common += [] if teacher is None else ["--teacher", str(teacher)]
     if address is None:
-        outcomes = train_all(runs, [*common, "--device", device], jobs, threads or max(1, cores() // jobs))
+        outcomes = train_all(runs, [*common, "--device", device], jobs, threads or max(1, processors() // jobs))
     else:
         outcomes = train_on_cluster(runs, common, address, device, threads)
     report(runs, outcomes)
@@ -128,8 +128,3 @@ def describe(outcome: Outcome) -> str:
         return outcome.status
     best = f", best mIoU {100 * finished.best_miou:.2f}" if finished.best_miou >= 0 else ""
     return f"finished after {finished.step} steps{best}"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,10 +12,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from common.base.environment import processors
 from common.base.errors import TrainingError
 from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
 from stage2_train_student.comparison.sweep import train_all
-from stage2_train_student.comparison.sweep_command import cores, report
+from stage2_train_student.comparison.sweep_command import report
 from stage2_train_student.demo import newer, words
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.training.finished_run import FINISHED_FILE
@@ -71,7 +72,7 @@ def make_runs(folders: Folders, runs: Sequence[PlannedRun], split: str, jobs: in
     needed = {run.words[run.words.index("--cache") + 1] for run in runs if "--cache" in run.words}
     for cache in sorted(needed):
         refuse_other_runs([run for run in runs if cache in run.words], cache, folders.data)
-    report(list(runs), train_all(runs, ["--data", str(folders.data)], jobs, max(1, cores() // jobs)))
+    report(list(runs), train_all(runs, ["--data", str(folders.data)], jobs, max(1, processors() // jobs)))
     unscored = [run for run in runs if not newer(run.folder / EVALUATION_FILE, run.folder / FINISHED_FILE)]
     scores = {
         f"score {run.name}": words("evaluate", data=folders.data, run=run.folder, split=split) for run in unscored
@@ -116,7 +117,7 @@ def run_command(command: list[str], log: Path, jobs: int) -> None:
     Raises:
         TrainingError: it failed.
     """
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    threads = {"OMP_NUM_THREADS": str(max(1, processors() // jobs))}
     with log.open("wb") as file:
         code = subprocess.run(
             [sys.executable, "-m", "polar_distill", *command], stdout=file, stderr=file, env=os.environ | threads
