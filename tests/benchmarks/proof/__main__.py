@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from common.base.errors import PolarDistillError
-from common.base.files import write_atomically
+from common.base.errors import DataError, PolarDistillError
+from common.base.files import write_json
 from stage2_train_student.evaluation.evaluation_file import read_report
 from tests.benchmarks.proof.answers import (
     answer,
@@ -29,7 +29,7 @@ from tests.benchmarks.proof.answers import (
 )
 from tests.benchmarks.proof.cost import costs, measured_parts
 from tests.benchmarks.proof.pictures import draw_all
-from tests.benchmarks.proof.plan import HEADLINE, PLAN, TERMS, Folders, Plan, load_plan
+from tests.benchmarks.proof.plan import HEADLINE, PLAN, TERMS, Folders, Plan, Question, load_plan
 from tests.benchmarks.proof.tables import tables
 from tests.benchmarks.proof.work import TEACHER_FILE, make_everything, make_what_is_asked
 
@@ -68,7 +68,7 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
         raise click.ClickException(error.message) from error
     click.echo("\n" + tables(numbers, plan))
     if path == PLAN:
-        write_atomically(RESULTS, (json.dumps(numbers, indent=1) + "\n").encode())
+        write_json(RESULTS, numbers)
         click.echo(f"\nwritten to {RESULTS} and {', '.join(map(str, draw_all(numbers, PICTURES)))}")
 
 
@@ -94,17 +94,30 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
 
 
 def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names: Sequence[str]) -> dict[str, Any]:
-    """Numbers of the proof in which some questions are answered anew; questions that the plan lacks now are dropped."""
+    """Numbers of the proof in which some questions are answered anew.
+
+    Answers to what the plan does not ask now are dropped.
+
+    Raises:
+        DataError: a question that every plan asks is left without an answer.
+    """
     label_map = label_map_of(plan, folders)
     scored = scored_students(plan, folders, names)
     answers = {name: answer(plan.questions[name], scored, label_map) for name in names}
     known = {**numbers.get("questions", {}), **answers}
-    questions = {name: known[name] for name in plan.questions if name in known}
+    questions = {
+        name: known[name]
+        for name, question in plan.questions.items()
+        if name in known and answers_it(known[name], question)
+    }
+    for name in (HEADLINE, TERMS):
+        if name not in questions:
+            raise DataError(f"{RESULTS} does not answer what {PLAN} asks now as {name}: give --question {name}, too")
     students = {
         **numbers.get("students", {}),
         **{name: student_numbers(student) for name, student in scored.items()},
     }
-    asked = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
+    compared = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
     return {
         **headline(questions[HEADLINE]),
         **{f"cost_ratio_{row['experiments']}": row["ratio"] for row in numbers["cost"]},
@@ -112,8 +125,14 @@ def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names
         TERMS: {row["student"]: row for row in questions[TERMS]["comparisons"]},
         HEADLINE: {row["student"].removeprefix("full_"): row for row in questions[HEADLINE]["comparisons"]},
         "questions": questions,
-        "students": {name: students[name] for name in asked},
+        "students": {name: students[name] for name in compared},
     }
+
+
+def answers_it(found: Mapping[str, Any], question: Question) -> bool:
+    """Whether an answer is one to a question as it is asked now."""
+    compared = [(row["student"], row["reference"]) for row in found["comparisons"]]
+    return compared == list(question.comparisons.items()) and found["seeds"] == question.seeds
 
 
 def cost_parts(folders: Folders, repeats: int = 3) -> dict[str, float]:
@@ -121,7 +140,7 @@ def cost_parts(folders: Folders, repeats: int = 3) -> dict[str, float]:
     path = folders.runs / PARTS_FILE
     if not path.is_file():
         click.secho("\nmeasure the costs at full size", bold=True)
-        write_atomically(path, (json.dumps(measured_parts(repeats)) + "\n").encode())
+        write_json(path, measured_parts(repeats))
     numbers: dict[str, float] = json.loads(path.read_text())
     return numbers
 
