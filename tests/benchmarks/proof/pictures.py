@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
 from scipy import stats
 
 from tests.benchmarks.proof.plan import BASELINE, FULL, HEADLINE
@@ -39,8 +40,10 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     """Every comparison: the difference, its interval, and the differences by seed."""
     place, ticks = 0.0, []
     for question in numbers["questions"].values():
-        heading: dict[str, Any] = {"fontsize": 9, "va": "center", "color": "#444444", "weight": "bold"}
-        axes.text(0.01, place, question["asked"], transform=axes.get_yaxis_transform(), **heading)
+        heading: dict[str, Any] = {"fontsize": 8.5, "va": "center", "color": "#444444", "weight": "bold"}
+        across = blended_transform_factory(axes.figure.transFigure, axes.transData)
+        behind: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(0.01, place, question["asked"], transform=across, in_layout=False, bbox=behind, **heading)
         place -= 0.9
         for row in question["comparisons"]:
             low, high = row["interval"]
@@ -51,7 +54,8 @@ def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
             place -= 0.8
         place -= 0.3
     axes.set_ylim(place, 0.6)
-    axes.axvline(0, color="#444444", linewidth=0.8)
+    axes.axvline(0, color="#444444", linewidth=0.8, zorder=0)
+    axes.spines["left"].set_visible(False)
     axes.set_yticks([tick for tick, _ in ticks], [text for _, text in ticks], fontsize=8)
     rows = [row for question in numbers["questions"].values() for row in question["comparisons"]]
     ends = [end for row in rows for end in (*row["interval"], *row["by_seed"], 0.0)]
