@@ -38,7 +38,7 @@ from stage1_dump_teacher.package_checks import check_packages, check_python, che
 DATASET = Path("configs/datasets/semantic_kitti.yaml")
 
 FULL_BYTES, TRAIN_BYTES = 22.0e6, 2.5e6
-"""One scan-view in the profiles `full` and `train`: means over real scans, full-size teacher that has learned."""
+"""One scan-view in the profiles `full` and `train`, about: real scans, full-size teacher that has learned a little."""
 
 SEMANTIC_KITTI_SCANS = 23_201
 """Scans of the training and validation sequences of SemanticKITTI."""

@@ -80,7 +80,7 @@ class ScanBatch:
 def batch_scans(scans: Sequence[VoxelisedScan], grid_shape: tuple[int, int, int]) -> ScanBatch:
     """Put voxelised scans one after another."""
     sizes = [len(scan.voxels) for scan in scans]
-    scan_of_voxel = np.repeat(np.arange(len(scans)), sizes)
+    scan_of_voxel = np.repeat(np.arange(len(scans), dtype=np.int64), sizes)
     voxels = np.column_stack((scan_of_voxel, np.concatenate([scan.voxels for scan in scans])))
     first_voxel = np.cumsum([0] + sizes)
     point_voxel = np.concatenate([scan.point_voxel + first for scan, first in zip(scans, first_voxel, strict=False)])

@@ -94,20 +94,28 @@ def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> No
     for source, place in zip(sources, places, strict=True):
         beside = source.dataset.root.resolve()
         # All clouds of a bag go to one bag.
-        for path in {real(path) for path in place.values()}:
+        for path, named in {real(path): path for path in place.values()}.items():
             if path in taken:
                 raise SettingsError(
                     f"{path}: two predictions, or a prediction and a scan, would be this file. Predict them one after "
                     "the other, each with another --out."
                 )
-            # Benchmarks keep the labels of velodyne/ in labels/ beside it.
-            holds_labels = path.parent in (beside, beside.parent / "labels")
-            if holds_labels and PREDICTED not in path.name and path.exists():
+            if path.exists() and (is_benchmarks_label(path) or is_benchmarks_label(named.absolute())):
+                raise SettingsError(
+                    f"{path}: is there already, where a benchmark keeps the true labels of velodyne/. Choose another "
+                    "--out."
+                )
+            if path.parent == beside and PREDICTED not in path.name and path.exists():
                 raise SettingsError(
                     f"{path}: is there already, beside the scan, perhaps with its true labels. Choose another --out, "
                     f"or none: then names have {PREDICTED} in them."
                 )
             taken.add(path)
+
+
+def is_benchmarks_label(path: Path) -> bool:
+    """Whether a path is one of true labels in the layout of SemanticKITTI, beside the folder of the scans."""
+    return path.parent.name == "labels" and (path.parent.parent / "velodyne").is_dir()
 
 
 def real(path: Path) -> Path:

@@ -27,6 +27,10 @@ CHUNK_CELLS = 2048
 """Cells whose neighbourhoods are gathered at a time, likewise."""
 
 
+INNER = ("down1", "down2", "down3", "down4", "up1", "up2", "up3")
+"""The U-Net's blocks that run on dense maps."""
+
+
 class Neighbourhoods(NamedTuple):
     """Some cells of a map, and the rows of a table of cells that a 3x3 convolution reads for each.
 
@@ -95,7 +99,8 @@ class SparseStudent(nn.Module):
         self.last = nn.ModuleList([CellConvolution(part) for part in (network.up4.conv.conv1, network.up4.conv.conv2)])
         if precision == torch.float32:
             # Coarser numbers would be too coarse for the differences that its transforms take.
-            with_fewer_products(network)
+            for block in INNER:
+                with_fewer_products(getattr(network, block))
         self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)

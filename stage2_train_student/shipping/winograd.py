@@ -43,6 +43,7 @@ class WinogradConvolution(nn.Module):
         convolution, self.activation = block
         assert isinstance(convolution, nn.Conv2d)
         assert convolution.bias is not None
+        assert (convolution.kernel_size, convolution.padding, convolution.stride) == ((3, 3), (1, 0), (1, 1))
         kernel, precision = torch.tensor(KERNEL, dtype=torch.float64), convolution.weight.dtype
         spread = torch.einsum("ai,ocij,bj->abco", kernel, convolution.weight.detach().double(), kernel)
         self.weight = nn.Parameter(spread.flatten(0, 1).to(precision).contiguous())

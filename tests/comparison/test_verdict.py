@@ -26,6 +26,7 @@ from stage2_train_student.comparison.verdict import verdict
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.seen_data import read_seen, seen_views
 from tests.benchmarks.bench_verdict import false_positives
+from tests.benchmarks.proof.plan import load_plan
 from tests.shared.made_up_runs import write_run
 from tests.shared.reduced import CONFIGS, DATASET, REPOSITORY, command, succeed, train
 
@@ -239,7 +240,10 @@ def test_a_run_notes_what_it_saw_and_is_compared_by_it(streets, street_cache, ru
 
 def test_the_proofs_p_values_are_those_of_its_numbers_by_seed():
     numbers = json.loads((REPOSITORY / "tests/benchmarks/results/proof.json").read_text())
-    for question in numbers["questions"].values():
+    plan = load_plan(REPOSITORY / "configs/proof/plan.yaml")
+    assert list(numbers["questions"]) == list(plan.questions)
+    for name, question in numbers["questions"].items():
+        assert plan.questions[name].is_of(question)
         rows = question["comparisons"]
         for row in rows:
             ours, theirs = (

@@ -245,15 +245,26 @@ def test_what_lies_beside_a_scan_is_never_written_over(small_run, clouds, tmp_pa
 
 
 def test_labels_of_a_benchmark_are_never_written_over(small_run, clouds, tmp_path):
-    for name in ("velodyne", "labels"):
+    for sequence in ("00", "01"):
+        (tmp_path / sequence / "velodyne").mkdir(parents=True)
+        write_bin(tmp_path / sequence / "velodyne/a.bin", clouds[0])
+    for name in ("00/labels", "truth"):
         (tmp_path / name).mkdir()
-    write_bin(tmp_path / "velodyne/a.bin", clouds[0])
-    (tmp_path / "labels/a.label").write_text("truth")
-    words = (tmp_path / "velodyne", "--out", tmp_path / "labels")
-    assert "perhaps with its true labels" in refused(small_run, *words)
-    assert (tmp_path / "labels/a.label").read_text() == "truth"
-    (tmp_path / "labels/a.label").unlink()
-    assert "1 scans predicted" in predict(small_run, *words)
+        (tmp_path / name / "a.label").write_text("truth")
+    (tmp_path / "01/labels").symlink_to(tmp_path / "truth")
+    scans = tmp_path / "00/velodyne"
+    for out in ("00/labels", "01/labels"):
+        assert "where a benchmark keeps the true labels" in refused(small_run, scans, "--out", tmp_path / out)
+    assert {path.read_text() for path in tmp_path.rglob("*.label")} == {"truth"}
+    (tmp_path / "00/labels/a.label").unlink()
+    assert "1 scans predicted" in predict(small_run, scans, "--out", tmp_path / "00/labels")
+
+
+def test_a_folder_called_labels_can_be_written_again(small_run, clouds, tmp_path):
+    (tmp_path / "folder").mkdir()
+    write_bin(tmp_path / "folder/a.bin", clouds[0])
+    for _ in range(2):
+        assert "1 scans predicted" in predict(small_run, tmp_path / "folder", "--out", tmp_path / "labels")
 
 
 def test_connections_are_copied_once_and_messages_of_unknown_form_are_left_out(clouds, tmp_path, capsys):

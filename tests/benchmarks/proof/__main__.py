@@ -59,8 +59,10 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
         if chosen and path != PLAN:
             raise click.UsageError(f"--question answers questions of {PLAN} anew; another plan is done as a whole")
         if chosen:
+            before = read_results()
+            kept_answers(before, plan, chosen)
             make_what_is_asked(plan, folders, chosen, jobs)
-            numbers = with_answers(read_results(), plan, folders, chosen)
+            numbers = with_answers(before, plan, folders, chosen)
         else:
             make_everything(plan, folders, jobs)
             numbers = proof(plan, folders)
@@ -73,8 +75,15 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
 
 
 def read_results() -> dict[str, Any]:
-    """The numbers of the last proof."""
-    numbers: dict[str, Any] = json.loads(RESULTS.read_text())
+    """The numbers of the last proof.
+
+    Raises:
+        DataError: there are none.
+    """
+    try:
+        numbers: dict[str, Any] = json.loads(RESULTS.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{RESULTS} cannot be read ({error}): run the proof without --question first") from error
     return numbers
 
 
@@ -96,27 +105,18 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
 def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names: Sequence[str]) -> dict[str, Any]:
     """Numbers of the proof in which some questions are answered anew.
 
-    Answers to what the plan does not ask now are dropped.
-
     Raises:
-        DataError: a question that every plan asks is left without an answer.
+        DataError: an answer that is kept has a student that was trained anew with another score.
     """
     label_map = label_map_of(plan, folders)
     scored = scored_students(plan, folders, names)
-    answers = {name: answer(plan.questions[name], scored, label_map) for name in names}
-    known = {**numbers.get("questions", {}), **answers}
-    questions = {
-        name: known[name]
-        for name, question in plan.questions.items()
-        if name in known and answers_it(known[name], question)
-    }
-    for name in (HEADLINE, TERMS):
-        if name not in questions:
-            raise DataError(f"{RESULTS} does not answer what {PLAN} asks now as {name}: give --question {name}, too")
-    students = {
-        **numbers.get("students", {}),
-        **{name: student_numbers(student) for name, student in scored.items()},
-    }
+    students = {name: student_numbers(student) for name, student in scored.items()}
+    kept = kept_answers(numbers, plan, names)
+    for name in kept:
+        check_same_scores(name, plan.questions[name], numbers["students"], students)
+    known = {**kept, **{name: answer(plan.questions[name], scored, label_map) for name in names}}
+    questions = {name: known[name] for name in plan.questions if name in known}
+    students = {**numbers.get("students", {}), **students}
     compared = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
     return {
         **headline(questions[HEADLINE]),
@@ -129,10 +129,33 @@ def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names
     }
 
 
-def answers_it(found: Mapping[str, Any], question: Question) -> bool:
-    """Whether an answer is one to a question as it is asked now."""
-    compared = [(row["student"], row["reference"]) for row in found["comparisons"]]
-    return compared == list(question.comparisons.items()) and found["seeds"] == question.seeds
+def kept_answers(numbers: Mapping[str, Any], plan: Plan, names: Sequence[str]) -> dict[str, Any]:
+    """Answers that stay when some questions are answered anew: those to what the plan asks now.
+
+    Raises:
+        DataError: one that every plan asks is not among them.
+    """
+    found = {name: known for name, known in numbers.get("questions", {}).items() if name not in names}
+    kept = {
+        name: known for name, known in found.items() if name in plan.questions and plan.questions[name].is_of(known)
+    }
+    for name in (HEADLINE, TERMS):
+        if name not in {*kept, *names}:
+            raise DataError(f"{RESULTS} does not answer what {PLAN} asks now as {name}: give --question {name}, too")
+    for name in found.keys() - kept.keys():
+        click.echo(f"note: the plan does not ask {name} as it was answered; that answer is dropped", err=True)
+    return kept
+
+
+def check_same_scores(name: str, question: Question, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to keep an answer of whose students one has other scores now.
+
+    Raises:
+        DataError: names both.
+    """
+    for student in question.students():
+        if student in now and now[student]["by_seed"] != before[student]["by_seed"]:
+            raise DataError(f"{student} has other scores now than in the answer to {name}: give --question {name}, too")
 
 
 def cost_parts(folders: Folders, repeats: int = 3) -> dict[str, float]:

@@ -96,6 +96,7 @@ def answer(question: Question, students: Mapping[str, Scored], label_map: LabelM
     rows = []
     for student, reference in question.comparisons.items():
         gain = compared(students[student], students[reference], question, label_map)
+        assert gain.interval is not None
         one, other = (students[name].miou.values[: question.seeds] for name in (student, reference))
         rows.append(
             {
@@ -103,12 +104,13 @@ def answer(question: Question, students: Mapping[str, Scored], label_map: LabelM
                 "reference": reference,
                 "gain": gain.value,
                 "standard_error": gain.error,
-                "interval": gain.interval,
+                "interval": list(gain.interval),
                 "p_value": gain.p_value,
                 "by_seed": [ours - theirs for ours, theirs in zip(one, other, strict=True)],
             }
         )
-    return {"asked": question.asked, "seeds": question.seeds, "comparisons": rows}
+    asked = {"asked": question.asked, "seeds": question.seeds, "varied": list(question.varied)}
+    return {**asked, "comparisons": rows}
 
 
 def choice(plan: Plan, folders: Folders) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The plan of the proof: which caches and students there are, and which questions they answer."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -53,6 +54,12 @@ class Question(Settings):
     seeds: int = Field(ge=2)
     varied: list[Literal["views", "mixed scans"]] = []
     comparisons: dict[str, str] = Field(min_length=1)
+
+    def is_of(self, answer: Mapping[str, Any]) -> bool:
+        """Whether an answer is one to this question as it is asked now."""
+        compared = {row["student"]: row["reference"] for row in answer["comparisons"]}
+        now = (self.asked, self.seeds, self.varied, self.comparisons)
+        return now == (answer["asked"], answer["seeds"], answer["varied"], compared)
 
     def students(self) -> list[str]:
         """All that are compared, each once."""

@@ -42,7 +42,7 @@ def make_everything(plan: Plan, folders: Folders, jobs: int) -> None:
         run_commands({"score the teacher": score}, folders.runs, 1)
     click.secho("\nchoose the settings", bold=True)
     make_runs(folders, runs_of_choice(plan, folders), plan.choice.split, jobs)
-    make_what_is_asked(plan, folders, plan.questions, jobs)
+    make_students(plan, folders, plan.questions, jobs)
 
 
 def make_what_is_asked(plan: Plan, folders: Folders, questions: Iterable[str], jobs: int) -> None:
@@ -54,6 +54,11 @@ def make_what_is_asked(plan: Plan, folders: Folders, questions: Iterable[str], j
     names = dict.fromkeys(name for question in questions for name in plan.questions[question].students())
     caches = dict.fromkeys(cache for name in names if (cache := plan.students[name].cache))
     make_scans_and_caches(plan, folders, caches, jobs)
+    make_students(plan, folders, questions, jobs)
+
+
+def make_students(plan: Plan, folders: Folders, questions: Iterable[str], jobs: int) -> None:
+    """Students and scores of some questions, whose caches are there."""
     for name in questions:
         question = plan.questions[name]
         click.secho(f"\n{name}: {question.asked}", bold=True)
