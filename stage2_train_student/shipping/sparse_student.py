@@ -99,8 +99,8 @@ class SparseStudent(nn.Module):
         self.last = nn.ModuleList([CellConvolution(part) for part in (network.up4.conv.conv1, network.up4.conv.conv2)])
         if precision == torch.float32:
             # Coarser numbers would be too coarse for the differences that its transforms take.
-            for block in INNER:
-                with_fewer_products(getattr(network, block))
+            for name in INNER:
+                with_fewer_products(network.get_submodule(name))
         self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
