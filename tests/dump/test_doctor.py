@@ -151,7 +151,7 @@ def test_package_outside_its_range_is_named(monkeypatch, requirement, named):
 
 def test_disk_with_too_little_room(sample_data, tmp_path, free_space):
     cache = tmp_path / "deep" / "cache"
-    for free, status in [(15e6, "problem"), (60e6, "note"), (160e6, "ok")]:
+    for free, status in [(8e6, "problem"), (60e6, "note"), (160e6, "ok")]:
         free_space(free)
         assert check_disk(cache, sample_data).status == status
     assert check_disk(cache, None).status == "note"
