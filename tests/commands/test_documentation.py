@@ -71,4 +71,7 @@ def test_files_that_are_named_exist(page):
 @pages
 def test_modules_that_are_run_exist(page):
     for module in re.findall(r"python -m ([a-z_0-9.]+)", page.read_text()):
-        assert module == "polar_distill" or (REPOSITORY / f"{module.replace('.', '/')}.py").is_file(), module
+        path = REPOSITORY / module.replace(".", "/")
+        assert module == "polar_distill" or path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), (
+            module
+        )
