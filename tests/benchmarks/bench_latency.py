@@ -121,7 +121,7 @@ def main(as_json: bool, repeats: int, run: Path, data: Path, widths: tuple[int, 
             own = open_dataset(data, run_settings(run).dataset)
             trained = measured(run, own, folder, 0, -1)
             numbers |= {f"trained_{key}": value for key, value in parity(folder / f"{run.name}_exported", own).items()}
-            click.echo("\n".join([f"{run}:", *(f"  {key:28}{value}" for key, value in numbers.items())]))
+            click.echo("\n".join([f"{run}:", *(f"  {key:34}{value}" for key, value in numbers.items())]))
         for width in widths:
             times = measured(random_run(folder / f"width_{width}", width), real, folder, repeats, 0)
             found = summary(times, trained or times) | {"changes_of": str(run) if trained else "random weights"}
@@ -129,7 +129,7 @@ def main(as_json: bool, repeats: int, run: Path, data: Path, widths: tuple[int, 
             numbers |= found if width == WIDTHS[0] else {f"width_{width}": found}
             click.echo(f"width {width}, {torch.get_num_threads()} threads; changes: {found['changes_of']}")
             click.echo("\n".join([*aligned_table(times.part_rows()), *aligned_table(times.engine_rows())]))
-            click.echo("\n".join(f"  {key:28}{value}" for key, value in found.items()))
+            click.echo("\n".join(f"  {key:34}{value}" for key, value in found.items()))
     if as_json:
         click.echo(json.dumps(numbers))
 
