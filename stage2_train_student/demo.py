@@ -83,7 +83,7 @@ def demo(jobs: int) -> None:
         f"  scans     {folders.data}\n"
         "next, with your own data (README.md):\n"
         "  polar-distill doctor --data DATA --teacher TEACHER      is everything usable?\n"
-        "  polar-distill dump --data DATA --teacher TEACHER        the teacher, once\n"
+        "  polar-distill dump --data DATA --teacher TEACHER --set profile=train    the teacher, once\n"
         '  polar-distill sweep --data DATA --experiments "baseline full" --seeds 0-2    students, as many as you like'
     )
 
