@@ -1,6 +1,5 @@
 """`parameters.json` of an exported folder: everything that a program has to know beside the graphs."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.base.config import Settings, load_json, parse_settings
 from common.base.errors import SettingsError
+from common.base.files import write_json
 from common.base.weights_hash import weights_hash
 from common.scans.label_map import UNKNOWN, ClassInfo, LabelMap
 from common.scans.polar_grid import shape_problem
@@ -110,7 +110,7 @@ def parameters_of(student: Student, settings: ExperimentSettings, label_map: Lab
 
 def write_parameters(parameters: Parameters, folder: Path) -> None:
     """Write them into an exported folder."""
-    (folder / PARAMETERS_FILE).write_text(json.dumps(parameters.model_dump(), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / PARAMETERS_FILE, parameters.model_dump())
 
 
 def check_same_student(folder: Path, expected: Parameters) -> None:
