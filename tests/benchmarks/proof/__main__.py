@@ -60,7 +60,7 @@ def main(jobs: int, path: Path, chosen: tuple[str, ...]) -> None:
             raise click.UsageError(f"--question answers questions of {PLAN} anew; another plan is done as a whole")
         if chosen:
             before = read_results()
-            kept_answers(before, plan, chosen)
+            before["questions"] = kept_answers(before, plan, chosen)
             make_what_is_asked(plan, folders, chosen, jobs)
             numbers = with_answers(before, plan, folders, chosen)
         else:
@@ -103,18 +103,18 @@ def proof(plan: Plan, folders: Folders) -> dict[str, Any]:
 
 
 def with_answers(numbers: Mapping[str, Any], plan: Plan, folders: Folders, names: Sequence[str]) -> dict[str, Any]:
-    """Numbers of the proof in which some questions are answered anew.
+    """Numbers of the proof in which some questions are answered anew, and the other answers stay.
 
     Raises:
-        DataError: an answer that is kept has a student that was trained anew with another score.
+        DataError: an answer that stays has a student that was trained anew with another score.
     """
     label_map = label_map_of(plan, folders)
     scored = scored_students(plan, folders, names)
     students = {name: student_numbers(student) for name, student in scored.items()}
-    kept = kept_answers(numbers, plan, names)
-    for name in kept:
+    before = numbers.get("questions", {})
+    for name in before.keys() - set(names):
         check_same_scores(name, plan.questions[name], numbers["students"], students)
-    known = {**kept, **{name: answer(plan.questions[name], scored, label_map) for name in names}}
+    known = {**before, **{name: answer(plan.questions[name], scored, label_map) for name in names}}
     questions = {name: known[name] for name in plan.questions if name in known}
     students = {**numbers.get("students", {}), **students}
     compared = dict.fromkeys(name for question in questions for name in plan.questions[question].students())

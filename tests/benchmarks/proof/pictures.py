@@ -1,9 +1,8 @@
 """The answers as pictures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 from scipy import stats
 
+from stage2_train_student.comparison.statistics import LEVEL
 from tests.benchmarks.proof.plan import BASELINE, FULL, HEADLINE
 
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
@@ -39,11 +39,17 @@ def draw_all(numbers: Mapping[str, Any], folder: Path) -> list[Path]:
 def gains(axes: Axes, numbers: Mapping[str, Any]) -> None:
     """Every comparison: the difference, its interval, and the differences by seed."""
     place, ticks = 0.0, []
+    heading: dict[str, Any] = {
+        "transform": blended_transform_factory(axes.figure.transFigure, axes.transData),
+        "in_layout": False,
+        "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1},
+        "fontsize": 8.5,
+        "va": "center",
+        "color": "#444444",
+        "weight": "bold",
+    }
     for question in numbers["questions"].values():
-        heading: dict[str, Any] = {"fontsize": 8.5, "va": "center", "color": "#444444", "weight": "bold"}
-        across = blended_transform_factory(axes.figure.transFigure, axes.transData)
-        behind: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(0.01, place, question["asked"], transform=across, in_layout=False, bbox=behind, **heading)
+        axes.text(0.01, place, question["asked"], **heading)
         place -= 0.9
         for row in question["comparisons"]:
             low, high = row["interval"]
@@ -85,7 +91,7 @@ def labels(axes: Axes, numbers: Mapping[str, Any]) -> None:
 
 def half_interval(values: Sequence[float]) -> float:
     """Of the 95 % interval of a mean, Student's t."""
-    return float(stats.t.isf(0.025, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return float(stats.t.isf(LEVEL / 2, len(values) - 1) * stats.sem(values))
 
 
 def cost(axes: Axes, numbers: Mapping[str, Any]) -> None:
