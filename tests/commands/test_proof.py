@@ -12,7 +12,7 @@ from tests.benchmarks.proof.cost import EXPERIMENTS, costs
 from tests.benchmarks.proof.pictures import draw_all
 from tests.benchmarks.proof.plan import Folders, Plan, load_plan, runs_of_choice, runs_of_question
 from tests.benchmarks.proof.tables import tables
-from tests.benchmarks.proof.work import make_everything, make_runs
+from tests.benchmarks.proof.work import dump_command, make_everything, make_runs, train_teacher_command
 from tests.commands.test_demo import small_configs
 from tests.shared.reduced import REPOSITORY
 
@@ -48,10 +48,21 @@ def test_a_plan_that_names_what_there_is_not_is_refused(plan):
         changed(plan, questions=questions | {"more": {"asked": "?", "seeds": 2, "comparisons": {"nobody": "full"}}})
     with pytest.raises(SettingsError, match="there is no cache four"):
         changed(plan, caches={})
+    with pytest.raises(SettingsError, match="cache street_two_teachers: there is no teacher second"):
+        changed(plan, teachers={})
     with pytest.raises(SettingsError, match="answers no question"):
         changed(plan, questions={"terms": questions["terms"], "few_labels": questions["terms"]})
     with pytest.raises(SettingsError, match="there is no question few_labels"):
         changed(plan, questions={"terms": questions["terms"]})
+
+
+def test_a_cache_of_two_teachers_is_dumped_by_the_plans_own_and_one_that_is_trained(plan):
+    train = train_teacher_command(plan, Folders(), "second")
+    dump = dump_command(plan, Folders(), "street_two_teachers")
+    assert train[train.index("--set") + 1] == "seed=1"
+    trained = f"{train[train.index('--run') + 1]}/teacher_last.safetensors"
+    teachers = [word for option, word in zip(dump, dump[1:], strict=False) if option == "--teacher"]
+    assert teachers == [str(plan.teacher), trained]
 
 
 def test_the_more_experiments_the_less_the_dump_counts():

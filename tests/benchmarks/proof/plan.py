@@ -1,6 +1,6 @@
 """The plan of the proof: which caches and students there are, and which questions they answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -18,11 +18,23 @@ BASELINE, FULL = "baseline", "full"
 """Students of the latter whose classes are shown."""
 
 
+class TeacherPlan(Settings):
+    """A teacher that is trained: a file of settings for `train-teacher`, and what is overridden in it."""
+
+    config: Path
+    set: list[str] = []
+
+
 class CachePlan(Settings):
-    """A store of targets: a file of settings for `dump`, and what is overridden in it."""
+    """A store of targets: a file of settings for `dump`, and what is overridden in it.
+
+    Attributes:
+        teachers: of those that are trained, the ones averaged with the plan's own.
+    """
 
     config: Path = Path("configs/demo/dump.yaml")
     set: list[str] = []
+    teachers: list[str] = []
 
 
 class StudentPlan(Settings):
@@ -99,6 +111,7 @@ class Plan(Settings):
     Attributes:
         streets: settings of the simulator.
         teacher: checkpoint.
+        teachers: others, that are trained.
         split: streets that score the students; nothing was chosen by them.
     """
 
@@ -106,6 +119,7 @@ class Plan(Settings):
 
     streets: Path
     teacher: Path
+    teachers: dict[str, TeacherPlan] = {}
     split: str
     choice: Choice
     caches: dict[str, CachePlan]
@@ -124,6 +138,9 @@ class Plan(Settings):
         for name in [*asked, self.choice.student]:
             if name not in self.students:
                 raise ValueError(f"there is no student {name}; there are: {', '.join(self.students)}")
+        for name, cache in self.caches.items():
+            if unknown := set(cache.teachers) - self.teachers.keys():
+                raise ValueError(f"cache {name}: there is no teacher {min(unknown)}")
         for name, student in self.students.items():
             if student.cache is not None and student.cache not in self.caches:
                 raise ValueError(f"student {name}: there is no cache {student.cache}")
@@ -149,6 +166,11 @@ def load_plan(path: Path = PLAN) -> Plan:
     return load_settings(Plan, path)
 
 
+def changing(settings: Iterable[str]) -> list[str]:
+    """Options that override settings."""
+    return [word for change in settings for word in ("--set", change)]
+
+
 def planned_run(
     plan: Plan, folders: Folders, name: str, seed: int, changes: tuple[str, ...] = (), place: str | None = None
 ) -> PlannedRun:
@@ -170,7 +192,7 @@ def planned_run(
     settings = load_settings(ExperimentSettings, student.config, changes)
     folder = folders.runs / (place or name) / f"seed{seed}"
     words = ["--experiment", str(student.config), "--run", str(folder)]
-    words += [word for change in changes for word in ("--set", change)]
+    words += changing(changes)
     if settings.targets == "cache":
         words += ["--cache", str(folders.caches / str(student.cache))]
     elif settings.targets == "online":

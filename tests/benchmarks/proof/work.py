@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from common.base.environment import processors
 from common.base.errors import TrainingError
+from stage1_dump_teacher.teacher_training.state import LAST_TEACHER
 from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
 from stage2_train_student.comparison.sweep import train_all
 from stage2_train_student.comparison.sweep_command import report
 from stage2_train_student.demo import newer, words
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.training.finished_run import FINISHED_FILE
-from tests.benchmarks.proof.plan import Folders, Plan, runs_of_choice, runs_of_question
+from tests.benchmarks.proof.plan import Folders, Plan, changing, runs_of_choice, runs_of_question
 
 TEACHER_FILE = "teacher.json"
 LOGS = "logs"
@@ -65,10 +66,12 @@ def make_students(plan: Plan, folders: Folders, questions: Iterable[str], jobs: 
         make_runs(folders, runs_of_question(plan, folders, question), plan.split, jobs)
 
 
-def make_scans_and_caches(plan: Plan, folders: Folders, caches: Iterable[str], jobs: int) -> None:
-    """The streets, and some caches."""
+def make_scans_and_caches(plan: Plan, folders: Folders, caches: Collection[str], jobs: int) -> None:
+    """The streets, and some caches with the teachers that they need."""
     simulate = words("simulate", out=folders.data, config=plan.streets, jobs=jobs)
     run_commands({"simulate": simulate}, folders.runs, 1)
+    needed = sorted({name for cache in caches for name in plan.caches[cache].teachers})
+    run_commands({f"train {name}": train_teacher_command(plan, folders, name) for name in needed}, folders.runs, jobs)
     run_commands({f"dump {name}": dump_command(plan, folders, name) for name in caches}, folders.runs, jobs)
 
 
@@ -89,8 +92,22 @@ def dump_command(plan: Plan, folders: Folders, name: str) -> list[str]:
     """The command that makes a cache."""
     cache = plan.caches[name]
     options: dict[str, Any] = {"data": folders.data, "teacher": plan.teacher, "cache": folders.caches / name}
-    changes = [word for change in cache.set for word in ("--set", change)]
-    return [*words("dump", **options, config=cache.config), *changes]
+    others = [
+        word for name in cache.teachers for word in ("--teacher", str(teacher_folder(folders, name) / LAST_TEACHER))
+    ]
+    return [*words("dump", **options, config=cache.config), *others, *changing(cache.set)]
+
+
+def train_teacher_command(plan: Plan, folders: Folders, name: str) -> list[str]:
+    """The command that trains a teacher; done again it does nothing."""
+    teacher, folder = plan.teachers[name], teacher_folder(folders, name)
+    command = words("train-teacher", "--resume", data=folders.data, run=folder, config=teacher.config)
+    return [*command, *changing(teacher.set)]
+
+
+def teacher_folder(folders: Folders, name: str) -> Path:
+    """Where a teacher is trained."""
+    return folders.runs / "teachers" / name
 
 
 def run_commands(commands: dict[str, list[str]], runs: Path, jobs: int) -> None:
