@@ -26,18 +26,13 @@ class ArchiveStorage:
     """One zip archive, read only: a finished store to carry around, as the command `merge --archive` makes it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.location = path, str(path)
         try:
             # Only names and places are kept: a handle shared by threads or forked processes would mix their reads.
             with zipfile.ZipFile(path) as archive:
                 self._members = {info.filename: info for info in archive.infolist() if info.filename[-1:] != "/"}
         except UNREADABLE_ZIP as error:
             raise StoreError(f"{path}: not a readable zip archive of a store ({error}).") from error
-
-    @property
-    def location(self) -> str:
-        """The archive's path."""
-        return str(self.path)
 
     def read(self, name: str) -> bytes:
         """A whole member. Raises MissingFileError; StoreError where its checksum does not match."""
@@ -86,7 +81,3 @@ class ArchiveStorage:
     def names(self, prefix: str = "") -> Iterator[str]:
         """Name of every member."""
         return (name for name in self._members if name.startswith(prefix))
-
-    def free_bytes(self) -> int | None:
-        """None to speak of."""
-        return None

@@ -119,10 +119,6 @@ class LocalCopy:
         """Names of the other storage."""
         return self.remote.names(prefix)
 
-    def free_bytes(self) -> int | None:
-        """Of the other storage."""
-        return self.remote.free_bytes()
-
     def _path(self, name: str) -> Path:
         return self.folder / self.store / name
 

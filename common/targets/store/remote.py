@@ -63,16 +63,11 @@ class RemoteStorage:
             at_first: the client to use until the server has answered once; None for the same.
             patience: that `store` has.
         """
-        self.url = url
+        self.location = url
         self._store = store
         self._at_first = at_first
         self._patience = patience
         self._noted = -patience.stall
-
-    @property
-    def location(self) -> str:
-        """The URL."""
-        return self.url
 
     def read(self, name: str) -> bytes:
         """A whole file by one request. Raises MissingFileError; StoreError where the server fails for good."""
@@ -121,10 +116,6 @@ class RemoteStorage:
         """Name of every file; servers tell no name without the size."""
         return (name for name, _ in self.sizes(prefix))
 
-    def free_bytes(self) -> int | None:
-        """Unknown."""
-        return None
-
     def _pages(self, folder: str | None) -> Iterator[list[Any]]:
         pages = self._client.list(folder, chunk_size=PAGE)
         while (page := self._ask(folder or "", "listed", lambda _: next(pages, None))) is not None:
@@ -166,8 +157,8 @@ class RemoteStorage:
             if time.monotonic() - self._noted >= stall:
                 self._noted = time.monotonic()
                 click.echo(
-                    f"note: {self.url}/{name} is not {what} after {stall:.0f} s; if the server stays silent this ends "
-                    f"after {stall + outage:.0f} s",
+                    f"note: {self.location}/{name} is not {what} after {stall:.0f} s; if the server stays silent this "
+                    f"ends after {stall + outage:.0f} s",
                     err=True,
                 )
 
@@ -184,7 +175,7 @@ class RemoteStorage:
 
     def _refused(self, name: str, what: str, error: Exception, seconds: float) -> StoreError:
         cause, text = first_line(error), str(error)
-        credentials = CREDENTIALS.get(VARIABLES.get(self.url.partition("://")[0], ""), "")
+        credentials = CREDENTIALS.get(VARIABLES.get(self.location.partition("://")[0], ""), "")
         if "NoSuchBucket" in text:
             hint = "There is no such bucket; make it, or check the URL."
         elif "BadScheme" in text:
@@ -198,7 +189,7 @@ class RemoteStorage:
             if "TimedOut" in text:
                 cause = f"the server did not answer for {seconds:.0f} s"
             hint = "Check the network and the endpoint (for S3: AWS_ENDPOINT_URL), then run the command again."
-        return StoreError(f"{self.url}/{name}: cannot be {what} ({cause}). {hint}")
+        return StoreError(f"{self.location}/{name}: cannot be {what} ({cause}). {hint}")
 
 
 def open_remote(url: str, patience: Patience = Patience()) -> RemoteStorage:
