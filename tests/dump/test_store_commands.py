@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.scans.formats.semantic_kitti import read_points, scan_path
+from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.contents import SAMPLE_FILES, contents
@@ -20,6 +20,7 @@ from common.targets.store.zarr_zip import zip_of_group
 from stage1_dump_teacher.__main__ import main
 from tests.commands.test_makefile import command_line, make
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.kitti import read_points
 from tests.shared.memory_storage import MemoryStorage
 from tests.shared.reduced import command_named, fail, finish, start, succeed
 from tests.shared.small_stores import (

@@ -10,7 +10,7 @@ from click.testing import Result
 
 from common.base.config import load_settings
 from common.scans.dataset import Dataset, voxelise_view
-from common.scans.formats.semantic_kitti import label_path, list_scans
+from common.scans.formats.semantic_kitti import label_path
 from common.scans.label_map import load_label_map
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
@@ -24,6 +24,7 @@ from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHE
 from stage1_dump_teacher.teacher_training.train import TeacherTask, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, command, dump, fail, saved, settings_words, succeed
 
 CPU = torch.device("cpu")
