@@ -56,7 +56,7 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
     """The tensors of a checkpoint file under the names of a network.
 
     They may lie in one entry of the file, and below one prefix; both are said. Where no place holds just the names of
-    the network, the one that holds most of them is returned, for `check_same_names` to refuse.
+    the network, the one that holds most of them is returned, for `check_fits` to refuse.
 
     Args:
         path: of the file.
