@@ -12,16 +12,12 @@ Targets stay the teacher's answer for the cloud it saw. It also reads x, y and p
 are approximate; the command `consistency` measures how good they are.
 """
 
-from typing import TypeVar
-
 import torch
 
 from common.base.errors import SettingsError, StoreError
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
-from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
-
-Shape = TypeVar("Shape", tuple[int, int], tuple[int, int, int])
+from common.targets.teacher_targets import Layer, TeacherTargets, layer_by_layer
 
 
 def rotate_by_bins(targets: TeacherTargets, bins: int, source: ScanBatch, target: ScanBatch) -> TeacherTargets:
@@ -42,14 +38,13 @@ def rotate_by_bins(targets: TeacherTargets, bins: int, source: ScanBatch, target
     """
     check_same_points(targets, source, target)
     azimuth = source.grid_shape[1]
-    layers, voxel_layers = {}, {}
-    for name, layer in targets.layers.items():
-        pillars = rotated_sites(layer.pillars, layer.shape, bins, azimuth)
-        layers[name] = PillarFeatures(*merged(pillars, layer.features, layer.shape), layer.shape)
-    for name, voxel_layer in targets.voxel_layers.items():
-        voxels = rotated_sites(voxel_layer.voxels, voxel_layer.shape, bins, azimuth)
-        voxel_layers[name] = VoxelFeatures(*merged(voxels, voxel_layer.features, voxel_layer.shape), voxel_layer.shape)
-    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), layers, voxel_layers)
+
+    def rotated(layer: Layer) -> Layer:
+        sites, features, shape = layer
+        return *merged(rotated_sites(sites, shape, bins, azimuth), features, shape), shape
+
+    logits = carried_logits(targets.logits, source, target)
+    return TeacherTargets(target.voxels, logits, *layer_by_layer([targets], rotated))
 
 
 def rotated_sites(sites: torch.Tensor, shape: tuple[int, ...], bins: int, azimuth_bins: int) -> torch.Tensor:
@@ -92,15 +87,8 @@ def carry_through_points(targets: TeacherTargets, source: ScanBatch, target: Sca
         StoreError: the targets are not those of `source`, or the clouds are not the same points.
     """
     check_same_points(targets, source, target)
-    layers = {
-        name: PillarFeatures(*carried_layer(layer.pillars, layer.features, layer.shape, source, target))
-        for name, layer in targets.layers.items()
-    }
-    voxel_layers = {
-        name: VoxelFeatures(*carried_layer(layer.voxels, layer.features, layer.shape, source, target))
-        for name, layer in targets.voxel_layers.items()
-    }
-    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), layers, voxel_layers)
+    layers = layer_by_layer([targets], lambda layer: carried_layer(layer, source, target))
+    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), *layers)
 
 
 def carried_logits(logits: torch.Tensor, source: ScanBatch, target: ScanBatch) -> torch.Tensor:
@@ -126,14 +114,9 @@ def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
     return total / torch.bincount(cloud.point_voxel, minlength=len(cloud.voxels))[:, None]
 
 
-def carried_layer(
-    sites: torch.Tensor, features: torch.Tensor, shape: Shape, source: ScanBatch, target: ScanBatch
-) -> tuple[torch.Tensor, torch.Tensor, Shape]:
-    """Sites, features and shape of one layer carried by points, see `carry_through_points`.
-
-    Returns:
-        int64 [M', 1 + K] sorted, float [M', C], K sizes.
-    """
+def carried_layer(layer: Layer, source: ScanBatch, target: ScanBatch) -> Layer:
+    """One layer carried by points, see `carry_through_points`; its sites are sorted."""
+    sites, features, shape = layer
     new_shape = carried_shape(shape, source, target)
     old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, new_shape)
     known, wanted = linear_index(sites, shape), linear_index(old_cells, shape)
@@ -186,7 +169,7 @@ def linear_index(sites: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return linear
 
 
-def carried_shape(shape: Shape, source: ScanBatch, target: ScanBatch) -> Shape:
+def carried_shape(shape: tuple[int, ...], source: ScanBatch, target: ScanBatch) -> tuple[int, ...]:
     """Sizes of a layer on the new grid, at the strides that it has on the old one.
 
     Raises:
@@ -198,7 +181,7 @@ def carried_shape(shape: Shape, source: ScanBatch, target: ScanBatch) -> Shape:
         if new % stride:
             raise SettingsError(f"a layer of stride {stride} does not fit {new} bins; use a multiple of {stride} bins")
         sizes.append(new // stride)
-    return tuple(sizes)  # type: ignore[return-value]
+    return tuple(sizes)
 
 
 def layer_stride(grid_bins: int, layer_bins: int) -> int:
