@@ -71,19 +71,18 @@ def rotated_sites(sites: torch.Tensor, shape: tuple[int, ...], bins: int, azimut
 
 
 def carry_through_points(targets: TeacherTargets, source: ScanBatch, target: ScanBatch) -> TeacherTargets:
-    """Targets after any transform of the cloud, or on another grid: sites go where their points go.
+    """Targets after any transform of the cloud: sites go where their points go.
 
     Of the features that meet in a cell each channel's maximum stays, as in the reduction to pillars; of logits, the
     mean over the cell's points. A site without points is lost: strided convolutions light up such sites too, so layers
-    come out with holes. Layers keep their strides.
+    come out with holes.
 
     Args:
         targets: of the cloud `source`.
         source: the cloud that the teacher saw.
-        target: the same points in the same order, moved, on any grid with bins along three axes.
+        target: the same points in the same order, moved and voxelised on the same grid.
 
     Raises:
-        SettingsError: a layer's stride does not divide the new grid.
         StoreError: the targets are not those of `source`, or the clouds are not the same points.
     """
     check_same_points(targets, source, target)
@@ -117,16 +116,14 @@ def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
 def carried_layer(layer: Layer, source: ScanBatch, target: ScanBatch) -> Layer:
     """One layer carried by points, see `carry_through_points`; its sites are sorted."""
     sites, features, shape = layer
-    new_shape = carried_shape(shape, source, target)
-    old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, new_shape)
+    old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, shape)
     known, wanted = linear_index(sites, shape), linear_index(old_cells, shape)
     row = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
     found = known[row] == wanted if len(known) else torch.zeros_like(wanted, dtype=torch.bool)
     new_cells, row = new_cells[found], row[found]
     # Many points take the same way; each way is needed once.
-    once = first_of_each(linear_index(new_cells, new_shape) * max(len(sites), 1) + row)
-    new_sites, values = merged(new_cells[once], features[row[once]], new_shape)
-    return new_sites, values, new_shape
+    once = first_of_each(linear_index(new_cells, shape) * max(len(sites), 1) + row)
+    return *merged(new_cells[once], features[row[once]], shape), shape
 
 
 def first_of_each(numbers: torch.Tensor) -> torch.Tensor:
@@ -167,21 +164,6 @@ def linear_index(sites: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     for column, size in enumerate(shape, start=1):
         linear = linear * size + sites[:, column]
     return linear
-
-
-def carried_shape(shape: tuple[int, ...], source: ScanBatch, target: ScanBatch) -> tuple[int, ...]:
-    """Sizes of a layer on the new grid, at the strides that it has on the old one.
-
-    Raises:
-        SettingsError: a stride does not divide the new grid.
-    """
-    sizes = []
-    for old, layer, new in zip(source.grid_shape, shape, target.grid_shape, strict=False):
-        stride = layer_stride(old, layer)
-        if new % stride:
-            raise SettingsError(f"a layer of stride {stride} does not fit {new} bins; use a multiple of {stride} bins")
-        sizes.append(new // stride)
-    return tuple(sizes)
 
 
 def layer_stride(grid_bins: int, layer_bins: int) -> int:

@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Iterator
 
-from common.targets.store.storage import MissingFileError
+from common.targets.store.storage import MissingFileError, Storage
 
 
-class MemoryStorage:
+class MemoryStorage(Storage):
     """Files in memory."""
 
     location = "memory"
@@ -40,15 +40,7 @@ class MemoryStorage:
         with self._lock:
             self._files.pop(name, None)
 
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
-
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size of every file."""
         with self._lock:
             return iter([(name, len(data)) for name, data in self._files.items() if name.startswith(prefix)])
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every file."""
-        return (name for name, _ in self.sizes(prefix))

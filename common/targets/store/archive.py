@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.base.errors import StoreError
-from common.targets.store.storage import MissingFileError
+from common.targets.store.storage import MissingFileError, Storage
 
 UNREADABLE_ZIP = (
     zipfile.BadZipFile,
@@ -22,7 +22,7 @@ UNREADABLE_ZIP = (
 """What Python raises for a zip directory that is damaged or forged."""
 
 
-class ArchiveStorage:
+class ArchiveStorage(Storage):
     """One zip archive, read only: a finished store to carry around, as the command `merge --archive` makes it."""
 
     def __init__(self, path: Path) -> None:
@@ -62,22 +62,11 @@ class ArchiveStorage:
         raise StoreError(f"{self.path}: an archive is read only. Write to a folder and make an archive of it.")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Refused."""
         self.write(name, data)
         return False
 
     def delete(self, name: str) -> None:
-        """Refused."""
         self.write(name, b"")
 
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
-
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Name and size of every member."""
         return iter([(name, info.file_size) for name, info in self._members.items() if name.startswith(prefix)])
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every member."""
-        return (name for name in self._members if name.startswith(prefix))

@@ -17,7 +17,7 @@ import click
 from common.base.errors import StoreError
 from common.base.overlap import started_ahead
 from common.targets.store.patience import Patience
-from common.targets.store.storage import MissingFileError
+from common.targets.store.storage import MissingFileError, Storage
 
 VARIABLES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
 """Schemes of URLs, and the prefix of the environment variables that go with each."""
@@ -51,7 +51,7 @@ LISTERS = 16
 Answer = TypeVar("Answer")
 
 
-class RemoteStorage:
+class RemoteStorage(Storage):
     """Files below a URL. Make one with `open_remote`. Any number of threads may share it."""
 
     def __init__(self, url: str, store: Any, at_first: Any = None, patience: Patience = Patience()) -> None:
@@ -94,7 +94,6 @@ class RemoteStorage:
         return self._ask(name, "written", put)
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
         with suppress(FileNotFoundError):
             self._ask(name, "deleted", lambda store: store.delete(name))
 
@@ -111,10 +110,6 @@ class RemoteStorage:
             for file in page:
                 if file["path"].startswith(prefix):
                     yield file["path"], file["size"]
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every file; servers tell no name without the size."""
-        return (name for name, _ in self.sizes(prefix))
 
     def _pages(self, folder: str | None) -> Iterator[list[Any]]:
         pages = self._client.list(folder, chunk_size=PAGE)

@@ -7,10 +7,10 @@ nothing, whatever happens meanwhile; that is all the crash safety of a store res
 import errno
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from common.base.errors import StoreError
 from common.base.files import TEMPORARY_SUFFIX, flush_to_disk, next_step, temporary_beside, write_atomically
@@ -22,43 +22,51 @@ class MissingFileError(KeyError):
     """There is no file of that name in the storage."""
 
 
-class Storage(Protocol):
-    """A flat set of named files. Names are relative paths with forward slashes."""
+class Storage(ABC):
+    """A flat set of named files. Names are relative paths with forward slashes.
 
-    @property
-    def location(self) -> str:
-        """Where it is, for messages and for `open_storage`."""
+    Attributes:
+        location: where it is, for messages and for `open_storage`.
+    """
 
+    location: str
+
+    @abstractmethod
     def read(self, name: str) -> bytes:
         """A whole file. Raises MissingFileError."""
 
+    @abstractmethod
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file or nothing; replaces one of the same name."""
 
+    @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file unless there is one already; whether it was written. One of several writers wins."""
 
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
 
     def drop_local_copy(self, name: str) -> bool:
         """Remove the local copy, if any, of a file that turned out to be damaged; whether reading it again may help."""
+        return False
 
+    @abstractmethod
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size in bytes of every file whose name starts with `prefix`, in any order."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """As `sizes`, the names alone, which a file system tells much faster."""
+        return (name for name, _ in self.sizes(prefix))
 
 
-class FolderStorage:
+class FolderStorage(Storage):
     """Files in a folder of a local or mounted file system."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.location = folder, str(folder)
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises MissingFileError."""
         try:
             return (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -91,17 +99,12 @@ class FolderStorage:
             raise refused(path, "written", error) from error
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
         try:
             (self.folder / name).unlink(missing_ok=True)
         except NotADirectoryError:
             pass
         except OSError as error:
             raise refused(self.folder / name, "deleted", error) from error
-
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Finished files below the folder; half-written ones of crashed processes are passed over."""
