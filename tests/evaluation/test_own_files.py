@@ -8,7 +8,7 @@ import pytest
 
 from common.scans.label_map import LabelMap
 from common.scans.readers import Bag, read_file
-from common.scans.readers.point_cloud2 import message_columns
+from common.scans.readers.bags import message_columns
 from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
