@@ -8,7 +8,7 @@ measures what that costs. Instances are not pasted, which would ask for new targ
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from common.base.config import Settings
 from common.base.errors import SettingsError
+from common.base.records import move_tensors
 from common.scans.polar_grid import ALIGNED_BINS, VoxelisedScan
 from common.scans.scan_id import ScanId
 from common.targets.store.scan_file import EncodedTargets
@@ -167,7 +168,7 @@ class MixedTargets:
 
     def to(self, device: torch.device | str) -> "MixedTargets":
         """The same targets on another device."""
-        return replace(self, own=self.own.to(device), other=self.other.to(device))
+        return move_tensors(self, device)
 
     def decode(self) -> TeacherTargets:
         """`mixed_targets`, on the device where they are."""

@@ -1,7 +1,7 @@
 """What a teacher says about scans: the one thing that travels from stage one to stage two."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -78,16 +78,11 @@ class TeacherTargets:
 
     def to(self, device: torch.device | str) -> "TeacherTargets":
         """The same targets on another device."""
-        moved = move_tensors(self, device)
-        layers = {name: layer.to(device) for name, layer in self.layers.items()}
-        voxel_layers = {name: layer.to(device) for name, layer in self.voxel_layers.items()}
-        return replace(moved, layers=layers, voxel_layers=voxel_layers)
+        return move_tensors(self, device)
 
     def without_scans(self) -> "TeacherTargets":
         """Targets of a batch of no scan, of the same layers."""
-        layers = {name: no_rows(layer) for name, layer in self.layers.items()}
-        voxel_layers = {name: no_rows(layer) for name, layer in self.voxel_layers.items()}
-        return replace(no_rows(self), layers=layers, voxel_layers=voxel_layers)
+        return no_rows(self)
 
 
 def layer_by_layer(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import move_tensors, to_host
+from common.base.records import to_host
 
 ArrayEncoding = Literal["float32", "float16", "int8_channel", "int8_row"]
 LARGEST_CODE = 127
@@ -43,10 +43,6 @@ class DecodableFeatures:
     values: torch.Tensor
     channel_scale: torch.Tensor | None = None
     row_scale: torch.Tensor | None = None
-
-    def to(self, device: torch.device | str) -> "DecodableFeatures":
-        """The same features on another device."""
-        return move_tensors(self, device)
 
     def decode(self) -> torch.Tensor:
         """Features as float32 [M, C], on the device where they are."""

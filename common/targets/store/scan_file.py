@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import moved_tensor, to_host
+from common.base.records import move_tensors, to_host
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import (
     STORED_DTYPES,
@@ -80,14 +80,7 @@ class EncodedTargets:
 
     def to(self, device: torch.device | str) -> "EncodedTargets":
         """The same targets on another device."""
-
-        def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
-            return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
-
-        coordinates = {name: moved_tensor(linear, device) for name, linear in self.coordinates.items()}
-        return EncodedTargets(
-            self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
-        )
+        return move_tensors(self, device)
 
     def decode(self) -> TeacherTargets:
         """Targets of one scan: bins as int64 rows with the scan's number 0 first, features as float32."""
