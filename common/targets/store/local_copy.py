@@ -103,9 +103,6 @@ class LocalCopy(Storage):
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         return self.remote.sizes(prefix)
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        return self.remote.names(prefix)
-
     def _path(self, name: str) -> Path:
         return self.folder / self.store / name
 
