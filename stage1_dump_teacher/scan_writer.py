@@ -10,6 +10,7 @@ from common.scans.scan_id import ScanId
 from common.scans.view import View
 from common.targets.store import ScanView, TargetStore, UnstorableError
 from common.targets.store.skipped import record_skipped, remove_skipped, skipped_scan_views
+from common.targets.store.storage import FolderStorage
 from common.targets.store.watch import StoreWatch
 from common.targets.teacher_targets import TeacherTargets
 
@@ -115,8 +116,10 @@ def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
     Raises:
         StoreError: what is left to write will not fit.
     """
+    if not isinstance(store.storage, FolderStorage):
+        return
     needed, free = scan_bytes * scans_left, store.storage.free_bytes()
-    if free is not None and needed > free:
+    if needed > free:
         raise StoreError(
             f"{store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
             "room, choose another CACHE, or keep less (profile=train); what is written stays usable."

@@ -1,6 +1,6 @@
 """Small helpers for frozen dataclasses of tensors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -11,11 +11,24 @@ Record = TypeVar("Record")
 
 
 def move_tensors(record: Record, device: torch.device | str) -> Record:
-    """A copy of a dataclass with every tensor field moved to `device`."""
-    moved = {
-        name: moved_tensor(value, device) for name, value in vars(record).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(record, **moved)  # type: ignore[type-var]
+    """A copy of a dataclass with every tensor in it moved to `device`."""
+    return _changed(record, lambda tensor: moved_tensor(tensor, device))
+
+
+def no_rows(record: Record) -> Record:
+    """A copy of a dataclass with no row left in any tensor in it."""
+    return _changed(record, lambda tensor: tensor[:0])
+
+
+def _changed(record: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy with other tensors, in the dictionaries and dataclasses in it as well."""
+    if isinstance(record, torch.Tensor):
+        return change(record)
+    if isinstance(record, dict):
+        return {name: _changed(value, change) for name, value in record.items()}
+    if is_dataclass(record) and not isinstance(record, type):
+        return replace(record, **{name: _changed(value, change) for name, value in vars(record).items()})
+    return record
 
 
 def moved_tensor(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -52,9 +65,3 @@ def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return pinned.copy_(tensor, non_blocking=tensor.is_cuda)
-
-
-def no_rows(record: Record) -> Record:
-    """A copy of a dataclass with no row left in any tensor field."""
-    emptied = {name: value[:0] for name, value in vars(record).items() if isinstance(value, torch.Tensor)}
-    return replace(record, **emptied)  # type: ignore[type-var]

@@ -20,6 +20,7 @@ from common.scans.polar_grid import POINT_FEATURES
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from common.targets.teacher_targets import VoxelFeatures
+from common.targets.transport import linear_index
 
 if TYPE_CHECKING:
     import spconv.pytorch as spconv
@@ -278,10 +279,9 @@ def activate(convolution: nn.Module, norm: nn.BatchNorm1d, x: spconv.SparseConvT
 def sorted_layer(tensor: spconv.SparseConvTensor) -> VoxelFeatures:
     """A sparse tensor's sites and features, sorted by (scan, rho, phi, z): spconv orders strided sites arbitrarily."""
     radial, azimuth, height = tensor.spatial_shape
-    sites = tensor.indices.long()
-    scan, rho, phi, z = sites.unbind(1)
-    order = torch.argsort(((scan * radial + rho) * azimuth + phi) * height + z)
-    return VoxelFeatures(sites[order], tensor.features[order].float(), (radial, azimuth, height))
+    sites, shape = tensor.indices.long(), (radial, azimuth, height)
+    order = torch.argsort(linear_index(sites, shape))
+    return VoxelFeatures(sites[order], tensor.features[order].float(), shape)
 
 
 def convolve_with_bias(convolution: spconv.SubMConv3d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:

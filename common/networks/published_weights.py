@@ -12,7 +12,7 @@ import torch
 
 from common.base.errors import CheckpointError
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
-from common.training.checkpoint import check_finite, check_same_kinds, check_same_names, check_same_shapes
+from common.training.checkpoint import check_finite, check_fits
 
 SPARSE = "cylinder_3d_spconv_seg."
 DECLARED_KERNELS = {
@@ -79,11 +79,10 @@ def from_published(published: dict[str, torch.Tensor], model: Cylinder3D, source
         CheckpointError: any tensor is missing, left over or of another shape, or an acting weight is not finite.
     """
     expected = model.state_dict()
-    what = f"Cylinder3D with {model.widths}"
-    check_same_names(source, published, expected, what)
-    shapes = {name: published_shape(name, tuple(value.shape)) for name, value in expected.items()}
-    check_same_shapes(source, published, shapes, what)
-    check_same_kinds(source, published, expected, what)
+    in_file = {
+        name: value.new_empty(published_shape(name, value.shape), device="meta") for name, value in expected.items()
+    }
+    check_fits(source, published, in_file, f"Cylinder3D with {model.widths}")
     weights = {name: _act(name, value, tuple(expected[name].shape)) for name, value in published.items()}
     check_finite(source, weights)
     return {name: value.to(expected[name].dtype) for name, value in weights.items()}

@@ -15,7 +15,7 @@ import torch
 from common.base.errors import SettingsError
 from common.scans.polar_grid import ALIGNED_BINS
 from common.scans.scan_batch import ScanBatch
-from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+from common.targets.teacher_targets import Layer, TeacherTargets, layer_by_layer
 from common.targets.transport import (
     check_same_points,
     layer_stride,
@@ -66,17 +66,9 @@ def anchored_targets(nearest: Anchor, other: Anchor | None, target: ScanBatch) -
     for anchor in (nearest, other):
         check_same_points(anchor.targets, anchor.cloud, target)
     served = other_sector(nearest.bins, other.bins, target.grid_shape[1])
-    layers, voxel_layers = {}, {}
-    for name, layer in nearest.targets.layers.items():
-        across = other.targets.layers[name]
-        pair = (layer.pillars, layer.features), (across.pillars, across.features)
-        layers[name] = PillarFeatures(*composed_sites(pair, layer.shape, nearest, other, served), layer.shape)
-    for name, voxel_layer in nearest.targets.voxel_layers.items():
-        beyond = other.targets.voxel_layers[name]
-        pair = (voxel_layer.voxels, voxel_layer.features), (beyond.voxels, beyond.features)
-        sites, features = composed_sites(pair, voxel_layer.shape, nearest, other, served)
-        voxel_layers[name] = VoxelFeatures(sites, features, voxel_layer.shape)
-    return TeacherTargets(target.voxels, composed_logits(nearest, other, served, target), layers, voxel_layers)
+    both, logits = (nearest, other), composed_logits(nearest, other, served, target)
+    layers = layer_by_layer([one.targets for one in both], lambda *pair: composed_layer(pair, both, served))
+    return TeacherTargets(target.voxels, logits, *layers)
 
 
 def other_sector(bins: int, other_bins: int, azimuth_bins: int) -> range:
@@ -101,34 +93,23 @@ def other_sector(bins: int, other_bins: int, azimuth_bins: int) -> range:
     return range((circle + bins - beyond) // ALIGNED_BINS * ALIGNED_BINS, azimuth_bins)
 
 
-def composed_sites(
-    pair: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    shape: tuple[int, ...],
-    nearest: Anchor,
-    other: Anchor,
-    served: range,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sites of one layer from both anchors, each rotated and then kept where it serves.
+def composed_layer(pair: Sequence[Layer], anchors: Sequence[Anchor], served: range) -> Layer:
+    """One layer from both anchors, the sites of each rotated and then kept where it serves, sorted.
 
     Args:
-        pair: sites int64 [M, 1 + K] and features float [M, C] of the nearest anchor, then of the other.
-        shape: K sizes of the layer.
-        nearest: the nearest anchor.
-        other: the other one.
+        pair: the layer of each anchor.
+        anchors: the nearest one, then the other.
         served: azimuth bins of the new cloud that the other one serves.
-
-    Returns:
-        int64 [M', 1 + K] sorted, float [M', C].
     """
-    azimuth = nearest.cloud.grid_shape[1]
+    azimuth, shape = anchors[0].cloud.grid_shape[1], pair[0][2]
     stride = layer_stride(azimuth, shape[1])
     sites, features = [], []
-    for (old, values), anchor in zip(pair, (nearest, other), strict=True):
+    for (old, values, _), anchor in zip(pair, anchors, strict=True):
         moved = rotated_sites(old, shape, anchor.bins, azimuth)
-        kept = is_within(moved[:, 2] * stride, served) == (anchor is other)
+        kept = is_within(moved[:, 2] * stride, served) == (anchor is anchors[1])
         sites.append(moved[kept])
         features.append(values[kept])
-    return merged(torch.cat(sites), torch.cat(features), shape)
+    return *merged(torch.cat(sites), torch.cat(features), shape), shape
 
 
 def composed_logits(nearest: Anchor, other: Anchor, served: range, target: ScanBatch) -> torch.Tensor:

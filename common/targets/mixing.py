@@ -8,7 +8,7 @@ measures what that costs. Instances are not pasted, which would ask for new targ
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,11 @@ from pydantic import Field
 
 from common.base.config import Settings
 from common.base.errors import SettingsError
+from common.base.records import move_tensors
 from common.scans.polar_grid import ALIGNED_BINS, VoxelisedScan
 from common.scans.scan_id import ScanId
 from common.targets.store.scan_file import EncodedTargets
-from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+from common.targets.teacher_targets import Layer, TeacherTargets, layer_by_layer
 from common.targets.transport import layer_stride, merged
 
 MIXING = zlib.crc32(b"mixing")
@@ -132,34 +133,23 @@ def mixed_targets(
     """
     bins = torch.from_numpy(taken).to(own.voxels.device)
 
-    def joined(
-        sites: Sequence[torch.Tensor], features: Sequence[torch.Tensor], shape: tuple[int, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def joined(*pair: Layer) -> Layer:
+        shape = pair[0][2]
         stride = layer_stride(grid_shape[1], shape[1])
         if ALIGNED_BINS % stride:
             raise SettingsError(
                 f"scans are cut at multiples of {ALIGNED_BINS} azimuth bins, which goes through cells of a layer of "
                 f"stride {stride}; set mix=null, or do without this layer"
             )
-        from_other = [bins[places[:, 2] * stride] for places in sites]
-        kept = [~from_other[0], from_other[1]]
-        return merged(
-            torch.cat([places[rows] for places, rows in zip(sites, kept, strict=True)]),
-            torch.cat([values[rows] for values, rows in zip(features, kept, strict=True)]),
-            shape,
-        )
+        sites, features = [], []
+        for (places, values, _), chosen in zip(pair, (~bins, bins), strict=True):
+            kept = chosen[places[:, 2] * stride]
+            sites.append(places[kept])
+            features.append(values[kept])
+        return *merged(torch.cat(sites), torch.cat(features), shape), shape
 
-    layers, voxel_layers = {}, {}
-    for name, layer in own.layers.items():
-        pair = layer, other.layers[name]
-        sites, features = [part.pillars for part in pair], [part.features for part in pair]
-        layers[name] = PillarFeatures(*joined(sites, features, layer.shape), layer.shape)
-    for name, voxels in own.voxel_layers.items():
-        both = voxels, other.voxel_layers[name]
-        sites, features = [part.voxels for part in both], [part.features for part in both]
-        voxel_layers[name] = VoxelFeatures(*joined(sites, features, voxels.shape), voxels.shape)
-    occupied = joined([own.voxels, other.voxels], [own.logits, other.logits], grid_shape)
-    return TeacherTargets(*occupied, layers, voxel_layers)
+    voxels, logits, _ = joined((own.voxels, own.logits, grid_shape), (other.voxels, other.logits, grid_shape))
+    return TeacherTargets(voxels, logits, *layer_by_layer([own, other], joined))
 
 
 @dataclass(frozen=True)
@@ -178,7 +168,7 @@ class MixedTargets:
 
     def to(self, device: torch.device | str) -> "MixedTargets":
         """The same targets on another device."""
-        return replace(self, own=self.own.to(device), other=self.other.to(device))
+        return move_tensors(self, device)
 
     def decode(self) -> TeacherTargets:
         """`mixed_targets`, on the device where they are."""

@@ -1,13 +1,17 @@
 """What a teacher says about scans: the one thing that travels from stage one to stage two."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from common.base.errors import StoreError
 from common.base.records import move_tensors, no_rows
+
+Layer = tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]
+"""Of pillars or voxels: bins int64 [M, 1 + K], features float [M, C], and the K sizes of the layer."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,30 @@ class TeacherTargets:
 
     def to(self, device: torch.device | str) -> "TeacherTargets":
         """The same targets on another device."""
-        moved = move_tensors(self, device)
-        layers = {name: layer.to(device) for name, layer in self.layers.items()}
-        voxel_layers = {name: layer.to(device) for name, layer in self.voxel_layers.items()}
-        return replace(moved, layers=layers, voxel_layers=voxel_layers)
+        return move_tensors(self, device)
 
     def without_scans(self) -> "TeacherTargets":
         """Targets of a batch of no scan, of the same layers."""
-        layers = {name: no_rows(layer) for name, layer in self.layers.items()}
-        voxel_layers = {name: no_rows(layer) for name, layer in self.voxel_layers.items()}
-        return replace(no_rows(self), layers=layers, voxel_layers=voxel_layers)
+        return no_rows(self)
+
+
+def layer_by_layer(
+    targets: Sequence[TeacherTargets], make: Callable[..., Layer]
+) -> tuple[dict[str, PillarFeatures], dict[str, VoxelFeatures]]:
+    """Layers made of those of the same name in some targets: pillar features, and voxel features.
+
+    Args:
+        targets: with the same layers.
+        make: takes a `Layer` of each of them.
+    """
+
+    def made(parts: Iterable[PillarFeatures | VoxelFeatures]) -> Any:
+        return make(*(tuple(vars(part).values()) for part in parts))
+
+    first = targets[0]
+    pillars = {name: PillarFeatures(*made(one.layers[name] for one in targets)) for name in first.layers}
+    voxels = {name: VoxelFeatures(*made(one.voxel_layers[name] for one in targets)) for name in first.voxel_layers}
+    return pillars, voxels
 
 
 def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
@@ -92,27 +110,16 @@ def batch_targets(scans: Sequence[TeacherTargets]) -> TeacherTargets:
     Raises:
         StoreError: the scans do not have the same layers.
     """
-    names, voxel_names = list(scans[0].layers), list(scans[0].voxel_layers)
-    if any(list(scan.layers) != names or list(scan.voxel_layers) != voxel_names for scan in scans):
+    names = [(list(scan.layers), list(scan.voxel_layers)) for scan in scans]
+    if any(found != names[0] for found in names):
         raise StoreError("the scans of one batch have targets of different teacher layers; rebuild the cache")
-    layers = {
-        name: PillarFeatures(
-            torch.cat([with_scan(scan.layers[name].pillars, row) for row, scan in enumerate(scans)]),
-            torch.cat([scan.layers[name].features for scan in scans]),
-            scans[0].layers[name].shape,
-        )
-        for name in names
-    }
-    voxel_layers = {
-        name: VoxelFeatures(
-            torch.cat([with_scan(scan.voxel_layers[name].voxels, row) for row, scan in enumerate(scans)]),
-            torch.cat([scan.voxel_layers[name].features for scan in scans]),
-            scans[0].voxel_layers[name].shape,
-        )
-        for name in voxel_names
-    }
-    voxels = torch.cat([with_scan(scan.voxels, row) for row, scan in enumerate(scans)])
-    return TeacherTargets(voxels, torch.cat([scan.logits for scan in scans]), layers, voxel_layers)
+
+    def joined(*layers: Layer) -> Layer:
+        bins, features, shapes = zip(*layers, strict=True)
+        return torch.cat([with_scan(part, row) for row, part in enumerate(bins)]), torch.cat(features), shapes[0]
+
+    voxels, logits, _ = joined(*((scan.voxels, scan.logits, ()) for scan in scans))
+    return TeacherTargets(voxels, logits, *layer_by_layer(scans, joined))
 
 
 def split_targets(targets: TeacherTargets, scans: int) -> list[TeacherTargets]:

@@ -12,16 +12,12 @@ Targets stay the teacher's answer for the cloud it saw. It also reads x, y and p
 are approximate; the command `consistency` measures how good they are.
 """
 
-from typing import TypeVar
-
 import torch
 
 from common.base.errors import SettingsError, StoreError
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
-from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
-
-Shape = TypeVar("Shape", tuple[int, int], tuple[int, int, int])
+from common.targets.teacher_targets import Layer, TeacherTargets, layer_by_layer
 
 
 def rotate_by_bins(targets: TeacherTargets, bins: int, source: ScanBatch, target: ScanBatch) -> TeacherTargets:
@@ -42,14 +38,13 @@ def rotate_by_bins(targets: TeacherTargets, bins: int, source: ScanBatch, target
     """
     check_same_points(targets, source, target)
     azimuth = source.grid_shape[1]
-    layers, voxel_layers = {}, {}
-    for name, layer in targets.layers.items():
-        pillars = rotated_sites(layer.pillars, layer.shape, bins, azimuth)
-        layers[name] = PillarFeatures(*merged(pillars, layer.features, layer.shape), layer.shape)
-    for name, voxel_layer in targets.voxel_layers.items():
-        voxels = rotated_sites(voxel_layer.voxels, voxel_layer.shape, bins, azimuth)
-        voxel_layers[name] = VoxelFeatures(*merged(voxels, voxel_layer.features, voxel_layer.shape), voxel_layer.shape)
-    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), layers, voxel_layers)
+
+    def rotated(layer: Layer) -> Layer:
+        sites, features, shape = layer
+        return *merged(rotated_sites(sites, shape, bins, azimuth), features, shape), shape
+
+    logits = carried_logits(targets.logits, source, target)
+    return TeacherTargets(target.voxels, logits, *layer_by_layer([targets], rotated))
 
 
 def rotated_sites(sites: torch.Tensor, shape: tuple[int, ...], bins: int, azimuth_bins: int) -> torch.Tensor:
@@ -76,31 +71,23 @@ def rotated_sites(sites: torch.Tensor, shape: tuple[int, ...], bins: int, azimut
 
 
 def carry_through_points(targets: TeacherTargets, source: ScanBatch, target: ScanBatch) -> TeacherTargets:
-    """Targets after any transform of the cloud, or on another grid: sites go where their points go.
+    """Targets after any transform of the cloud: sites go where their points go.
 
     Of the features that meet in a cell each channel's maximum stays, as in the reduction to pillars; of logits, the
     mean over the cell's points. A site without points is lost: strided convolutions light up such sites too, so layers
-    come out with holes. Layers keep their strides.
+    come out with holes.
 
     Args:
         targets: of the cloud `source`.
         source: the cloud that the teacher saw.
-        target: the same points in the same order, moved, on any grid with bins along three axes.
+        target: the same points in the same order, moved and voxelised on the same grid.
 
     Raises:
-        SettingsError: a layer's stride does not divide the new grid.
         StoreError: the targets are not those of `source`, or the clouds are not the same points.
     """
     check_same_points(targets, source, target)
-    layers = {
-        name: PillarFeatures(*carried_layer(layer.pillars, layer.features, layer.shape, source, target))
-        for name, layer in targets.layers.items()
-    }
-    voxel_layers = {
-        name: VoxelFeatures(*carried_layer(layer.voxels, layer.features, layer.shape, source, target))
-        for name, layer in targets.voxel_layers.items()
-    }
-    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), layers, voxel_layers)
+    layers = layer_by_layer([targets], lambda layer: carried_layer(layer, source, target))
+    return TeacherTargets(target.voxels, carried_logits(targets.logits, source, target), *layers)
 
 
 def carried_logits(logits: torch.Tensor, source: ScanBatch, target: ScanBatch) -> torch.Tensor:
@@ -126,24 +113,17 @@ def mean_over_points(values: torch.Tensor, cloud: ScanBatch) -> torch.Tensor:
     return total / torch.bincount(cloud.point_voxel, minlength=len(cloud.voxels))[:, None]
 
 
-def carried_layer(
-    sites: torch.Tensor, features: torch.Tensor, shape: Shape, source: ScanBatch, target: ScanBatch
-) -> tuple[torch.Tensor, torch.Tensor, Shape]:
-    """Sites, features and shape of one layer carried by points, see `carry_through_points`.
-
-    Returns:
-        int64 [M', 1 + K] sorted, float [M', C], K sizes.
-    """
-    new_shape = carried_shape(shape, source, target)
-    old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, new_shape)
+def carried_layer(layer: Layer, source: ScanBatch, target: ScanBatch) -> Layer:
+    """One layer carried by points, see `carry_through_points`; its sites are sorted."""
+    sites, features, shape = layer
+    old_cells, new_cells = cells_of_points(source, shape), cells_of_points(target, shape)
     known, wanted = linear_index(sites, shape), linear_index(old_cells, shape)
     row = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
     found = known[row] == wanted if len(known) else torch.zeros_like(wanted, dtype=torch.bool)
     new_cells, row = new_cells[found], row[found]
     # Many points take the same way; each way is needed once.
-    once = first_of_each(linear_index(new_cells, new_shape) * max(len(sites), 1) + row)
-    new_sites, values = merged(new_cells[once], features[row[once]], new_shape)
-    return new_sites, values, new_shape
+    once = first_of_each(linear_index(new_cells, shape) * max(len(sites), 1) + row)
+    return *merged(new_cells[once], features[row[once]], shape), shape
 
 
 def first_of_each(numbers: torch.Tensor) -> torch.Tensor:
@@ -184,21 +164,6 @@ def linear_index(sites: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     for column, size in enumerate(shape, start=1):
         linear = linear * size + sites[:, column]
     return linear
-
-
-def carried_shape(shape: Shape, source: ScanBatch, target: ScanBatch) -> Shape:
-    """Sizes of a layer on the new grid, at the strides that it has on the old one.
-
-    Raises:
-        SettingsError: a stride does not divide the new grid.
-    """
-    sizes = []
-    for old, layer, new in zip(source.grid_shape, shape, target.grid_shape, strict=False):
-        stride = layer_stride(old, layer)
-        if new % stride:
-            raise SettingsError(f"a layer of stride {stride} does not fit {new} bins; use a multiple of {stride} bins")
-        sizes.append(new // stride)
-    return tuple(sizes)  # type: ignore[return-value]
 
 
 def layer_stride(grid_bins: int, layer_bins: int) -> int:

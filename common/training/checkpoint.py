@@ -113,60 +113,29 @@ def offending(error: pickle.UnpicklingError) -> str:
     return f" ({names[1]})" if names else ""
 
 
-def check_same_names(source: str, given: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    """Refuse weights that leave any tensor of the model, or of the file, unmatched.
+def check_fits(source: str, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuse weights of other names or shapes, and whole numbers where the model has fractions (quantised weights).
 
     Raises:
-        CheckpointError: names what is missing and what is left over.
+        CheckpointError: names what is missing or left over, and each tensor that is not as in the model.
     """
-    missing = sorted(set(expected) - set(given))
-    unexpected = sorted(set(given) - set(expected))
-    if not missing and not unexpected:
-        return
-    lines = [f"{source}: does not fit {what}; nothing was loaded."]
-    if missing:
-        lines.append(f"  missing in the file ({len(missing)}): {listed(missing)}")
-    if unexpected:
-        lines.append(f"  unknown to the model ({len(unexpected)}): {listed(unexpected)}")
-    raise CheckpointError("\n".join(lines))
-
-
-def check_same_shapes(
-    source: str, given: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], what: str
-) -> None:
-    """Refuse weights of another shape.
-
-    Raises:
-        CheckpointError: names each tensor with both shapes.
-    """
-    wrong = [
-        f"{name}: {tuple(given[name].shape)} in the file, {tuple(shape)} in the model"
-        for name, shape in expected.items()
-        if tuple(given[name].shape) != tuple(shape)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{source}: does not fit {what}; nothing was loaded.\n  shapes differ ({len(wrong)}): {listed(wrong)}"
-        )
-
-
-def check_same_kinds(
-    source: str, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
-) -> None:
-    """Refuse whole numbers where the model has fractions, as quantised weights are kept.
-
-    Raises:
-        CheckpointError: names the tensors.
-    """
-    wrong = [
-        f"{name}: {given[name].dtype}"
-        for name, value in expected.items()
-        if value.is_floating_point() and not given[name].is_floating_point()
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{source}: does not fit {what}; nothing was loaded.\n  no floating-point numbers: {listed(wrong)}"
-        )
+    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    shapes, kinds = [], []
+    for name in (name for name in expected if name in given):
+        found, wanted = given[name], expected[name]
+        if found.shape != wanted.shape:
+            shapes.append(f"{name}: {tuple(found.shape)} in the file, {tuple(wanted.shape)} in the model")
+        if wanted.is_floating_point() and not found.is_floating_point():
+            kinds.append(f"{name}: {found.dtype}")
+    problems = {
+        f"missing in the file ({len(missing)})": missing,
+        f"unknown to the model ({len(unexpected)})": unexpected,
+        f"shapes differ ({len(shapes)})": shapes,
+        "no floating-point numbers": kinds,
+    }
+    lines = [f"  {problem}: {listed(names)}" for problem, names in problems.items() if names]
+    if lines:
+        raise CheckpointError("\n".join([f"{source}: does not fit {what}; nothing was loaded.", *lines]))
 
 
 def check_plain(source: str, weights: Mapping[str, torch.Tensor]) -> None:

@@ -109,28 +109,23 @@ class ConfusionMatrix:
 
 
 def count_by_distance(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    distance: np.ndarray,
-    classes: int,
-    starts: Sequence[float] = RANGE_STARTS,
+    truth: np.ndarray, prediction: np.ndarray, distance: np.ndarray, classes: int
 ) -> tuple[ConfusionMatrix, ...]:
-    """Count the points of one scan for each range of distances.
+    """Count the points of one scan for each range of distances, see `RANGE_STARTS`.
 
     Args:
         truth: integer [N] training labels in 0..classes-1.
         prediction: integer [N].
-        distance: float [N], metres, not below the first start.
+        distance: float [N], metres.
         classes: number of classes, the ignored class 0 included.
-        starts: where ranges start, rising.
 
     Returns:
-        one matrix for each start; their sum is `ConfusionMatrix.of` all points.
+        one matrix for each range; their sum is `ConfusionMatrix.of` all points.
     """
-    row = np.searchsorted(np.asarray(starts), distance, side="right") - 1
+    row = np.searchsorted(np.asarray(RANGE_STARTS), distance, side="right") - 1
     cells = (row * classes + truth.astype(np.int64)) * classes + prediction
-    counts = np.bincount(cells, minlength=len(starts) * classes * classes)
-    return tuple(ConfusionMatrix(part) for part in counts.reshape(len(starts), classes, classes))
+    counts = np.bincount(cells, minlength=len(RANGE_STARTS) * classes * classes)
+    return tuple(ConfusionMatrix(part) for part in counts.reshape(len(RANGE_STARTS), classes, classes))
 
 
 def add_up(matrices: Iterable[ConfusionMatrix], classes: int) -> ConfusionMatrix:

@@ -57,13 +57,6 @@ class ScanPrediction(NamedTuple):
     source: LabelledScan
 
 
-class PreparedView(NamedTuple):
-    """A view of a scan, on the grid."""
-
-    source: LabelledScan
-    voxelised: VoxelisedScan
-
-
 def augmented_view(scan: ScanId, index: int, seed: int) -> View:
     """View `index` of a scan: 0 is the identity, the others flip, rotate and scale, the same ones for a seed."""
     return draw_view(ViewPolicy(rotate=True, flip=True, scale=SCALE, seed=seed), scan, index)
@@ -111,10 +104,10 @@ class Predictor:
         """
         views = self.plan.views
 
-        def prepare(item: tuple[ScanId, int]) -> PreparedView:
+        def prepare(item: tuple[ScanId, int]) -> tuple[LabelledScan, VoxelisedScan]:
             scan, index = item
             source, view = dataset.read(scan), augmented_view(scan, index, self.plan.seed)
-            return PreparedView(source, voxelise_view(source, view, self.grid, dataset.label_map))
+            return source, voxelise_view(source, view, self.grid, dataset.label_map)
 
         items = [(scan, index) for scan in scans for index in range(views)]
         total: np.ndarray | None = None
@@ -122,15 +115,15 @@ class Predictor:
             ahead = started_ahead(prepare, items, depth=1 + self.plan.batch_size)
             # Each result is taken before the next item is asked for: past the last one started calls are cancelled.
             for group in grouped(((item, future.result()) for item, future in ahead), self.plan.batch_size):
-                of_views = self.rows([view.voxelised for _, view in group])
-                for ((scan, index), view), of_voxel in zip(group, of_views, strict=True):
-                    of_point = of_voxel[view.voxelised.point_voxel]
+                of_views = self.rows([voxelised for _, (_, voxelised) in group])
+                for ((scan, index), (source, voxelised)), of_voxel in zip(group, of_views, strict=True):
+                    of_point = of_voxel[voxelised.point_voxel]
                     if views > 1:
                         total = of_point if index == 0 or total is None else total + of_point
                         of_point = total.argmax(axis=1).astype(np.uint8) + np.uint8(1)
                     bar.update()
                     if index == views - 1:
-                        yield ScanPrediction(scan, of_point, view.source)
+                        yield ScanPrediction(scan, of_point, source)
 
     def rows(self, voxelised: list[VoxelisedScan]) -> list[np.ndarray]:
         """What the model says about the voxels of some scans, in one batch.

@@ -13,7 +13,7 @@ from common.base.config import Settings, parse_settings
 from common.base.config_files import same_config
 from common.base.errors import CheckpointError, SettingsError
 from common.scans.scan_id import ScanId
-from common.training.checkpoint import check_finite, check_plain, check_same_kinds, check_same_names, check_same_shapes
+from common.training.checkpoint import check_finite, check_fits, check_plain
 
 ScansOfSequences = dict[str, dict[str, int | str]]
 """Of each sequence the number of its scans (`scans`) and a hash of their names (`hash`)."""
@@ -99,11 +99,8 @@ def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.
     Raises:
         CheckpointError: names what does not match.
     """
-    expected = module.state_dict()
-    check_same_names(str(path), weights, expected, what)
     check_plain(str(path), weights)
-    check_same_shapes(str(path), weights, {name: tuple(value.shape) for name, value in expected.items()}, what)
-    check_same_kinds(str(path), weights, expected, what)
+    check_fits(str(path), weights, module.state_dict(), what)
     check_finite(str(path), weights)
     module.load_state_dict(weights, strict=True)
 

@@ -71,14 +71,9 @@ def locked_file(path: Path) -> IO[bytes] | None:
             file.close()
             raise
     file.truncate(0)
-    file.write(json.dumps(this_process()).encode())
-    return file
-
-
-def this_process() -> dict[str, str | int]:
-    """What another process is told about this one."""
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+    file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
+    return file
 
 
 def in_use(folder: Path) -> str:

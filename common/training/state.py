@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -38,18 +38,6 @@ class NamedNetworks(Protocol):
 
 
 Networks = TypeVar("Networks", bound=NamedNetworks)
-
-
-class ResumeRules(NamedTuple):
-    """Under which settings a saved run goes on.
-
-    Attributes:
-        settings: now.
-        may_change: names of settings that may be others than they were.
-    """
-
-    settings: Settings
-    may_change: set[str]
 
 
 @dataclass
@@ -112,8 +100,16 @@ class TrainingState(Generic[Networks]):
         flush_metrics(folder)
         save_checkpoint(folder / STATE_FILE, content)
 
-    def restore(self, folder: Path, rules: ResumeRules, processes: Processes = ALONE) -> str | None:
+    def restore(
+        self, folder: Path, settings: Settings, may_change: set[str], processes: Processes = ALONE
+    ) -> str | None:
         """Continue where `save` left off, random states included where there are as many processes as before.
+
+        Args:
+            folder: of the run.
+            settings: now.
+            may_change: names of settings that may be others than they were.
+            processes: that train together.
 
         Returns:
             what is different from before, None where nothing is.
@@ -124,8 +120,8 @@ class TrainingState(Generic[Networks]):
         path = folder / STATE_FILE
         content = load_checkpoint(path)
         try:
-            stored = with_later_settings(type(rules.settings), content["settings"])
-            check_same_settings(path, stored, rules.settings.model_dump(mode="json"), rules.may_change)
+            stored = with_later_settings(type(settings), content["settings"])
+            check_same_settings(path, stored, settings.model_dump(mode="json"), may_change)
             check_same_scans(path, content.get("training_scans"), self.training_scans)
             check_same_targets(path, content.get("targets_hash"), self.targets_hash)
             for name, network in self.networks._asdict().items():

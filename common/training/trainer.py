@@ -24,7 +24,7 @@ from common.training.processes import ALONE, Processes
 from common.training.recorder import Recorder
 from common.training.resuming import scans_of_sequences
 from common.training.run_lock import locked
-from common.training.state import STATE_FILE, ResumeRules, TrainingState
+from common.training.state import STATE_FILE, TrainingState
 from common.training.task import LoopSettings, StepTerms, Task
 
 Batch = TypeVar("Batch")
@@ -174,7 +174,7 @@ class Trainer:
                     f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN "
                     "folder."
                 )
-            note = state.restore(folder, ResumeRules(self.task.settings, self.task.may_change), self.processes)
+            note = state.restore(folder, self.task.settings, self.task.may_change, self.processes)
             if first:
                 click.echo(f"resuming {folder} after step {state.step} (epoch {state.epoch + 1})")
                 if note:

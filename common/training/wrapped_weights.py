@@ -4,7 +4,7 @@ their names. Only a place that holds every name of the network and no other is t
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
     """The tensors of a checkpoint file under the names of a network.
 
     They may lie in one entry of the file, and below one prefix; both are said. Where no place holds just the names of
-    the network, the one that holds most of them is returned, for `check_same_names` to refuse.
+    the network, the one that holds most of them is returned, for `check_fits` to refuse.
 
     Args:
         path: of the file.
@@ -67,7 +67,9 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
         CheckpointError: see `load_checkpoint`; or there is none of the names, several places hold all of them, or
             something else than plain tensors is among them.
     """
-    found = [place_of(entry, part, names) for entry, part in parts(load_checkpoint(path))]
+    content = load_checkpoint(path)
+    parts = [(entry, part) for entry, part in [("", content), *content.items()] if tensors_of(part)]
+    found = [place_of(entry, part, names) for entry, part in parts]
     complete = [place for place in found if place.complete]
     best = chosen(path, complete) if complete else max(found, key=lambda place: place.known, default=None)
     if best is None or not best.known:
@@ -84,11 +86,6 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
         before = f" below the prefix '{printable(best.prefix)}'" if best.prefix else ""
         tqdm.write(f"note: {path}: all {len(weights)} weights of {what} found{where}{before}", file=sys.stderr)
     return weights
-
-
-def parts(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """The whole of a checkpoint and each of its entries, where they hold tensors."""
-    yield from ((entry, part) for entry, part in [("", content), *content.items()] if tensors_of(part))
 
 
 def tensors_of(part: Any) -> dict[str, torch.Tensor]:

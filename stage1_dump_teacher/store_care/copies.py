@@ -22,9 +22,9 @@ from common.targets.store.conversion import (
     plain_arrays,
     write_npz,
 )
+from common.targets.store.manifest import MANIFEST, manifest_bytes
 from common.targets.store.merging import archive_all, check_mergeable, copy_all, holders
-from common.targets.store.skipped import carry_over
-from common.targets.store.storage import MemoryStorage
+from common.targets.store.skipped import carry_over, records
 from stage1_dump_teacher.command_options import threads_option
 from stage1_dump_teacher.settings import PROFILES
 
@@ -119,9 +119,8 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
     if archive is not None:
         if archive.suffix != ".zip":
             raise SettingsError(f"{archive}: the name of an archive has to end in .zip")
-        manifest = TargetStore.create_or_resume(MemoryStorage(), stores[0].identity, provenance, signed)
-        carry_over(stores, manifest, found.keys())
-        copied = archive_all(found, manifest.storage, archive, threads)
+        manifest = manifest_bytes(stores[0].identity, provenance, signed)
+        copied = archive_all(found, {MANIFEST: manifest} | records(stores, found.keys()), archive, threads)
         total, present, place = len(found), 0, archive
     else:
         target = TargetStore.create_or_resume(str(destination), stores[0].identity, provenance, signed)

@@ -75,6 +75,7 @@ class TeacherTask(Task[LabelledBatch]):
     """A teacher as a `Trainer` sees it."""
 
     best, last = BEST_TEACHER, LAST_TEACHER
+    settings: TeacherTrainingSettings
 
     def __init__(
         self,
@@ -85,13 +86,9 @@ class TeacherTask(Task[LabelledBatch]):
         validation: list[ScanId],
         device: torch.device,
     ) -> None:
-        self._settings, self.state, self.dataset, self.device = settings, state, dataset, device
+        self.settings, self.state, self.dataset, self.device = settings, state, dataset, device
         self.train, self.validation, self.may_change = train, validation, may_change(settings)
         self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
-
-    @property
-    def settings(self) -> TeacherTrainingSettings:
-        return self._settings
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
         """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""

@@ -20,7 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import click
 import numpy as np
 
-from common.scans.formats.semantic_kitti import has_labels, list_scans, present_sequences, read_points, read_raw_labels
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import pillars_of
@@ -28,6 +27,7 @@ from common.scans.scan_id import ScanId
 from common.simulate.dataset import SimulationSettings, simulate_scan, street_of
 from tests.benchmarks.simulate_picture import Compared, draw
 from tests.golden.golden_files import REPOSITORY, scans_folder
+from tests.shared.kitti import has_labels, list_scans, present_sequences, read_points, read_raw_labels
 
 LABEL_MAP = REPOSITORY / "configs/datasets/semantic_kitti.yaml"
 RANGES = (0, 3, 5, 7.5, 10, 15, 20, 30, 40, 50, 80)

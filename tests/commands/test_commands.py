@@ -5,11 +5,11 @@ import json
 import numpy as np
 import torch
 
-from common.scans.formats.semantic_kitti import list_scans, read_points
 from common.targets.store import TargetStore
 from common.training.recorder import read_metrics
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
+from tests.shared.kitti import list_scans, read_points
 from tests.shared.reduced import (
     STREET_GRID,
     command,

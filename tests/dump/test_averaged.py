@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.scans.formats.semantic_kitti import read_points, scan_path
+from common.scans.formats.semantic_kitti import scan_path
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
@@ -21,6 +21,7 @@ from stage1_dump_teacher.teachers.averaged import POLICY
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 from tests.golden.golden_files import golden_weights, scans_folder
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.kitti import read_points
 from tests.shared.reduced import (
     REAL_GRID,
     STREET_GRID,

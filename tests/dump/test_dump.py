@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.scans.dataset import Dataset, voxelise_view
-from common.scans.formats.semantic_kitti import label_path, list_scans, present_sequences, read_points, scan_path
+from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
@@ -22,6 +22,7 @@ from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teac
 from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 from tests.golden.golden_files import scans_folder
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
+from tests.shared.kitti import list_scans, present_sequences, read_points
 from tests.shared.reduced import (
     FULL_LAYERS,
     REAL_GRID,

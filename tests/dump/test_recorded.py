@@ -11,7 +11,6 @@ import torch
 
 from common.base.errors import DataError, SettingsError
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
@@ -21,6 +20,7 @@ from stage1_dump_teacher.doctor import check_teacher
 from stage1_dump_teacher.teachers.loading import load_named_teacher
 from stage1_dump_teacher.teachers.recorded import RecordedTeacher, in_classes
 from stage2_train_student.training.experiment import open_targets, student_data
+from tests.shared.kitti import read_points
 from tests.shared.reduced import (
     REPOSITORY,
     STREET_GRID,

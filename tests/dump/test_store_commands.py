@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.scans.formats.semantic_kitti import read_points, scan_path
+from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.contents import SAMPLE_FILES, contents
 from common.targets.store.members import read_members
-from common.targets.store.storage import MemoryStorage
 from common.targets.store.zarr_zip import zip_of_group
 from stage1_dump_teacher.__main__ import main
 from tests.commands.test_makefile import command_line, make
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.kitti import read_points
+from tests.shared.memory_storage import MemoryStorage
 from tests.shared.reduced import command_named, fail, finish, start, succeed
 from tests.shared.small_stores import (
     FIRST,

@@ -10,20 +10,20 @@ from click.testing import Result
 
 from common.base.config import load_settings
 from common.scans.dataset import Dataset, voxelise_view
-from common.scans.formats.semantic_kitti import label_path, list_scans
+from common.scans.formats.semantic_kitti import label_path
 from common.scans.label_map import load_label_map
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.training.recorder import read_metrics
 from common.training.resuming import scans_of_sequences
-from common.training.state import ResumeRules
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
 from stage1_dump_teacher.teacher_training.train import TeacherTask, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, command, dump, fail, saved, settings_words, succeed
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_the_checkpoint_is_the_trained_teacher(trained, streets):
     settings = load_settings(TeacherTrainingSettings, CONFIG, SMALL)
     state = new_state(settings, load_label_map(settings.dataset), CPU)
     state.training_scans = scans_of_sequences(list_scans(streets, ["00"]))
-    state.restore(trained, ResumeRules(settings, set()))
+    state.restore(trained, settings, set())
     loaded = load_teacher(trained / LAST_TEACHER, CPU).model
     batch = batch_of(streets)
     with torch.no_grad():

@@ -12,7 +12,6 @@ import torch
 from common.base.config import write_yaml
 from common.base.errors import CheckpointError
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import list_scans, read_points
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 from stage2_train_student.__main__ import main
@@ -20,6 +19,7 @@ from stage2_train_student.training.runs import load_student
 from tests.golden.golden_files import golden_weights, scans_folder
 from tests.shared.by_hand import by_hand, iou_by_hand, miou_by_hand, student_words
 from tests.shared.dataset_writer import street_scan, write_scan
+from tests.shared.kitti import list_scans, read_points
 from tests.shared.reduced import (
     REAL_GRID,
     REPOSITORY,

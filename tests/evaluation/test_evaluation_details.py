@@ -10,7 +10,6 @@ import torch
 
 from common.base.errors import SettingsError
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import list_scans, read_points
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
@@ -19,6 +18,7 @@ from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.evaluate import teacher_logits
 from stage2_train_student.training.runs import load_student
 from tests.shared.by_hand import by_hand, iou_by_hand, miou_by_hand, student_words
+from tests.shared.kitti import list_scans, read_points
 from tests.shared.reduced import STREET_GRID, command, fail, one_thread, reduced_experiment, succeed
 
 CPU = torch.device("cpu")

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.scans.formats.semantic_kitti import read_points
 from common.scans.label_map import LabelMap
 from common.scans.readers import Bag, read_file
-from common.scans.readers.point_cloud2 import message_columns
+from common.scans.readers.bags import message_columns
 from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.labelled_bag import new_bag, twins_of
 from tests.shared.cloud_writer import WRITERS, cloud_message, write_bag, write_bin, write_npy, write_pcd, write_ply
+from tests.shared.kitti import read_points
 from tests.shared.reduced import command, fail, one_thread, succeed
 from tests.shared.small_runs import write_small_run
 

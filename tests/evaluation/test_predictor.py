@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from common.base.errors import CheckpointError, DataError, SettingsError
-from common.scans.formats.semantic_kitti import list_scans, read_points
 from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
+from tests.shared.kitti import list_scans, read_points
 from tests.shared.reduced import command, one_thread, succeed
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.scans.formats.semantic_kitti import read_points, read_raw_labels, scan_path
+from common.scans.formats.semantic_kitti import scan_path
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from stage2_train_student.students.polarnet import PolarNet
+from tests.shared.kitti import read_points, read_raw_labels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

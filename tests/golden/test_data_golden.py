@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from common.scans.formats.semantic_kitti import read_points, read_raw_labels
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, voxelise
 from tests.golden.golden_files import GRIDS, golden_arrays, golden_json, label_map, scan_in_split, scans_folder
+from tests.shared.kitti import read_points, read_raw_labels
 
 FEATURE_TOLERANCE = 1e-5
 SIZES = tuple(GRIDS)

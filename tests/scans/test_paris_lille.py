@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from common.scans.dataset import open_dataset
-from common.scans.formats.semantic_kitti import list_scans
 from common.scans.scan_id import ScanId
 from polar_distill import program
 from tests.shared.cloud_writer import write_ply
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import CONFIGS, command, fail, succeed
 
 POINTS = 20_000

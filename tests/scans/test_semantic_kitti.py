@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 
 from common.base.errors import DataError
-from common.scans.formats.semantic_kitti import (
-    has_labels,
-    hidden_entries,
-    label_path,
-    list_scans,
-    present_sequences,
-    read_points,
-    read_raw_labels,
-    scan_path,
-)
+from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.scan_id import ScanId
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
+from tests.shared.kitti import has_labels, hidden_entries, list_scans, present_sequences, read_points, read_raw_labels
 
 SCAN = ScanId("00", "000000")
 

@@ -15,7 +15,6 @@ import torch
 from click.testing import CliRunner, Result
 
 from common.base.config import load_settings
-from common.scans.formats.semantic_kitti import read_points
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
@@ -25,6 +24,7 @@ from common.targets.teacher_targets import PillarFeatures, TeacherTargets, Voxel
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
+from tests.shared.kitti import read_points
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"

@@ -14,7 +14,6 @@ import torch
 from common.base.config import write_yaml
 from common.base.devices import CPU
 from common.scans.dataset import evenly
-from common.scans.formats.semantic_kitti import read_points
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
 from stage2_train_student.__main__ import main as stage_two
@@ -31,6 +30,7 @@ from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.runs import load_student, run_settings, run_weights
 from tests.golden.golden_files import golden_scan, label_map, scans_folder
 from tests.shared.dataset_writer import street_scan
+from tests.shared.kitti import read_points
 from tests.shared.reduced import STREET_GRID, command, fail, one_thread, reduced_experiment, succeed
 
 SMALL = ("student.width=4", "student.point_channels=16", "student.compressed_channels=8")

@@ -6,13 +6,14 @@ from click.testing import CliRunner
 
 from common.base.config import parse_settings
 from common.base.errors import SettingsError
-from common.scans.formats.semantic_kitti import has_labels, list_scans, read_points, read_raw_labels, scan_path
+from common.scans.formats.semantic_kitti import scan_path
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_id import ScanId
 from common.simulate.__main__ import main
 from common.simulate.assemblies import CAR, MOVING
 from common.simulate.dataset import SimulationSettings, sensor_pose, simulate_scan, street_of
 from common.simulate.sensor import SensorSettings
+from tests.shared.kitti import has_labels, list_scans, read_points, read_raw_labels
 
 SMALL = SensorSettings(beams=16, columns=360)
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from common.base.errors import SettingsError
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import list_scans
 from common.scans.label_map import load_label_map
 from common.training.predictor import Predictor
 from common.training.processes import ALONE, Processes, started_processes
@@ -23,6 +22,7 @@ from common.training.recorder import read_metrics
 from common.training.shared_batch_norm import share_batch_norm
 from stage2_train_student.evaluation.evaluate import report, student_logits
 from stage2_train_student.training.experiment import check_divisible, new_student
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import (
     STREET_GRID,
     finish,

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import list_scans
 from common.training.recorder import read_metrics
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, student_data
 from stage2_train_student.training.step import StudentStep
 from tests.dump.test_train_teacher import train_teacher
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import STREET_GRID, fail, one_thread, reduced_experiment, saved, succeed, train
 from tests.student.test_optimisation import state_of
 from tests.student.test_resuming import differing

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from common.scans.dataset import Dataset
-from common.scans.formats.semantic_kitti import list_scans
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
@@ -18,6 +17,7 @@ from common.training.predictor import SCALE, PredictionPlan, Predictor, augmente
 from stage2_train_student.evaluation.evaluate import evaluate, student_logits
 from stage2_train_student.training.runs import load_student
 from tests.golden.golden_files import golden_weights
+from tests.shared.kitti import list_scans
 from tests.shared.reduced import STREET_GRID, one_thread, reduced_experiment
 
 CPU = torch.device("cpu")

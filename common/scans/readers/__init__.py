@@ -5,8 +5,7 @@
 
 from common.scans.readers.bags import BAG_SUFFIXES, Bag, is_bag
 from common.scans.readers.cloud import Cloud
-from common.scans.readers.labels import raw_ids, read_label_file
-from common.scans.readers.reading import POINT_COLUMNS, SUFFIXES, read_cloud, read_file
+from common.scans.readers.reading import POINT_COLUMNS, SUFFIXES, raw_ids, read_cloud, read_file, read_label_file
 
 __all__ = [
     "BAG_SUFFIXES",

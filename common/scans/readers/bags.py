@@ -2,15 +2,16 @@
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from common.base.errors import DataError
 from common.scans.readers.cloud import Cloud
 from common.scans.readers.extras import unreadable
-from common.scans.readers.point_cloud2 import message_columns
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -20,6 +21,8 @@ BAG_SUFFIXES = (".bag", ".db3", ".mcap")
 """Of bags in one file; a ROS 2 bag may also be a folder with a `metadata.yaml`."""
 
 POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+"""Types of numbers by the constants of sensor_msgs/PointField."""
 
 
 def is_bag(path: Path) -> bool:
@@ -121,3 +124,27 @@ class Bag:
             if self._next > index:
                 return connection, data
         raise DataError(f"{self.path}: {self._next} messages where {len(self)} were promised; it is truncated.")
+
+
+def message_columns(message: Any) -> Mapping[str, np.ndarray]:
+    """Fields of a message, [height * width] each, row after row. Fields of several numbers are left out.
+
+    Raises:
+        ValueError: the message contradicts itself.
+    """
+    order = ">" if message.is_bigendian else "<"
+    fields = [field for field in message.fields if field.count == 1]
+    point = np.dtype(
+        {
+            "names": [field.name for field in fields],
+            "formats": [order + NUMBERS[field.datatype] for field in fields],
+            "offsets": [field.offset for field in fields],
+            "itemsize": message.point_step,
+        }
+    )
+    if not fields and message.height * message.width:
+        raise ValueError("its points have no field")
+    shape, strides = (message.height, message.width), (message.row_step, message.point_step)
+    # Rows may be padded at their end. NumPy refuses a shape that the buffer does not hold.
+    cloud: np.ndarray = np.ndarray(shape, point, np.asarray(message.data).data, strides=strides)
+    return {name: cloud[name].reshape(-1) for name in point.names or ()}

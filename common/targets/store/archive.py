@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.base.errors import StoreError
-from common.targets.store.storage import MissingFileError
+from common.targets.store.storage import MissingFileError, Storage
 
 UNREADABLE_ZIP = (
     zipfile.BadZipFile,
@@ -22,22 +22,17 @@ UNREADABLE_ZIP = (
 """What Python raises for a zip directory that is damaged or forged."""
 
 
-class ArchiveStorage:
+class ArchiveStorage(Storage):
     """One zip archive, read only: a finished store to carry around, as the command `merge --archive` makes it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.location = path, str(path)
         try:
             # Only names and places are kept: a handle shared by threads or forked processes would mix their reads.
             with zipfile.ZipFile(path) as archive:
                 self._members = {info.filename: info for info in archive.infolist() if info.filename[-1:] != "/"}
         except UNREADABLE_ZIP as error:
             raise StoreError(f"{path}: not a readable zip archive of a store ({error}).") from error
-
-    @property
-    def location(self) -> str:
-        """The archive's path."""
-        return str(self.path)
 
     def read(self, name: str) -> bytes:
         """A whole member. Raises MissingFileError; StoreError where its checksum does not match."""
@@ -67,26 +62,11 @@ class ArchiveStorage:
         raise StoreError(f"{self.path}: an archive is read only. Write to a folder and make an archive of it.")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Refused."""
         self.write(name, data)
         return False
 
     def delete(self, name: str) -> None:
-        """Refused."""
         self.write(name, b"")
 
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
-
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Name and size of every member."""
         return iter([(name, info.file_size) for name, info in self._members.items() if name.startswith(prefix)])
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every member."""
-        return (name for name in self._members if name.startswith(prefix))
-
-    def free_bytes(self) -> int | None:
-        """None to speak of."""
-        return None

@@ -1,7 +1,7 @@
 """Numbers as they are stored: full precision, half precision, or one byte each with scales."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import move_tensors, to_host
+from common.base.records import to_host
 
 ArrayEncoding = Literal["float32", "float16", "int8_channel", "int8_row"]
 LARGEST_CODE = 127
@@ -44,10 +44,6 @@ class DecodableFeatures:
     channel_scale: torch.Tensor | None = None
     row_scale: torch.Tensor | None = None
 
-    def to(self, device: torch.device | str) -> "DecodableFeatures":
-        """The same features on another device."""
-        return move_tensors(self, device)
-
     def decode(self) -> torch.Tensor:
         """Features as float32 [M, C], on the device where they are."""
         decoded = self.values.float()
@@ -62,76 +58,56 @@ class UnstorableError(StoreError):
     """Targets hold values that their encoding cannot: the scan they are of, or the teacher, is not as others are."""
 
 
-@dataclass(frozen=True)
-class QuantisedFeatures:
-    """Features encoded on the device where they were computed, before anybody knows whether they could be.
-
-    Attributes:
-        arrays: stored arrays by suffix, as in `EncodedArrays`.
-        largest: float32 [], largest absolute value of the features; NaN or infinite if one of them is.
-        encoding: of the features.
-        name: of the array, for errors.
-    """
-
-    arrays: dict[str, torch.Tensor]
-    largest: torch.Tensor
-    encoding: ArrayEncoding
-    name: str
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that `stored` needs on the CPU."""
-        return [self.largest, *self.arrays.values()]
-
-    def stored(self, on_cpu: Iterable[torch.Tensor]) -> EncodedArrays:
-        """The arrays, from copies of `tensors` on the CPU.
-
-        Raises:
-            UnstorableError: a value is NaN or infinite, or too large for the encoding.
-        """
-        first, *arrays = on_cpu
-        largest, most = float(first), float(torch.finfo(torch.float16).max)
-        if not math.isfinite(largest):
-            raise UnstorableError(f"{self.name}: the teacher produced NaN or infinity. {ADVICE}")
-        if self.encoding == "float16" and largest > most:
-            raise UnstorableError(f"{self.name}: the teacher produced {largest:.3g}, too large for float16. {ADVICE}")
-        if self.encoding == "int8_row" and largest / LARGEST_CODE > most:
-            raise UnstorableError(f"{self.name}: the teacher's values are too large for int8_row. {ADVICE}")
-        return {suffix: values.numpy() for suffix, values in zip(self.arrays, arrays, strict=True)}
-
-
 def encode(
     values: torch.Tensor, encoding: ArrayEncoding, name: str, steps_per_deviation: float = STEPS_PER_DEVIATION
 ) -> EncodedArrays:
-    """Encode features, see `quantise`.
+    """Encode features, see `quantise`; `name` is that of the array, for errors.
 
     Raises:
         UnstorableError: a value is NaN or infinite, or too large for the encoding.
     """
-    quantised = quantise(values, encoding, name, steps_per_deviation)
-    return quantised.stored(to_host(quantised.tensors))
+    arrays, largest = quantise(values, encoding, steps_per_deviation)
+    largest, *stored = to_host([largest, *arrays.values()])
+    check_storable(float(largest), encoding, name)
+    return {suffix: array.numpy() for suffix, array in zip(arrays, stored, strict=True)}
 
 
 def quantise(
-    values: torch.Tensor, encoding: ArrayEncoding, name: str, steps_per_deviation: float = STEPS_PER_DEVIATION
-) -> QuantisedFeatures:
-    """Encode features on their device, without waiting for it.
+    values: torch.Tensor, encoding: ArrayEncoding, steps_per_deviation: float
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Encode features on their device, without waiting for it, before anybody knows whether they can be.
 
     Args:
         values: float [M, C].
         encoding: `float32`; `float16`; `int8_row`, a scale for each row; `int8_channel`, a step for each channel (a
             fixed share of its standard deviation) times a power of two for each row, which keeps outliers.
-        name: of the array, for errors.
         steps_per_deviation: quantisation steps of `int8_channel` in one standard deviation of a channel.
+
+    Returns:
+        stored arrays by suffix, in the order of `STORED_DTYPES`; and float32 [], the largest absolute value, NaN or
+        infinite if one of them is, for `check_storable`.
     """
     values = values.detach().float()
     if encoding == "int8_channel":
-        arrays, largest = _int8_channel(values, steps_per_deviation)
-    elif encoding == "int8_row":
-        arrays, largest = _int8_row(values)
-    else:
-        arrays, largest = {"": values.half() if encoding == "float16" else values.contiguous()}, _largest(values)
-    return QuantisedFeatures(arrays, largest, encoding, name)
+        return _int8_channel(values, steps_per_deviation)
+    if encoding == "int8_row":
+        return _int8_row(values)
+    return {"": values.half() if encoding == "float16" else values.contiguous()}, _largest(values)
+
+
+def check_storable(largest: float, encoding: ArrayEncoding, name: str) -> None:
+    """Refuse features by the largest absolute value among them.
+
+    Raises:
+        UnstorableError: it is NaN or infinite, or too large for the encoding; names the array.
+    """
+    most = float(torch.finfo(torch.float16).max)
+    if not math.isfinite(largest):
+        raise UnstorableError(f"{name}: the teacher produced NaN or infinity. {ADVICE}")
+    if encoding == "float16" and largest > most:
+        raise UnstorableError(f"{name}: the teacher produced {largest:.3g}, too large for float16. {ADVICE}")
+    if encoding == "int8_row" and largest / LARGEST_CODE > most:
+        raise UnstorableError(f"{name}: the teacher's values are too large for int8_row. {ADVICE}")
 
 
 def _int8_row(values: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -45,7 +45,7 @@ class CopiedFile(NamedTuple):
     path: str
 
 
-class LocalCopy:
+class LocalCopy(Storage):
     """A storage that keeps what was read from another one; writes go to the other one.
 
     The folder never holds more than `max_bytes`; what was used longest ago goes first. Several processes and several
@@ -66,19 +66,12 @@ class LocalCopy:
         Raises:
             StoreError: the folder holds other files, which must not be deleted to make room, or cannot be made.
         """
-        self.remote = remote
-        self.folder = folder
-        self.max_bytes = max_bytes
-        self.store = store
+        self.remote, self.location = remote, remote.location
+        self.folder, self.max_bytes, self.store = folder, max_bytes, store
         self._lock = threading.Lock()
         self._room = 0
         self._warned = False
         self._claim()
-
-    @property
-    def location(self) -> str:
-        """Of the other storage."""
-        return self.remote.location
 
     def read(self, name: str) -> bytes:
         """The copy, or the file itself, which is then copied. Raises MissingFileError."""
@@ -94,34 +87,21 @@ class LocalCopy:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write to the other storage."""
         self.remote.write(name, data)
         self._drop(name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create in the other storage."""
         return self.remote.create(name, data)
 
     def delete(self, name: str) -> None:
-        """Remove from the other storage, and the copy."""
         self.remote.delete(name)
         self._drop(name)
 
     def drop_local_copy(self, name: str) -> bool:
-        """Remove the copy."""
         return self._drop(name) or self.remote.drop_local_copy(name)
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Files of the other storage."""
         return self.remote.sizes(prefix)
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Names of the other storage."""
-        return self.remote.names(prefix)
-
-    def free_bytes(self) -> int | None:
-        """Of the other storage."""
-        return self.remote.free_bytes()
 
     def _path(self, name: str) -> Path:
         return self.folder / self.store / name

@@ -33,16 +33,13 @@ class ArraySource(Protocol):
     @property
     def attributes(self) -> dict[str, Any]:
         """Of the group."""
-        ...
 
     @property
     def names(self) -> Set[str]:
         """Of its arrays."""
-        ...
 
     def array(self, name: str) -> np.ndarray:
         """One array. Raises MemberError."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Several stores of one identity, dumped on several machines, as one."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.base.errors import StoreError
@@ -10,7 +10,7 @@ from common.base.overlap import started_ahead
 from common.targets.store.file_names import ScanView
 from common.targets.store.identity import differences
 from common.targets.store.maintenance import whole_content
-from common.targets.store.storage import Storage, refused
+from common.targets.store.storage import refused
 from common.targets.store.store import TargetStore
 
 Holders = dict[ScanView, list[TargetStore]]
@@ -102,9 +102,9 @@ def copy_all(found: Holders, target: TargetStore, threads: int = 1) -> Iterator[
         yield future.result()
 
 
-def archive_all(found: Holders, rest: Storage, path: Path, threads: int = 1) -> Iterator[int]:
-    """Write scan-views, and the files of `rest` (the manifest, and records of what was skipped), into one zip archive
-    that is a read-only store, whole or not at all; yields bytes of each scan-view.
+def archive_all(found: Holders, rest: Mapping[str, bytes], path: Path, threads: int = 1) -> Iterator[int]:
+    """Write scan-views, and the rest of the files by name (the manifest, and records of what was skipped), into one zip
+    archive that is a read-only store, whole or not at all; yields bytes of each scan-view.
 
     Raises:
         StoreError: as `whole_copy`, or the archive cannot be written.
@@ -113,8 +113,8 @@ def archive_all(found: Holders, rest: Storage, path: Path, threads: int = 1) -> 
         raise StoreError(f"{path}: is a folder. Choose another name for the archive.")
     try:
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for name, _ in sorted(rest.sizes()):
-                archive.writestr(zipfile.ZipInfo(name), rest.read(name))
+            for name, data in sorted(rest.items()):
+                archive.writestr(zipfile.ZipInfo(name), data)
             for item, future in started_ahead(lambda item: whole_copy(item, found[item]), found, 2 * threads, threads):
                 content = future.result()
                 archive.writestr(zipfile.ZipInfo(found[item][0].name(*item)), content)

@@ -17,7 +17,7 @@ import click
 from common.base.errors import StoreError
 from common.base.overlap import started_ahead
 from common.targets.store.patience import Patience
-from common.targets.store.storage import MissingFileError
+from common.targets.store.storage import MissingFileError, Storage
 
 VARIABLES = {"s3": "AWS_", "s3a": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
 """Schemes of URLs, and the prefix of the environment variables that go with each."""
@@ -51,7 +51,7 @@ LISTERS = 16
 Answer = TypeVar("Answer")
 
 
-class RemoteStorage:
+class RemoteStorage(Storage):
     """Files below a URL. Make one with `open_remote`. Any number of threads may share it."""
 
     def __init__(self, url: str, store: Any, at_first: Any = None, patience: Patience = Patience()) -> None:
@@ -63,16 +63,11 @@ class RemoteStorage:
             at_first: the client to use until the server has answered once; None for the same.
             patience: that `store` has.
         """
-        self.url = url
+        self.location = url
         self._store = store
         self._at_first = at_first
         self._patience = patience
         self._noted = -patience.stall
-
-    @property
-    def location(self) -> str:
-        """The URL."""
-        return self.url
 
     def read(self, name: str) -> bytes:
         """A whole file by one request. Raises MissingFileError; StoreError where the server fails for good."""
@@ -99,7 +94,6 @@ class RemoteStorage:
         return self._ask(name, "written", put)
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
         with suppress(FileNotFoundError):
             self._ask(name, "deleted", lambda store: store.delete(name))
 
@@ -116,14 +110,6 @@ class RemoteStorage:
             for file in page:
                 if file["path"].startswith(prefix):
                     yield file["path"], file["size"]
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every file; servers tell no name without the size."""
-        return (name for name, _ in self.sizes(prefix))
-
-    def free_bytes(self) -> int | None:
-        """Unknown."""
-        return None
 
     def _pages(self, folder: str | None) -> Iterator[list[Any]]:
         pages = self._client.list(folder, chunk_size=PAGE)
@@ -166,8 +152,8 @@ class RemoteStorage:
             if time.monotonic() - self._noted >= stall:
                 self._noted = time.monotonic()
                 click.echo(
-                    f"note: {self.url}/{name} is not {what} after {stall:.0f} s; if the server stays silent this ends "
-                    f"after {stall + outage:.0f} s",
+                    f"note: {self.location}/{name} is not {what} after {stall:.0f} s; if the server stays silent this "
+                    f"ends after {stall + outage:.0f} s",
                     err=True,
                 )
 
@@ -184,7 +170,7 @@ class RemoteStorage:
 
     def _refused(self, name: str, what: str, error: Exception, seconds: float) -> StoreError:
         cause, text = first_line(error), str(error)
-        credentials = CREDENTIALS.get(VARIABLES.get(self.url.partition("://")[0], ""), "")
+        credentials = CREDENTIALS.get(VARIABLES.get(self.location.partition("://")[0], ""), "")
         if "NoSuchBucket" in text:
             hint = "There is no such bucket; make it, or check the URL."
         elif "BadScheme" in text:
@@ -198,7 +184,7 @@ class RemoteStorage:
             if "TimedOut" in text:
                 cause = f"the server did not answer for {seconds:.0f} s"
             hint = "Check the network and the endpoint (for S3: AWS_ENDPOINT_URL), then run the command again."
-        return StoreError(f"{self.url}/{name}: cannot be {what} ({cause}). {hint}")
+        return StoreError(f"{self.location}/{name}: cannot be {what} ({cause}). {hint}")
 
 
 def open_remote(url: str, patience: Patience = Patience()) -> RemoteStorage:

@@ -17,20 +17,20 @@ times faster; zarr reads them as well.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import moved_tensor, to_host
+from common.base.records import move_tensors, to_host
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import (
     STORED_DTYPES,
     ArrayEncoding,
     DecodableFeatures,
-    QuantisedFeatures,
+    check_storable,
     decodable,
     misfit,
     quantise,
@@ -39,7 +39,7 @@ from common.targets.store.identity import TargetEncoding
 from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.members import ArraySource, UnwrittenArrays
 from common.targets.store.zarr_zip import zip_of_group
-from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+from common.targets.teacher_targets import Layer, PillarFeatures, TeacherTargets, VoxelFeatures
 from common.targets.transport import linear_index
 
 PILLAR_FEATURES = ".pillar_features"
@@ -80,28 +80,17 @@ class EncodedTargets:
 
     def to(self, device: torch.device | str) -> "EncodedTargets":
         """The same targets on another device."""
-
-        def moved(layers: dict[str, EncodedLayer]) -> dict[str, EncodedLayer]:
-            return {name: EncodedLayer(layer.features.to(device), layer.shape) for name, layer in layers.items()}
-
-        coordinates = {name: moved_tensor(linear, device) for name, linear in self.coordinates.items()}
-        return EncodedTargets(
-            self.grid_shape, coordinates, self.logits.to(device), moved(self.layers), moved(self.voxel_layers)
-        )
+        return move_tensors(self, device)
 
     def decode(self) -> TeacherTargets:
         """Targets of one scan: bins as int64 rows with the scan's number 0 first, features as float32."""
         bins = {name: from_linear(linear, shape_of(name)) for name, linear in self.coordinates.items()}
-        layers = {}
-        for name, layer in self.layers.items():
-            radial, azimuth = layer.shape
-            pillars = bins[coordinates_name("pillars", layer.shape)]
-            layers[name] = PillarFeatures(pillars, layer.features.decode(), (radial, azimuth))
-        voxel_layers = {}
-        for name, layer in self.voxel_layers.items():
-            radial, azimuth, height = layer.shape
-            voxels = bins[coordinates_name("voxels", layer.shape)]
-            voxel_layers[name] = VoxelFeatures(voxels, layer.features.decode(), (radial, azimuth, height))
+
+        def decoded(kind: str, layer: EncodedLayer) -> Any:
+            return bins[coordinates_name(kind, layer.shape)], layer.features.decode(), layer.shape
+
+        layers = {name: PillarFeatures(*decoded("pillars", layer)) for name, layer in self.layers.items()}
+        voxel_layers = {name: VoxelFeatures(*decoded("voxels", layer)) for name, layer in self.voxel_layers.items()}
         grid_voxels = bins[coordinates_name("voxels", self.grid_shape)]
         return TeacherTargets(grid_voxels, self.logits.decode(), layers, voxel_layers)
 
@@ -132,81 +121,59 @@ def encoded_scan(
         StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
             names the array.
     """
-    quantised: list[QuantisedFeatures] = []
-    placed: list[PlacedBins] = []
+    places: dict[str, str] = {}
     layers: dict[str, dict[str, Any]] = {}
+    pending: dict[str, list[torch.Tensor]] = {}
 
-    def add(name: str, features: torch.Tensor, how: ArrayEncoding, shape: tuple[int, ...]) -> None:
+    def add(name: str, kind: str, how: ArrayEncoding, layer: Layer) -> None:
+        bins, features, shape = layer
         if features.ndim != 2:
             raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
-        quantised.append(quantise(features, how, name, encoding.steps))
-        layers[name] = {"shape": list(shape), "encoding": how}
+        places[name], layers[name] = coordinates_name(kind, shape), {"shape": list(shape), "encoding": how}
+        quantised, largest = quantise(features, how, encoding.steps)
+        pending[name] = [*placed_bins(bins, shape, places[name]), largest, *quantised.values()]
 
-    placed.append(PlacedBins.of("voxels", targets.voxels, grid_shape))
-    add(LOGITS, targets.logits, encoding.logits, grid_shape)
+    add(LOGITS, "voxels", encoding.logits, (targets.voxels, targets.logits, grid_shape))
     for name, layer in targets.layers.items():
-        placed.append(PlacedBins.of("pillars", layer.pillars, layer.shape))
-        add(f"{name}{PILLAR_FEATURES}", layer.features, encoding.pillar_features, layer.shape)
+        whole = (layer.pillars, layer.features, layer.shape)
+        add(f"{name}{PILLAR_FEATURES}", "pillars", encoding.pillar_features, whole)
     for name, voxel_layer in targets.voxel_layers.items():
-        placed.append(PlacedBins.of("voxels", voxel_layer.voxels, voxel_layer.shape))
-        add(f"{name}{VOXEL_FEATURES}", voxel_layer.features, encoding.voxel_features, voxel_layer.shape)
-    tensors = [tensor for bins in placed for tensor in bins.tensors]
-    on_cpu = iter(to_host(tensors + [tensor for features in quantised for tensor in features.tensors]))
+        in_voxels = (voxel_layer.voxels, voxel_layer.features, voxel_layer.shape)
+        add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, in_voxels)
+    on_cpu = iter(to_host(chain.from_iterable(pending.values())))
     arrays: dict[str, np.ndarray] = {}
-    for bins in placed:
-        linear = bins.stored(islice(on_cpu, len(bins.tensors)))
-        if not np.array_equal(arrays.setdefault(bins.name, linear), linear):
-            raise StoreError(f"{bins.name}: teacher layers of this resolution have different coordinates")
-    for features in quantised:
-        stored = features.stored(islice(on_cpu, len(features.tensors)))
-        arrays.update({f"{features.name}{suffix}": values for suffix, values in stored.items()})
+    for name, tensors in pending.items():
+        linear, within, largest, *stored = (tensor.numpy() for tensor in islice(on_cpu, len(tensors)))
+        place, how = places[name], layers[name]["encoding"]
+        if not within:
+            raise StoreError(f"{place}: a bin is beyond the grid, or the bins are not rows of scan 0")
+        if not np.array_equal(arrays.setdefault(place, linear.view(np.uint32)), linear.view(np.uint32)):
+            raise StoreError(f"{place}: teacher layers of this resolution have different coordinates")
+        check_storable(float(largest), how, name)
+        arrays |= {f"{name}{suffix}": array for suffix, array in zip(STORED_DTYPES[how], stored, strict=True)}
     return UnwrittenArrays({**attributes, "grid_shape": list(grid_shape), "features": layers}, arrays)
 
 
-@dataclass(frozen=True)
-class PlacedBins:
+def placed_bins(bins: torch.Tensor, shape: tuple[int, ...], name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Coordinates as they are stored, still on their device.
 
-    Attributes:
-        name: of their array.
-        linear: int32 [M], linear indices.
-        within: bool [], whether all of them are bins of scan 0 on the grid.
+    Args:
+        bins: int64 [M, 1 + K], those of one scan.
+        shape: K sizes of the layer.
+        name: of their array, for errors.
+
+    Returns:
+        int32 [M], linear indices; and bool [], whether all of them are bins of scan 0 on the grid.
+
+    Raises:
+        StoreError: they have another shape.
     """
-
-    name: str
-    linear: torch.Tensor
-    within: torch.Tensor
-
-    @classmethod
-    def of(cls, kind: str, bins: torch.Tensor, shape: tuple[int, ...]) -> "PlacedBins":
-        """Bins int64 [M, 1 + K] of one scan.
-
-        Raises:
-            StoreError: they have another shape.
-        """
-        name = coordinates_name(kind, shape)
-        if bins.ndim != 2 or bins.shape[1] != 1 + len(shape):
-            raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
-        within = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
-        for column, size in zip(bins.unbind(1), (1, *shape), strict=True):
-            within &= (column >= 0) & (column < size)
-        return cls(name, linear_bins(bins, shape), within.all())
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that `stored` needs on the CPU."""
-        return [self.linear, self.within]
-
-    def stored(self, on_cpu: Iterable[torch.Tensor]) -> np.ndarray:
-        """The indices, uint32 [M], from copies of `tensors` on the CPU.
-
-        Raises:
-            StoreError: one is not of scan 0, or beyond the grid.
-        """
-        linear, within = on_cpu
-        if not within:
-            raise StoreError(f"{self.name}: a bin is beyond the grid, or the bins are not rows of scan 0")
-        return linear.numpy().view(np.uint32)
+    if bins.ndim != 2 or bins.shape[1] != 1 + len(shape):
+        raise StoreError(f"{name}: bins of shape {tuple(bins.shape)} are not rows of scan 0 and {len(shape)} bins")
+    within = torch.ones(len(bins), dtype=torch.bool, device=bins.device)
+    for column, size in zip(bins.unbind(1), (1, *shape), strict=True):
+        within &= (column >= 0) & (column < size)
+    return linear_bins(bins, shape), within.all()
 
 
 def targets_of(members: ArraySource, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:

@@ -35,8 +35,12 @@ def record_name(scan: ScanId, view: int) -> str:
 
 def record_skipped(store: TargetStore, scan: ScanId, view: int, reason: str) -> None:
     """Write down that a scan-view has no targets, and why."""
-    record = {"reason": reason[:LONGEST_REASON]}
-    store.storage.write(record_name(scan, view), (json.dumps(record) + "\n").encode())
+    store.storage.write(record_name(scan, view), record_bytes(reason))
+
+
+def record_bytes(reason: str) -> bytes:
+    """Content of such a file."""
+    return (json.dumps({"reason": reason[:LONGEST_REASON]}) + "\n").encode()
 
 
 def remove_skipped(store: TargetStore, scan: ScanId, view: int) -> None:
@@ -75,8 +79,13 @@ def read_skipped(store: TargetStore, finished: Set[ScanView]) -> Skipped:
     return found
 
 
+def records(sources: Iterable[TargetStore], finished: Set[ScanView]) -> dict[str, bytes]:
+    """By the names of their files, the records of scan-views that are not, or not about to be, `finished` elsewhere."""
+    found = (item for source in sources for item in read_skipped(source, finished).items())
+    return {record_name(*scan_view): record_bytes(reason) for scan_view, reason in found}
+
+
 def carry_over(sources: Iterable[TargetStore], target: TargetStore, finished: Set[ScanView]) -> None:
-    """Copy the records of scan-views that are not, or not about to be, `finished` in the target."""
-    for source in sources:
-        for (scan, view), reason in read_skipped(source, finished).items():
-            record_skipped(target, scan, view, reason)
+    """Copy `records` into the target."""
+    for name, record in records(sources, finished).items():
+        target.storage.write(name, record)

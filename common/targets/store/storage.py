@@ -1,4 +1,4 @@
-"""Where a store's files live: a folder or memory; in `archive` one zip archive, in `remote` an object store.
+"""Where a store's files live: a folder; in `archive` one zip archive, in `remote` an object store.
 
 Every backend offers the same few operations and passes the same conformance suite. `write` puts a whole file or
 nothing, whatever happens meanwhile; that is all the crash safety of a store rests on.
@@ -7,11 +7,10 @@ nothing, whatever happens meanwhile; that is all the crash safety of a store res
 import errno
 import os
 import shutil
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from common.base.errors import StoreError
 from common.base.files import TEMPORARY_SUFFIX, flush_to_disk, next_step, temporary_beside, write_atomically
@@ -23,60 +22,51 @@ class MissingFileError(KeyError):
     """There is no file of that name in the storage."""
 
 
-class Storage(Protocol):
-    """A flat set of named files. Names are relative paths with forward slashes."""
+class Storage(ABC):
+    """A flat set of named files. Names are relative paths with forward slashes.
 
-    @property
-    def location(self) -> str:
-        """Where it is, for messages and for `open_storage`."""
-        ...
+    Attributes:
+        location: where it is, for messages and for `open_storage`.
+    """
 
+    location: str
+
+    @abstractmethod
     def read(self, name: str) -> bytes:
         """A whole file. Raises MissingFileError."""
-        ...
 
+    @abstractmethod
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file or nothing; replaces one of the same name."""
-        ...
 
+    @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file unless there is one already; whether it was written. One of several writers wins."""
-        ...
 
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
-        ...
 
     def drop_local_copy(self, name: str) -> bool:
         """Remove the local copy, if any, of a file that turned out to be damaged; whether reading it again may help."""
-        ...
+        return False
 
+    @abstractmethod
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Name and size in bytes of every file whose name starts with `prefix`, in any order."""
-        ...
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """As `sizes`, the names alone, which a file system tells much faster."""
-        ...
-
-    def free_bytes(self) -> int | None:
-        """Room that is left, None where there is no telling."""
-        ...
+        return (name for name, _ in self.sizes(prefix))
 
 
-class FolderStorage:
+class FolderStorage(Storage):
     """Files in a folder of a local or mounted file system."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def location(self) -> str:
-        """The folder's path."""
-        return str(self.folder)
+        self.folder, self.location = folder, str(folder)
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises MissingFileError."""
         try:
             return (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -109,17 +99,12 @@ class FolderStorage:
             raise refused(path, "written", error) from error
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
         try:
             (self.folder / name).unlink(missing_ok=True)
         except NotADirectoryError:
             pass
         except OSError as error:
             raise refused(self.folder / name, "deleted", error) from error
-
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Finished files below the folder; half-written ones of crashed processes are passed over."""
@@ -142,65 +127,10 @@ class FolderStorage:
         except OSError as error:
             raise refused(self.folder / start, "listed", error) from error
 
-    def free_bytes(self) -> int | None:
+    def free_bytes(self) -> int:
         """Free space of the disk."""
         existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         return shutil.disk_usage(existing).free
-
-
-class MemoryStorage:
-    """Files in memory: for trials and tests."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, bytes] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def location(self) -> str:
-        """A name for messages."""
-        return "memory"
-
-    def read(self, name: str) -> bytes:
-        """A whole file. Raises MissingFileError."""
-        try:
-            return self._files[name]
-        except KeyError as error:
-            raise MissingFileError(name) from error
-
-    def write(self, name: str, data: bytes) -> None:
-        """Keep a copy of the data."""
-        with self._lock:
-            self._files[name] = bytes(data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Keep a copy unless there is one."""
-        with self._lock:
-            if name in self._files:
-                return False
-            self._files[name] = bytes(data)
-            return True
-
-    def delete(self, name: str) -> None:
-        """Remove a file."""
-        with self._lock:
-            self._files.pop(name, None)
-
-    def drop_local_copy(self, name: str) -> bool:
-        """There is none; reading again gives the same bytes."""
-        return False
-
-    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Name and size of every file."""
-        with self._lock:
-            return iter([(name, len(data)) for name, data in self._files.items() if name.startswith(prefix)])
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Name of every file."""
-        return (name for name, _ in self.sizes(prefix))
-
-    def free_bytes(self) -> int | None:
-        """Unknown."""
-        return None
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:

@@ -13,6 +13,7 @@ from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
 from common.scans.view import View
+from common.targets.store.archive import ArchiveStorage
 from common.targets.store.checks import ForeignFileError, check_arrays, check_belongs, check_scan_file, read_checked
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import UnstorableError
@@ -20,9 +21,9 @@ from common.targets.store.file_names import SEQUENCES, ScanView, file_name, is_s
 from common.targets.store.identity import StoreIdentity, differences, grid_identity
 from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
 from common.targets.store.members import read_members
-from common.targets.store.opening import open_storage
+from common.targets.store.remote import open_remote
 from common.targets.store.scan_file import EncodedTargets, encoded_scan
-from common.targets.store.storage import MissingFileError, Storage
+from common.targets.store.storage import FolderStorage, MissingFileError, Storage
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import TeacherTargets
 
@@ -281,3 +282,17 @@ class TargetStore:
 def scan_hash(points: np.ndarray) -> str:
     """SHA-256 of a scan's points as stored on disk."""
     return hashlib.sha256(np.ascontiguousarray(points).data).hexdigest()
+
+
+def open_storage(location: str | Path | Storage) -> Storage:
+    """The storage at a path or URL: a folder, a `.zip` archive, or `s3://bucket/prefix` and the like; one as it is.
+
+    Raises:
+        StoreError: the URL's scheme needs a package that is not installed, or is unknown.
+    """
+    if not isinstance(location, str | Path):
+        return location
+    text = str(location)
+    if "://" in text:
+        return open_remote(text)
+    return ArchiveStorage(Path(text)) if text.endswith(".zip") else FolderStorage(Path(text))

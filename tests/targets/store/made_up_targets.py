@@ -13,8 +13,9 @@ from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, draw_view
 from common.targets.store import StoreIdentity, TargetEncoding, TargetStore, ViewSet
 from common.targets.store.merging import archive_all
-from common.targets.store.storage import MemoryStorage, Storage
+from common.targets.store.storage import Storage
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
+from tests.shared.memory_storage import MemoryStorage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GRID = PolarGrid.named("polarnet", (16, 12, 8))
@@ -117,7 +118,7 @@ def all_files(storage: Storage) -> Files:
 
 def write_archive(source: Storage, path: Path) -> None:
     """Every file of a storage in one archive."""
-    list(archive_all({}, source, path))
+    list(archive_all({}, all_files(source), path))
 
 
 def same(left: TeacherTargets, right: TeacherTargets) -> bool:

@@ -17,9 +17,10 @@ from common.scans.view import IDENTITY, View, ViewPolicy
 from common.targets.store import StoreIdentity, TargetStore, ViewSet
 from common.targets.store.maintenance import inspect
 from common.targets.store.manifest import MANIFEST, SIGNED
-from common.targets.store.storage import FolderStorage, MemoryStorage
+from common.targets.store.storage import FolderStorage
 from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.__main__ import main
+from tests.shared.memory_storage import MemoryStorage
 from tests.shared.reduced import command, fail, succeed
 from tests.targets.store.forgery import members_of, with_metadata
 from tests.targets.store.made_up_targets import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.base.errors import StoreError
 from common.targets.store import TargetStore
 from common.targets.store.merging import whole_copy
-from common.targets.store.storage import MemoryStorage
+from tests.shared.memory_storage import MemoryStorage
 from tests.targets.store.made_up_targets import SCANS, numbers, points_of, store_files
 
 SCAN = SCANS[0]

@@ -20,8 +20,8 @@ from common.targets.store.archive import ArchiveStorage
 from common.targets.store.chunks import MemberError
 from common.targets.store.maintenance import inspect_bytes
 from common.targets.store.members import read_members
-from common.targets.store.storage import MemoryStorage
 from stage1_dump_teacher.__main__ import main
+from tests.shared.memory_storage import MemoryStorage
 from tests.shared.reduced import command, fail, succeed
 from tests.targets.store.forgery import (
     members_of,

@@ -11,7 +11,8 @@ import pytest
 from common.base.errors import StoreError
 from common.targets.store import TargetStore
 from common.targets.store.local_copy import MARKER, LocalCopy
-from common.targets.store.storage import MemoryStorage, MissingFileError
+from common.targets.store.storage import MissingFileError
+from tests.shared.memory_storage import MemoryStorage
 from tests.targets.store.conformance import WritableConformance
 from tests.targets.store.made_up_targets import (
     REPOSITORY,
@@ -135,7 +136,7 @@ def test_processes_share_a_folder(tmp_path):
 import sys
 from pathlib import Path
 from common.targets.store.local_copy import LocalCopy
-from common.targets.store.storage import MemoryStorage
+from tests.shared.memory_storage import MemoryStorage
 remote = MemoryStorage()
 for row in range(40):
     remote.write(f"s/f{row}", bytes([row]) * 1000)

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.base.errors import StoreError
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
-from common.targets.store.storage import FolderStorage, MemoryStorage, Storage
+from common.targets.store.storage import FolderStorage, Storage
+from tests.shared.memory_storage import MemoryStorage
 from tests.targets.store.made_up_targets import SCANS, VIEWS, identity, numbers, points_of, targets_of, write_one
 
 scans = st.sampled_from(SCANS)

@@ -11,8 +11,8 @@ from common.targets.store.conversion import KeptArrays, converted_identity, conv
 from common.targets.store.encoding import encode
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes
-from common.targets.store.storage import MemoryStorage
 from stage1_dump_teacher.settings import DumpSettings
+from tests.shared.memory_storage import MemoryStorage
 from tests.targets.store.made_up_targets import (
     CHANNELS,
     GRID,
