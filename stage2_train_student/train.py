@@ -97,6 +97,7 @@ class StudentTask(Task[StudentBatch]):
     """A student as a `Trainer` sees it."""
 
     best, last, left_over = BEST_STUDENT, LAST_STUDENT, (EVALUATION_FILE,)
+    settings: ExperimentSettings
 
     def __init__(
         self,
@@ -110,13 +111,9 @@ class StudentTask(Task[StudentBatch]):
     ) -> None:
         self.state, self.loader, self.source, self.folder, self.processes = state, loader, source, folder, processes
         self.dataset, self.train, self.validation = loader.dataset, scans.train, scans.validation
-        self._settings, self.may_change, self.accumulate = settings, may_change(settings), settings.optimiser.accumulate
+        self.settings, self.may_change, self.accumulate = settings, may_change(settings), settings.optimiser.accumulate
         weights = torch.from_numpy(self.dataset.label_map.class_weights()).to(processes.device)
         self.one_step = StudentStep(state, settings, weights, source.online, processes)
-
-    @property
-    def settings(self) -> ExperimentSettings:
-        return self._settings
 
     def begin(self) -> None:
         if self.processes.first:

@@ -47,6 +47,7 @@ class Task(ABC, Generic[Batch]):
         best: file of the network with the best validation, in the run's folder.
         last: file of the network as it is.
         left_over: files that must not be there when a run begins.
+        settings: of the experiment, with what `LoopSettings` names.
         state: what changes.
         dataset: the scans.
         train: scans to train on.
@@ -58,17 +59,13 @@ class Task(ABC, Generic[Batch]):
     best: ClassVar[str]
     last: ClassVar[str]
     left_over: ClassVar[tuple[str, ...]] = ()
+    settings: Any
     state: TrainingState[Any]
     dataset: Dataset
     train: list[ScanId]
     validation: list[ScanId]
     may_change: set[str]
     accumulate: int = 1
-
-    @property
-    @abstractmethod
-    def settings(self) -> Any:
-        """The experiment's `Settings`, with what `LoopSettings` names."""
 
     @abstractmethod
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[Batch]:

@@ -56,8 +56,7 @@ def train_teacher(
     from common.scans.dataset import open_dataset
     from common.training.trainer import finished
     from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
-    from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-    from stage1_dump_teacher.teacher_training.train import run
+    from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, run
 
     settings = load_settings(TeacherTrainingSettings, config, overrides)
     state = run(settings, data, folder, select_device(device), resume)

@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from common.base.content_hash import sealed_safetensors
 from common.base.errors import DataError, TrainingError
+from common.base.files import write_atomically
 from common.base.overlap import started_ahead
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import to_published
 from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import VoxelisedScan
@@ -22,17 +25,32 @@ from common.training.predictor import Predictor
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
+from common.training.state import TrainingState
 from common.training.task import StepTerms, Task
 from common.training.trainer import Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teacher_training.state import (
-    BEST_TEACHER,
-    LAST_TEACHER,
-    TeacherNetworks,
-    TeacherState,
-    may_change,
-    save_teacher,
-)
+
+LAST_TEACHER = "teacher_last.safetensors"
+BEST_TEACHER = "teacher_best.safetensors"
+MAY_CHANGE = {
+    "epochs",
+    "steps",
+    "loading_threads",
+    "validate_every",
+    "save_every",
+    "early_stopping",
+    "checkpoint_dtype",
+}
+"""Settings that a resumed run may change; `epochs` not where a schedule falls."""
+
+
+class TeacherNetworks(NamedTuple):
+    """What is trained."""
+
+    teacher: Cylinder3D
+
+
+TeacherState = TrainingState[TeacherNetworks]
 
 
 class LabelledBatch(NamedTuple):
@@ -75,6 +93,7 @@ class TeacherTask(Task[LabelledBatch]):
     """A teacher as a `Trainer` sees it."""
 
     best, last = BEST_TEACHER, LAST_TEACHER
+    settings: TeacherTrainingSettings
 
     def __init__(
         self,
@@ -85,13 +104,9 @@ class TeacherTask(Task[LabelledBatch]):
         validation: list[ScanId],
         device: torch.device,
     ) -> None:
-        self._settings, self.state, self.dataset, self.device = settings, state, dataset, device
+        self.settings, self.state, self.dataset, self.device = settings, state, dataset, device
         self.train, self.validation, self.may_change = train, validation, may_change(settings)
         self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
-
-    @property
-    def settings(self) -> TeacherTrainingSettings:
-        return self._settings
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
         """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
@@ -188,3 +203,18 @@ def validation_scans(settings: TeacherTrainingSettings, dataset: Dataset) -> lis
         return []
     require_labels(dataset, scans)
     return scans
+
+
+def may_change(settings: TeacherTrainingSettings) -> set[str]:
+    """Settings that a resumed run may change."""
+    return MAY_CHANGE if settings.schedule.kind == "constant" else MAY_CHANGE - {"epochs"}
+
+
+def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:
+    """Write the weights in the published layout, as safetensors, whole or not at all.
+
+    Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
+    """
+    dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
+    weights = {name: w.to(dtype) if w.ndim > 1 else w for name, w in to_published(teacher).items()}
+    write_atomically(path, sealed_safetensors(weights))

@@ -20,8 +20,7 @@ from common.training.resuming import scans_of_sequences
 from common.training.state import ResumeRules
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-from stage1_dump_teacher.teacher_training.train import TeacherTask, new_state
+from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, TeacherTask, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, command, dump, fail, saved, settings_words, succeed
