@@ -21,7 +21,6 @@ from common.training.trainer import Trainer
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.capture import capture, replays
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import (
     TargetSource,
@@ -31,11 +30,11 @@ from stage2_train_student.training.experiment import (
     student_data,
     with_targets,
 )
-from stage2_train_student.training.finished_run import remove_finished, write_finished
 from stage2_train_student.training.parallel import parallel
+from stage2_train_student.training.runs import remove_finished, write_finished
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
-from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, capture, may_change, replays
 from stage2_train_student.training.step import NonFiniteError, StudentStep
 
 NON_FINITE_BATCH = "non_finite_batch"

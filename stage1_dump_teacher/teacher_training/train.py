@@ -26,22 +26,12 @@ from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
 from common.training.state import TrainingState
-from common.training.task import StepTerms, Task
+from common.training.task import StepTerms, Task, loop_may_change
 from common.training.trainer import Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
 
 LAST_TEACHER = "teacher_last.safetensors"
 BEST_TEACHER = "teacher_best.safetensors"
-MAY_CHANGE = {
-    "epochs",
-    "steps",
-    "loading_threads",
-    "validate_every",
-    "save_every",
-    "early_stopping",
-    "checkpoint_dtype",
-}
-"""Settings that a resumed run may change; `epochs` not where a schedule falls."""
 
 
 class TeacherNetworks(NamedTuple):
@@ -105,7 +95,8 @@ class TeacherTask(Task[LabelledBatch]):
         device: torch.device,
     ) -> None:
         self.settings, self.state, self.dataset, self.device = settings, state, dataset, device
-        self.train, self.validation, self.may_change = train, validation, may_change(settings)
+        self.train, self.validation = train, validation
+        self.may_change = loop_may_change(settings.schedule) | {"checkpoint_dtype"}
         self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
@@ -203,11 +194,6 @@ def validation_scans(settings: TeacherTrainingSettings, dataset: Dataset) -> lis
         return []
     require_labels(dataset, scans)
     return scans
-
-
-def may_change(settings: TeacherTrainingSettings) -> set[str]:
-    """Settings that a resumed run may change."""
-    return MAY_CHANGE if settings.schedule.kind == "constant" else MAY_CHANGE - {"epochs"}
 
 
 def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:

@@ -12,7 +12,7 @@ from common.base.errors import SettingsError
 from common.scans.label_map import LabelMap, load_label_map
 from stage2_train_student.comparison.training_runs import TrainingRun
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.finished_run import IGNORED_SETTINGS
+from stage2_train_student.training.runs import IGNORED_SETTINGS
 
 SEED_IN_NAME = re.compile(r"[\s_.-]*seed[\s_=.-]*\d+", re.IGNORECASE)
 NOT_SET = "not set"

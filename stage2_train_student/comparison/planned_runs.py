@@ -14,8 +14,7 @@ from common.training.resuming import check_same_settings
 from common.training.state import check_same_targets
 from stage2_train_student.command_options import experiment_file
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.finished_run import FinishedRun, read_finished
-from stage2_train_student.training.runs import run_settings
+from stage2_train_student.training.runs import FinishedRun, read_finished, run_settings
 from stage2_train_student.training.seen_data import ScansOfNow
 from stage2_train_student.training.state import may_change
 

@@ -13,7 +13,7 @@ from stage2_train_student.command_options import online_teacher_option
 from stage2_train_student.comparison.cluster import train_on_cluster
 from stage2_train_student.comparison.planned_runs import PlannedRun, plan_runs, refuse_other_runs
 from stage2_train_student.comparison.sweep import LOG_FILE, Outcome, train_all
-from stage2_train_student.training.finished_run import read_finished
+from stage2_train_student.training.runs import read_finished
 
 
 @click.command()

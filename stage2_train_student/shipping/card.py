@@ -14,7 +14,7 @@ from stage2_train_student.evaluation.evaluation_file import read_evaluation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping.engines import Comparison
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.finished_run import read_finished
+from stage2_train_student.training.runs import read_finished
 
 CARD_FILE = "README.md"
 LATENCY_FILE = "latency.json"

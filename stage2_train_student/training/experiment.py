@@ -26,11 +26,10 @@ from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers, voxel_terms
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.averaging import averaged_copy
 from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.precision import check_precision, gradient_scaler
 from stage2_train_student.training.scans import Scans, labelled_scans
-from stage2_train_student.training.state import StudentNetworks, StudentState
+from stage2_train_student.training.state import StudentNetworks, StudentState, averaged_copy
 
 STUDENTS = "stage2_train_student.students"
 

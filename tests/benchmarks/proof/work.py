@@ -19,7 +19,7 @@ from stage2_train_student.comparison.sweep import train_all
 from stage2_train_student.comparison.sweep_command import report
 from stage2_train_student.demo import newer, words
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
-from stage2_train_student.training.finished_run import FINISHED_FILE
+from stage2_train_student.training.runs import FINISHED_FILE
 from tests.benchmarks.proof.plan import Folders, Plan, runs_of_choice, runs_of_question
 
 TEACHER_FILE = "teacher.json"
