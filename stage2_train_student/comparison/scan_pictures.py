@@ -18,8 +18,14 @@ from common.targets.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.picture_sources import Viewers, live_teacher, scan_picture
-from stage2_train_student.evaluation.raster import points_image
-from stage2_train_student.evaluation.render import BACKGROUND, ScanPicture, class_colours, error_colours, share_right
+from stage2_train_student.evaluation.render import (
+    BACKGROUND,
+    ScanPicture,
+    class_colours,
+    error_colours,
+    points_image,
+    share_right,
+)
 from stage2_train_student.training.runs import load_student, run_weights
 
 LAYER = "up0e"

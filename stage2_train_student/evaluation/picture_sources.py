@@ -18,8 +18,7 @@ from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.predictor import VoxelLogits, most_likely_class
 from stage2_train_student.distillation.lwd import pillar_label_weights
-from stage2_train_student.evaluation.raster import pillar_map
-from stage2_train_student.evaluation.render import ScanPicture
+from stage2_train_student.evaluation.render import ScanPicture, pillar_map
 
 ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 """A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""

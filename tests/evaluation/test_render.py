@@ -28,7 +28,6 @@ from stage2_train_student.evaluation.picture_sources import (
     live_teacher,
     scan_picture,
 )
-from stage2_train_student.evaluation.raster import pillar_map, pillars_image, points_image
 from stage2_train_student.evaluation.render import (
     BACKGROUND,
     RIGHT,
@@ -40,6 +39,9 @@ from stage2_train_student.evaluation.render import (
     draw_scan,
     error_colours,
     panels,
+    pillar_map,
+    pillars_image,
+    points_image,
 )
 from tests.golden.golden_files import golden_weights
 from tests.shared.reduced import STREET_GRID, command, fail, one_thread, reduced_experiment, succeed
