@@ -1,6 +1,7 @@
 """The command `new-dataset`: looks at somebody's files and writes the dataset's YAML file, commented, ready to edit."""
 
 import colorsys
+import json
 from pathlib import Path
 
 import click
@@ -130,7 +131,7 @@ def _head(name: str, found: FoundSensor) -> str:
         "Check each line, then:\n"
         "#   polar-distill doctor --data DATA --dataset this.yaml\n"
         f"# Scans by sequence: {counts}{', ...' if len(found.sequences) > 20 else ''}\n"
-        f"name: {_quoted(name)}\n"
+        f"name: {_text(name)}\n"
         "format: files\n"
     )
 
@@ -142,7 +143,7 @@ def _options(found: FoundSensor) -> str:
     )
     named = "named in the files" if found.named else "found by their values: check them"
     lines = [
-        f"  scans: {_quoted(found.files.scans)}    # below DATA",
+        f"  scans: {_text(found.files.scans)}    # below DATA",
         f"  labels: {_text(found.files.labels)}    # null: none",
         *([f"  label_column: {_text(found.label_column)}"] if found.label_column else []),
         f"  columns: [{', '.join(map(_text, found.columns))}]    # {named}",
@@ -188,8 +189,8 @@ def _splits(found: FoundSensor) -> str:
     names = list(found.sequences)
     train, validation = (names[:-1], names[-1:]) if len(names) > 1 else (names, names)
     note = "" if len(names) > 1 else "    # the only sequence: mIoU on it says nothing about other places"
-    text = "splits:\n  train: [" + ", ".join(map(_quoted, train)) + "]\n"
-    return f"{text}  val: [{', '.join(map(_quoted, validation))}]{note}\n  test: []\n"
+    text = "splits:\n  train: [" + ", ".join(map(_text, train)) + "]\n"
+    return f"{text}  val: [{', '.join(map(_text, validation))}]{note}\n  test: []\n"
 
 
 def _colour(place: int) -> tuple[int, int, int]:
@@ -197,9 +198,6 @@ def _colour(place: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def _text(text: str | None) -> str:
-    return "null" if text is None else _quoted(text)
+    """As YAML, of which JSON is a part."""
+    return json.dumps(text, ensure_ascii=False)

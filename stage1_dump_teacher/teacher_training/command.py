@@ -14,19 +14,11 @@ from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSetting
 
 @click.command("train-teacher")
 @data_option
-@click.option(
-    "--run",
-    "folder",
-    type=path_type,
-    default=Path("runs/teacher"),
-    show_default=True,
-    help="Folder of the training run.",
-)
+@click.option("--run", "folder", type=path_type, default=Path("runs/teacher"), help="Folder of the training run.")
 @click.option(
     "--config",
     type=path_type,
     default=Path("configs/teachers/train_cylinder3d.yaml"),
-    show_default=True,
     help="The network and its training.",
 )
 @resume_option

@@ -74,8 +74,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> Non
     Raises:
         TrainingError: lists those that are others: of other settings, cache or scans, or trained longer.
     """
-    hashes: dict[str, str] = {}
-    scans, problems = ScansOfNow(data), []
+    scans, problems, targets_hash = ScansOfNow(data), [], ""
     for run in runs:
         if not (run.folder / SETTINGS_FILE).is_file():
             continue
@@ -85,9 +84,8 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> Non
             if finished is None:
                 continue
             if run.settings.targets == "cache":
-                if cache not in hashes:
-                    hashes[cache] = TargetStore.open(cache).identity.hash
-                check_same_targets(run.folder, finished.targets_hash, hashes[cache])
+                targets_hash = targets_hash or TargetStore.open(cache).identity.hash
+                check_same_targets(run.folder, finished.targets_hash, targets_hash)
             refuse_longer(run, finished)
             scans.check(run.folder, run.settings)
         except PolarDistillError as error:

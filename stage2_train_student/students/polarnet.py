@@ -75,16 +75,7 @@ class PolarNet(Student):
     @classmethod
     def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
         """A student with fresh weights, see `Student`."""
-        return cls(
-            height_bins=grid_shape[2],
-            classes=classes,
-            point_channels=settings.point_channels,
-            compressed_channels=settings.compressed_channels,
-            max_points_per_pillar=settings.max_points_per_pillar,
-            dropblock=settings.dropblock,
-            dropout=settings.dropout,
-            width=settings.width,
-        )
+        return cls(grid_shape[2], classes, **settings.model_dump(exclude={"network", "options"}))
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compile the bird's-eye-view network, in place, so that the state dict keeps its names.
