@@ -1,7 +1,6 @@
 """Class of each point of a scan by an exported student, with NumPy and onnxruntime alone.
 
-python run_exported.py scan.bin labels.npy      # float32 x, y, z, remission of each point in; uint8 classes out
-"""
+python run_exported.py scan.bin labels.npy      # float32 x, y, z, remission of each point in; uint8 classes out"""
 
 import json
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+GRID = ("minimum", "maximum", "shape")
 SIZES = np.unique([round(2 ** (half / 2)) for half in range(40)])  # of pillars that are padded together
 
 
@@ -19,24 +19,24 @@ class ExportedStudent:
 
     def __init__(self, folder: Path, form: str = "", threads: int = 0) -> None:
         self.parameters = json.loads((folder / "parameters.json").read_text())
+        lacking = {"grid", "pillar_channels"} - self.parameters.keys() or set(GRID) - self.parameters["grid"].keys()
+        if lacking:
+            raise ValueError(f"parameters.json lacks {', '.join(sorted(lacking))}: write the folder again with export")
         options, names = onnxruntime.SessionOptions(), (f"pillars{form}.onnx", f"map{form}.onnx")
         options.intra_op_num_threads = threads
-        # Idle threads that spin would slow down whatever comes after the network.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning slows down what comes after
         self.pillars, self.map = (onnxruntime.InferenceSession(folder / name, options) for name in names)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """float32 [N, 4] to uint8 [N]; class 0, unlabelled, is never predicted."""
         if not np.isfinite(points).all():
             raise ValueError("points that hold NaN or infinity: remove them first")
-        grid = self.parameters["grid"]
-        low, high, shape = (np.array(grid[key]) for key in ("minimum", "maximum", "shape"))
+        low, high, shape = (np.array(self.parameters["grid"][key]) for key in GRID)
         width = (high - low) / (shape - 1)
         x, y, z, remission = points.T
         polar = np.stack((np.sqrt(x * x + y * y), np.arctan2(y, x), z), axis=1)
         bins = ((np.clip(polar, low, high, dtype=np.float64) - low) / width).astype(np.int64)
-        offset = polar - ((bins + 0.5) * width + low)
-        features = np.column_stack((offset, polar, x, y, remission)).astype(np.float32)
+        features = np.column_stack((polar - ((bins + 0.5) * width + low), polar, x, y, remission)).astype(np.float32)
         voxels, point_voxel = np.unique(np.ravel_multi_index(tuple(bins.T), tuple(shape)), return_inverse=True)
         cells, voxel_pillar = np.unique(voxels // shape[2], return_inverse=True)
         logits = self.logits(features, voxel_pillar[point_voxel], cells, voxel_pillar, voxels % shape[2])

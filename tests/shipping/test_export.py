@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -130,6 +131,15 @@ def test_exported_folder_is_a_run_wherever_it_lies(run, exported, tmp_path, monk
 def test_a_program_refuses_what_is_no_number(exported):
     with pytest.raises(ValueError, match="NaN or infinity"):
         ExportedStudent(exported[0], threads=1)(np.full((2, 4), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("lacking", ["grid", "shape", "pillar_channels"])
+def test_a_program_names_what_its_parameters_lack(tmp_path, lacking):
+    numbers: dict[str, Any] = {"grid": {"minimum": [0], "maximum": [1], "shape": [2]}, "pillar_channels": 8}
+    (numbers["grid"] if lacking == "shape" else numbers).pop(lacking)
+    (tmp_path / "parameters.json").write_text(json.dumps(numbers))
+    with pytest.raises(ValueError, match=f"parameters.json lacks {lacking}: write the folder again with export"):
+        ExportedStudent(tmp_path)
 
 
 def test_parameters_are_all_that_a_program_needs(exported):
