@@ -59,10 +59,11 @@ def view(
 
     student = Predictor.load(run, device)
     label_map, targets = student.label_map, None
-    if data is not None:
-        chosen = viewing.dataset_scans(Dataset.open(data, label_map), map(ScanId.parse, scans))
-    else:
+    if data is None:
         chosen = viewing.file_scans(map(Path, scans), label_map, file_options)
+    else:
+        dataset = Dataset.open(data, label_map)
+        chosen = iter([viewing.NamedScan(str(scan), dataset, scan) for scan in map(ScanId.parse, scans)])
     if teacher is not None:
         live = load_teacher(run_settings(run).teacher, teacher, select_device(device))
         targets = live_teacher(live, [], label_map)

@@ -30,11 +30,6 @@ class NamedScan(NamedTuple):
     scan: ScanId
 
 
-def dataset_scans(dataset: Dataset, scans: Iterable[ScanId]) -> Iterator[NamedScan]:
-    """Scans of a dataset."""
-    return (NamedScan(str(scan), dataset, scan) for scan in scans)
-
-
 def file_scans(paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[str]) -> Iterator[NamedScan]:
     """Scans of files and folders, and some of each bag, see `own_scans`."""
     for found in own_scans(paths, label_map, overrides):
@@ -63,12 +58,7 @@ def viewed_scans(scans: Iterable[NamedScan], student: Predictor, teacher: ScanTa
 
 
 def viewed_scan(named: NamedScan, student: Predictor, teacher: ScanTargets | None) -> ViewedScan:
-    """What there is to show about a scan.
-
-    Raises:
-        DataError: it cannot be read.
-        StoreError: the teacher's targets come from a store that does not have them.
-    """
+    """What there is to show about a scan; for errors see `viewed_scans`."""
     source = named.dataset.read(named.scan)
     opinions = [opinion("student", student, source.points)]
     if teacher is not None:
