@@ -31,7 +31,7 @@ from stage2_train_student.training.experiment import (
     with_targets,
 )
 from stage2_train_student.training.parallel import parallel
-from stage2_train_student.training.runs import remove_finished, write_finished
+from stage2_train_student.training.runs import FINISHED_FILE, write_finished
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
 from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, capture, may_change, replays
@@ -116,7 +116,8 @@ class StudentTask(Task[StudentBatch]):
 
     def begin(self) -> None:
         if self.processes.first:
-            remove_finished(self.folder)
+            # The run goes on, with other settings perhaps.
+            (self.folder / FINISHED_FILE).unlink(missing_ok=True)
             stored = self.source.store.identity.views if self.source.store else None
             skipped = self.source.skipped
             chosen, has_labels = self.loader.labelled, self.dataset.has_labels

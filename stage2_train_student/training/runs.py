@@ -109,11 +109,6 @@ def write_finished(folder: Path, settings: ExperimentSettings, state: StudentSta
     write_json(folder / FINISHED_FILE, with_checksum(note.model_dump(mode="json")))
 
 
-def remove_finished(folder: Path) -> None:
-    """Remove the note: the run goes on, with other settings perhaps."""
-    (folder / FINISHED_FILE).unlink(missing_ok=True)
-
-
 def read_finished(folder: Path) -> FinishedRun | None:
     """The note of a run, None where it has not ended.
 
