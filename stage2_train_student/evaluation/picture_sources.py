@@ -25,27 +25,28 @@ ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 
 
 def live_teacher(teacher: Teacher, layers: Sequence[str], label_map: LabelMap) -> ScanTargets:
-    """A teacher that runs on each scan.
+    """A teacher that runs on each scan; of one that has no layers at all the logits alone.
 
     Raises:
         SettingsError: it lacks a layer, or has other classes than the dataset.
     """
-    layer_channels(teacher, layers)
+    wanted = list(layer_channels(teacher, layers if teacher.channels else ()))
     fitting = teacher.for_dataset(label_map)
-    return lambda scan, points, batch: fitting.targets(batch, layers)
+    return lambda scan, points, batch: fitting.targets(batch, wanted)
 
 
 def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
-    """Targets of each scan as it is on disk (view 0) from a target store.
+    """Targets of each scan as it is on disk (view 0) from a target store; of one without layers the logits alone.
 
     Raises:
         StoreError: there is no store, or it does not fit the grid, the classes or the layers.
     """
     store = TargetStore.open(cache)
-    store.check_fits(grid, label_map, layers)
+    wanted = list(layers) if store.identity.layers else []
+    store.check_fits(grid, label_map, wanted)
 
     def targets(scan: ScanId, points: np.ndarray, batch: ScanBatch) -> TeacherTargets:
-        found, view = store.read(scan, 0, points, layers)
+        found, view = store.read(scan, 0, points, wanted)
         if view != IDENTITY or not torch.equal(found.voxels, batch.voxels.cpu()):
             raise StoreError(
                 f"{store.location}: view 0 of scan {scan} is not the scan as it is on disk, so it cannot be drawn "
@@ -59,7 +60,7 @@ def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map
 class Viewers(NamedTuple):
     """Who looks at scans: a student and a teacher, where there are any, on one grid and device.
 
-    `layer` is the teacher layer whose feature norms are drawn.
+    `layer` is the teacher layer whose feature norms are drawn, where the teacher says something of it.
     """
 
     grid: PolarGrid
@@ -87,6 +88,7 @@ def scan_picture(dataset: Dataset, scan: ScanId, viewers: Viewers) -> ScanPictur
     with torch.inference_mode():
         targets = None if teacher is None else teacher(scan, source.points, batch)
         student_labels = None if student is None else of_points(student(batch))
+    layers = {} if targets is None else targets.layers
     return ScanPicture(
         title=f"scan {scan}",
         points=source.points,
@@ -94,7 +96,7 @@ def scan_picture(dataset: Dataset, scan: ScanId, viewers: Viewers) -> ScanPictur
         student=student_labels,
         teacher=None if targets is None else of_points(targets.logits),
         label_weights=None if source.labels is None else label_weight_map(batch, label_map),
-        feature_norms=None if targets is None else feature_norm_map(targets.layers[layer]),
+        feature_norms=feature_norm_map(layers[layer]) if layer in layers else None,
         layer=layer,
     )
 
