@@ -9,7 +9,7 @@ from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.targets.transport import merged
 from stage2_train_student.distillation.settings import LayerPair
 from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.students.pillar_maps import map_layout
+from stage2_train_student.students.pillar_maps import in_layout
 from stage2_train_student.students.replay import Replay
 from stage2_train_student.students.student import StudentOutputs
 
@@ -43,11 +43,6 @@ class Adapter(nn.Module):
         scans, _, radial, azimuth = size
         maps = torch.zeros(scans, self.teacher_channels, radial, azimuth, device=next(self.parameters()).device)
         self.replay.capture(self.conv.train(), in_layout(maps))
-
-
-def in_layout(maps: torch.Tensor) -> torch.Tensor:
-    """Maps in the memory layout that suits their device."""
-    return maps.contiguous(memory_format=map_layout(maps.device))
 
 
 def adapted(adapters: nn.ModuleDict, name: str, targets: TeacherTargets, scans: int) -> torch.Tensor:
