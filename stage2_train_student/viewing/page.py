@@ -52,7 +52,7 @@ def page(title: str, scans: list[ViewedScan], label_map: LabelMap) -> str:
     return filled_page(__package__, SCRIPTS, title=title, dataset=label_map.name, names=names, data=data)
 
 
-def filled_page(package: str | None, scripts: Iterable[str], **values: Any) -> str:
+def filled_page(package: str, scripts: Iterable[str], **values: Any) -> str:
     """The page.html that lies in a package, with values, the package's page.css and some of its scripts inside."""
     files = resources.files(package)
     html, css, *code = (files.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", *scripts))
