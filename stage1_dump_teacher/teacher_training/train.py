@@ -159,14 +159,10 @@ class TeacherTask(Task[LabelledBatch]):
 
 def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: torch.device) -> TeacherState:
     """Teacher and optimiser before the first step."""
-    widths = settings.widths
-    teacher = Cylinder3D(
-        TeacherWidths(widths.point_channels, widths.voxel_channels, widths.base, len(label_map.classes)),
-        on_cpu=device.type == "cpu",
-    ).to(device)
-    return TeacherState(
-        TeacherNetworks(teacher), torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate, fused=True)
-    )
+    widths = TeacherWidths(**settings.widths.model_dump(), classes=len(label_map.classes))
+    teacher = Cylinder3D(widths, on_cpu=device.type == "cpu").to(device)
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate, fused=True)
+    return TeacherState(TeacherNetworks(teacher), optimiser)
 
 
 def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
