@@ -75,7 +75,8 @@ class PolarNet(Student):
     @classmethod
     def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
         """A student with fresh weights, see `Student`."""
-        return cls(grid_shape[2], classes, **settings.model_dump(exclude={"network", "options"}))
+        own = settings.model_dump(exclude={"network", "options"})
+        return cls(height_bins=grid_shape[2], classes=classes, **own)
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compile the bird's-eye-view network, in place, so that the state dict keeps its names.
