@@ -22,6 +22,7 @@ from stage2_train_student.shipping.graphs import check_exportable
 from stage2_train_student.shipping.onnx_files import check_installed, write_graphs, write_int8
 from stage2_train_student.shipping.parameters import parameters_of, write_parameters
 from stage2_train_student.students.student import Student
+from stage2_train_student.training.checksums import write_sums
 from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
 
 LONGEST_HASH = 8
@@ -69,6 +70,7 @@ def export(
                 comparison = quantised(student, settings, calibration, temporary, scans)
             card = model_card(run, settings, label_map, student, licence, comparison)
             (temporary / CARD_FILE).write_text(card + (GRAPHS if onnx else ""), encoding="utf-8")
+            write_sums(temporary, without=CARD_FILE)
             for path in temporary.iterdir():
                 flush_to_disk(path)
             flush_to_disk(temporary)

@@ -15,6 +15,7 @@ from common.training.recorder import SETTINGS_FILE
 from common.training.resuming import changed_settings, with_later_settings
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
+from stage2_train_student.training.checksums import check_sums
 from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState
 
@@ -43,10 +44,11 @@ def run_settings(folder: Path) -> ExperimentSettings:
     """Settings that a run was trained with.
 
     Raises:
-        CheckpointError: there is no run.
+        CheckpointError: there is no run, or a file of an exported folder is missing or has changed.
         SettingsError: they are damaged; says how to have them written again.
     """
     path = folder / SETTINGS_FILE
+    check_sums(folder, (".yaml",))
     if not path.is_file():
         raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check RUN.")
     try:
