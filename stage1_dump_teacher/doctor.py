@@ -24,7 +24,7 @@ from common.base.command_options import (
     path_type,
 )
 from common.base.errors import PolarDistillError
-from common.base.text import count_text
+from common.base.text import count_text, size_text
 from stage1_dump_teacher.device_checks import (
     Check,
     check_copies,
@@ -205,11 +205,11 @@ def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check
     written = sum(path.stat().st_size for path in cache.rglob("*.zip")) if cache.is_dir() else 0
     room = shutil.disk_usage(existing).free + written
     finding = (
-        f"{_size(room - written)} free at {existing}; one view of {what} takes about {_size(most)} "
-        f"(profile full) or {_size(least)} (profile train)"
+        f"{size_text(room - written)} free at {existing}; one view of {what} takes about {size_text(most)} "
+        f"(profile full) or {size_text(least)} (profile train)"
     )
     if written:
-        finding += f"; {_size(written)} are written"
+        finding += f"; {size_text(written)} are written"
     if room >= most:
         return Check("ok", finding)
     if room >= least or data is None:
@@ -269,7 +269,3 @@ def check_teacher(teacher: Path, config: Path = TEACHER_CONFIG, dataset: Path = 
     loaded = loaded.for_dataset(load_label_map(settings.dataset))
     layers = ", ".join(f"{name} {channels}" for name, channels in loaded.channels.items()) or "none"
     return Check("ok", f"{settings.teacher} {loaded}; {loaded.classes} classes; channels of its layers: {layers}")
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

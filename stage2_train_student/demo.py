@@ -23,7 +23,7 @@ from stage2_train_student.comparison.results import results
 from stage2_train_student.comparison.training_runs import find_runs, read_run
 from stage2_train_student.comparison.verdict import verdict
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE, read_report
-from stage2_train_student.training.finished_run import FINISHED_FILE
+from stage2_train_student.training.runs import FINISHED_FILE
 
 CONFIGS = Path("configs/demo")
 TEACHER = CONFIGS / "teacher.safetensors"

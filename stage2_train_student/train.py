@@ -21,7 +21,6 @@ from common.training.trainer import Trainer
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.capture import capture, replays
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import (
     TargetSource,
@@ -31,11 +30,11 @@ from stage2_train_student.training.experiment import (
     student_data,
     with_targets,
 )
-from stage2_train_student.training.finished_run import remove_finished, write_finished
 from stage2_train_student.training.parallel import parallel
+from stage2_train_student.training.runs import FINISHED_FILE, write_finished
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
-from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, may_change
+from stage2_train_student.training.state import BEST_STUDENT, LAST_STUDENT, StudentState, capture, may_change, replays
 from stage2_train_student.training.step import NonFiniteError, StudentStep
 
 NON_FINITE_BATCH = "non_finite_batch"
@@ -117,7 +116,8 @@ class StudentTask(Task[StudentBatch]):
 
     def begin(self) -> None:
         if self.processes.first:
-            remove_finished(self.folder)
+            # The run goes on, with other settings perhaps.
+            (self.folder / FINISHED_FILE).unlink(missing_ok=True)
             stored = self.source.store.identity.views if self.source.store else None
             skipped = self.source.skipped
             chosen, has_labels = self.loader.labelled, self.dataset.has_labels

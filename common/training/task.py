@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
 from common.training.predictor import Predictor
+from common.training.schedule import ScheduleSettings
 from common.training.state import TrainingState
 
 Batch = TypeVar("Batch")
@@ -40,6 +41,12 @@ class LoopSettings(Protocol):
     def seed(self) -> int: ...
 
 
+def loop_may_change(schedule: ScheduleSettings) -> set[str]:
+    """Settings of the loop that a resumed run may change; not `epochs` where the schedule is spread over them."""
+    names = {"steps", "loading_threads", "validate_every", "save_every", "early_stopping"}
+    return names | {"epochs"} if schedule.kind == "constant" else names
+
+
 class Task(ABC, Generic[Batch]):
     """What is trained: a step, and what stands around it. A `Trainer` does the rest.
 
@@ -52,7 +59,7 @@ class Task(ABC, Generic[Batch]):
         dataset: the scans.
         train: scans to train on.
         validation: scans to validate on.
-        may_change: settings that a resumed run may change without becoming another one.
+        may_change: settings that a resumed run may change, see `loop_may_change`.
         accumulate: batches of one step.
     """
 

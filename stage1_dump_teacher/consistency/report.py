@@ -77,9 +77,6 @@ def draw(rows: Mapping[tuple[str, str], Agreement], path: Path, border: str = BO
     draw_divergence(middle, means)
     figure.colorbar(draw_cosines(right, means), ax=right)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    # Axes are shared: inverting one puts the first row on top in all of them.
-    if not right.yaxis_inverted():
-        right.invert_yaxis()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -113,7 +110,8 @@ def draw_cosines(axes: "Axes", means: Sequence[Agreement]) -> "AxesImage":
     """Cosine of every layer as a table in colour."""
     layers = list(means[0].layers)
     values = np.array([[one.layers[name].cosine for name in layers] for one in means])
-    image = axes.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+    # From the top down, and with it the axes that share its rows.
+    image = axes.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto", origin="upper")
     axes.set(title="cosine of channel-centred pillar features", xticks=range(len(layers)), xticklabels=layers)
     for place, column in np.ndindex(values.shape):
         value = values[place, column]

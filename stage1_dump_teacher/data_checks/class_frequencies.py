@@ -89,11 +89,9 @@ def count_shares(dataset: Dataset, scans: Sequence[ScanId]) -> dict[int, float]:
         return count_ids(dataset.files.raw_labels(scan, len(dataset.files.points(scan))))
 
     counts: Counter[int] = Counter()
-    progress = tqdm(total=len(labelled), unit="scan", desc="class-frequencies")
-    with progress:
-        for _, future in started_ahead(ids_of, labelled, 2 * READERS, READERS):
-            counts.update(future.result())
-            progress.update()
+    started = started_ahead(ids_of, labelled, 2 * READERS, READERS)
+    for _, future in tqdm(started, total=len(labelled), unit="scan", desc="class-frequencies"):
+        counts.update(future.result())
     return {raw: count / counts.total() for raw, count in sorted(counts.items())}
 
 

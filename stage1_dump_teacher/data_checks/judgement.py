@@ -1,6 +1,6 @@
 """What the numbers of a survey mean beside those of the scans that a teacher was trained on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from common.scans.label_map import LabelMap
 from stage1_dump_teacher.data_checks.survey import POINT_LIMIT, Distribution, Survey
@@ -22,6 +22,14 @@ EXPECTED_SHARE = 0.02
 LISTED = 6
 OWN_TEACHER = "train a teacher on such scans (polar-distill train-teacher)"
 
+DROP_ORIGIN = (
+    "No surface is there: nothing came back. Leave them out with options.drop_origin: true (format: files), or remove "
+    "them and their labels."
+)
+KEEP_ONE = "Keep one return of each beam, and one scan in a file; copies weigh twice in losses and metrics."
+LARGER_VOLUME = f"They are seen as if they lay on its border. Take the volume below, and {OWN_TEACHER}."
+MORE_POINTS = "A student learns from that many of each pillar. Take more bins, or raise student.max_points_per_pillar."
+
 Line = tuple[str, Check]
 
 
@@ -33,19 +41,16 @@ def judged(found: Survey, usual: Survey, label_map: LabelMap) -> Iterator[Line]:
         usual: what the teacher was trained on.
         label_map: of the scans.
     """
-    lines: dict[str, Callable[[Survey, Survey], Check]] = {
-        "points": points_line,
-        "origin": origin_line,
-        "distance": distance_line,
-        "view": view_line,
-        "ground": ground_line,
-        "reflectance": reflectance_line,
-        "duplicates": duplicates_line,
-        "grid": grid_line,
-        "pillars": pillars_line,
-    }
-    for name, line in lines.items():
-        yield name, line(found, usual)
+    yield "points", points_line(found, usual)
+    yield "origin", _share("at (0, 0, 0)", found.origin, usual.origin, MORE_ORIGIN, DROP_ORIGIN)
+    yield "distance", distance_line(found, usual)
+    yield "view", view_line(found, usual)
+    yield "ground", ground_line(found, usual)
+    yield "reflectance", reflectance_line(found, usual)
+    twice, crowded = "lie exactly on another one", f"beyond {POINT_LIMIT} of their pillar"
+    yield "duplicates", _share(twice, found.duplicates, usual.duplicates, MORE_DUPLICATES, KEEP_ONE)
+    yield "grid", _share("outside the volume", found.outside, usual.outside, MORE_OUTSIDE, LARGER_VOLUME)
+    yield "pillars", _share(crowded, found.crowded, usual.crowded, MORE_CROWDED, MORE_POINTS)
     if found.raw_ids:
         yield "labels", labels_line(found, usual, label_map)
         yield "label ids", ids_line(found, label_map)
@@ -56,20 +61,8 @@ def points_line(found: Survey, usual: Survey) -> Check:
     """How dense the scans are."""
     density, dense = (survey.points * (1 - survey.origin) / survey.degrees for survey in (found, usual))
     text = f"{found.points:,.0f} a scan, {density:.0f} a degree (teacher: {usual.points:,.0f}, {dense:.0f})"
-    return _within(
-        text, density, dense, DENSITY_FACTOR, f"Teachers are weaker on scans of another density: {OWN_TEACHER}."
-    )
-
-
-def origin_line(found: Survey, usual: Survey) -> Check:
-    """Beams that did not come back."""
-    return _more(
-        f"{found.origin:.1%} of the points at (0, 0, 0) (teacher: {usual.origin:.1%})",
-        found.origin - usual.origin,
-        MORE_ORIGIN,
-        "No surface is there: nothing came back. Leave them out with options.drop_origin: true (format: files), or "
-        "remove them and their labels.",
-    )
+    next_step = f"Teachers are weaker on scans of another density: {OWN_TEACHER}."
+    return _within(text, density, dense, DENSITY_FACTOR, next_step)
 
 
 def distance_line(found: Survey, usual: Survey) -> Check:
@@ -82,12 +75,9 @@ def distance_line(found: Survey, usual: Survey) -> Check:
 
 def view_line(found: Survey, usual: Survey) -> Check:
     """How much of the circle is seen."""
-    return _more(
-        f"{found.degrees:.0f} degrees of the circle (teacher: {usual.degrees:.0f})",
-        abs(found.degrees - usual.degrees),
-        FEWER_DEGREES,
-        f"A teacher of the other view can be used, but one that knows yours should be better: {OWN_TEACHER}.",
-    )
+    text = f"{found.degrees:.0f} degrees of the circle (teacher: {usual.degrees:.0f})"
+    next_step = f"A teacher of the other view can be used, but one that knows yours should be better: {OWN_TEACHER}."
+    return _more(text, abs(found.degrees - usual.degrees), FEWER_DEGREES, next_step)
 
 
 def ground_line(found: Survey, usual: Survey) -> Check:
@@ -122,48 +112,14 @@ def reflectance_line(found: Survey, usual: Survey) -> Check:
     return _within(text, ours[99], theirs[99], REFLECTANCE_FACTOR, next_step)
 
 
-def duplicates_line(found: Survey, usual: Survey) -> Check:
-    """Points that are there twice."""
-    return _more(
-        f"{found.duplicates:.1%} of the points lie exactly on another one (teacher: {usual.duplicates:.1%})",
-        found.duplicates - usual.duplicates,
-        MORE_DUPLICATES,
-        "Keep one return of each beam, and one scan in a file; copies weigh twice in losses and metrics.",
-    )
-
-
-def grid_line(found: Survey, usual: Survey) -> Check:
-    """What the volume cuts off."""
-    return _more(
-        f"{found.outside:.1%} of the points outside the volume (teacher: {usual.outside:.1%})",
-        found.outside - usual.outside,
-        MORE_OUTSIDE,
-        f"They are seen as if they lay on its border. Take the volume below, and {OWN_TEACHER}.",
-    )
-
-
-def pillars_line(found: Survey, usual: Survey) -> Check:
-    """What a student does not learn from."""
-    return _more(
-        f"{found.crowded:.1%} of the points beyond {POINT_LIMIT} of their pillar (teacher: {usual.crowded:.1%})",
-        found.crowded - usual.crowded,
-        MORE_CROWDED,
-        "A student learns from that many of each pillar. Take more bins, or raise student.max_points_per_pillar.",
-    )
-
-
 def labels_line(found: Survey, usual: Survey, label_map: LabelMap) -> Check:
     """How much is labelled."""
     ours, theirs = found.unlabelled or 0.0, usual.unlabelled or 0.0
     nothing = {raw: share for raw, share in found.raw_ids.items() if label_map.learning_map.get(raw) == 0}
     most = [raw for raw in sorted(nothing, key=lambda raw: -nothing[raw]) if nothing[raw] > 0.01][:LISTED]
     named = ", ".join(f"{raw} ({nothing[raw]:.0%})" for raw in most)
-    return _more(
-        f"{ours:.1%} of the points in labelled scans unlabelled (teacher: {theirs:.1%})",
-        ours - theirs,
-        MORE_UNLABELLED,
-        f"They teach nothing but what the teacher says. Check that no real class maps to 0: ids {named}.",
-    )
+    next_step = f"They teach nothing but what the teacher says. Check that no real class maps to 0: ids {named}."
+    return _share("in labelled scans unlabelled", ours, theirs, MORE_UNLABELLED, next_step)
 
 
 def ids_line(found: Survey, label_map: LabelMap) -> Check:
@@ -193,6 +149,10 @@ def classes_line(found: Survey, label_map: LabelMap) -> Check:
         f"{', '.join(expected)}: should be common by `content`. Correct learning_map, take such classes out, or count "
         "all labels: polar-distill class-frequencies.",
     )
+
+
+def _share(what: str, ours: float, theirs: float, allowed: float, next_step: str) -> Check:
+    return _more(f"{ours:.1%} of the points {what} (teacher: {theirs:.1%})", ours - theirs, allowed, next_step)
 
 
 def _more(text: str, more: float, allowed: float, next_step: str) -> Check:

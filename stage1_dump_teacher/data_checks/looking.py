@@ -2,30 +2,47 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 import yaml
 
 from common.base.config import load_settings
-from common.base.files import write_atomically
-from common.scans.dataset import Dataset, GridSettings, evenly
+from common.base.files import replacing, write_atomically
+from common.scans.dataset import Dataset, GridSettings, VolumeSettings, evenly
 from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.formats.semantic_kitti import SemanticKitti, scan_path
+from common.scans.polar_grid import to_polar
 from common.scans.readers.extras import unreadable
 from common.scans.scan_id import ScanId
 from stage1_dump_teacher.data_checks.columns import contradicted
 from stage1_dump_teacher.data_checks.judgement import Line, judged
-from stage1_dump_teacher.data_checks.survey import SAMPLED_SCANS, Measured, Survey, measure
-from stage1_dump_teacher.data_checks.volume import fitting_grid, grid_lines
+from stage1_dump_teacher.data_checks.survey import SAMPLED_SCANS, Distribution, Measured, Survey, measure, outside
 from stage1_dump_teacher.device_checks import Check
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PUBLISHED = Path("semantic_kitti")
 """What published teachers were trained on: a file in configs/references/."""
 
 TRAINED_ON = "trained_on.yaml"
 """The same of a teacher of one's own, beside its checkpoint."""
+
+RADIUS = 60.0
+"""Metres of the view from above, to each side."""
+
+BIN = 0.1
+"""Metres along rho, about PolarNet's."""
+
+RADIAL_STEP, MOST_RADIAL = 16, 640
+AZIMUTH_BINS, HEIGHT_BINS = 360, 32
+"""The published ones."""
+
+BELOW_GROUND, ABOVE_GROUND = 1.0, 3.0
+"""Metres that the volume reaches below and above the ground at least, about PolarNet's."""
 
 
 def reference_of(teacher: Path | None, named: Path | None = None) -> Survey:
@@ -70,8 +87,6 @@ def look(
         write_survey(found, kept)
         yield "reference", Check("ok", f"written to {kept}")
     if picture is not None:
-        from stage1_dump_teacher.data_checks.picture import draw_survey
-
         draw_survey(measured.kept[len(measured.kept) // 2], found, reference, grid, picture)
         yield "picture", Check("ok", str(picture))
     say_grid(measured, found)
@@ -123,3 +138,77 @@ def check_columns(dataset: Dataset, scan: ScanId) -> Check | None:
         f"{path} looks like {other} numbers a point, and is read as {width}",
         "Name the columns: options.columns of the format files. polar-distill new-dataset writes such a description.",
     )
+
+
+def fitting_grid(points: np.ndarray, ground: float | None) -> tuple[GridSettings, float]:
+    """A grid for points like these, and the share of them in its volume.
+
+    Args:
+        points: float32 [N, 4], N > 0, none at the origin.
+        ground: its height, metres.
+    """
+    polar = to_polar(points[:, :3])
+    nearest, farthest = np.percentile(polar[:, 0], (0.2, 98))
+    lowest, highest = np.percentile(polar[:, 2], (0.5, 98))
+    if ground is not None:
+        lowest, highest = min(lowest, ground - BELOW_GROUND), max(highest, ground + ABOVE_GROUND)
+    start, stop = float(np.floor(nearest)), float(5 * np.ceil((farthest + 1e-3) / 5))
+    bottom, top = float(np.floor(2 * lowest) / 2), float(np.ceil(2 * highest + 1e-3) / 2)
+    radial = int(np.clip(round((stop - start) / BIN / RADIAL_STEP), 1, MOST_RADIAL // RADIAL_STEP)) * RADIAL_STEP
+    grid = GridSettings(
+        volume=VolumeSettings(rho=(start, stop), z=(bottom, top)), shape=(radial, AZIMUTH_BINS, HEIGHT_BINS)
+    )
+    return grid, float(1 - outside(polar, grid.grid()).mean())
+
+
+def grid_lines(grid: GridSettings) -> list[str]:
+    """A grid with a volume of its own as lines of YAML."""
+    volume = grid.volume
+    assert isinstance(volume, VolumeSettings)
+    return [
+        "grid:",
+        f"  volume: {{rho: [{volume.rho[0]:g}, {volume.rho[1]:g}], z: [{volume.z[0]:g}, {volume.z[1]:g}]}}",
+        f"  shape: [{', '.join(map(str, grid.shape))}]     # bins along rho, phi, z",
+    ]
+
+
+def draw_survey(points: np.ndarray, found: Survey, usual: Survey, grid: GridSettings, path: Path) -> None:
+    """Draw a scan, float32 [N, 4], and what was measured beside what the teacher was trained on, as a PNG file."""
+    # Without pyplot there is no window system to ask for and no state to leave behind.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    places = figure.subplot_mosaic([["scan", "distance"], ["scan", "height"], ["scan", "reflectance"]])
+    draw_scan(places["scan"], points, grid)
+    for name, unit in (("distance", "m"), ("height", "m"), ("reflectance", "")):
+        axes = places[name]
+        draw_shares(axes, getattr(found, name), "these scans", fill=True)
+        draw_shares(axes, getattr(usual, name), "teacher", fill=False)
+        axes.set(ylabel="share of points", xlabel=f"{name} {unit}".strip())
+    for survey, colour in ((found, "tab:blue"), (usual, "tab:orange")):
+        if survey.ground is not None:
+            places["height"].axvline(survey.ground, color=colour, linestyle="--")
+    places["distance"].legend(frameon=False)
+    figure.suptitle(found.source)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
+
+
+def draw_scan(axes: "Axes", points: np.ndarray, grid: GridSettings) -> None:
+    """A scan from above, coloured by height, and the borders of the volume."""
+    lowest_first = points[np.argsort(points[:, 2], kind="stable")]
+    low, high = np.percentile(points[:, 2], (2, 98))
+    axes.scatter(
+        -lowest_first[:, 1], lowest_first[:, 0], s=0.3, c=lowest_first[:, 2], vmin=low, vmax=high, rasterized=True
+    )
+    volume, angle = grid.grid(), np.linspace(0, 2 * np.pi, 200)
+    for rho in (volume.minimum[0], volume.maximum[0]):
+        axes.plot(rho * np.cos(angle), rho * np.sin(angle), color="tab:red", linewidth=1)
+    axes.set(aspect="equal", xlim=(-RADIUS, RADIUS), ylim=(-RADIUS, RADIUS))
+    axes.set(title="one scan from above, x up; red: the volume")
+
+
+def draw_shares(axes: "Axes", values: Distribution, label: str, fill: bool) -> None:
+    """A histogram."""
+    edges = np.linspace(values.start, values.stop, len(values.shares) + 1)
+    axes.stairs(values.shares, edges, label=label, fill=fill, alpha=0.5 if fill else 1.0)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from common.base.command_options import cache_option, device_option, optional_data_option, teachers_option
 from common.base.devices import select_device, set_float32_precision
-from common.base.errors import SettingsError
+from common.base.errors import SettingsError, StoreError
 from common.base.text import count_text
 from common.scans.dataset import open_dataset
 from common.scans.scan_files import ScanFiles
@@ -118,6 +118,8 @@ def verify(
     if live is not None and dataset is not None:
         bad = {problem.scan_view for problem in problems}
         usable = sample([item for item in finished if item not in bad], live, seed)
+        if not usable:
+            raise StoreError(f"{store.location}: holds no whole scan-view to run the teacher on.")
         chosen_device = select_device(device)
         choice = TeacherChoice.of_store(store.identity, settings.teacher, teachers, dataset.label_map)
         load = partial(choice.load, chosen_device)

@@ -14,19 +14,11 @@ from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSetting
 
 @click.command("train-teacher")
 @data_option
-@click.option(
-    "--run",
-    "folder",
-    type=path_type,
-    default=Path("runs/teacher"),
-    show_default=True,
-    help="Folder of the training run.",
-)
+@click.option("--run", "folder", type=path_type, default=Path("runs/teacher"), help="Folder of the training run.")
 @click.option(
     "--config",
     type=path_type,
     default=Path("configs/teachers/train_cylinder3d.yaml"),
-    show_default=True,
     help="The network and its training.",
 )
 @resume_option
@@ -56,8 +48,7 @@ def train_teacher(
     from common.scans.dataset import open_dataset
     from common.training.trainer import finished
     from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
-    from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-    from stage1_dump_teacher.teacher_training.train import run
+    from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, run
 
     settings = load_settings(TeacherTrainingSettings, config, overrides)
     state = run(settings, data, folder, select_device(device), resume)

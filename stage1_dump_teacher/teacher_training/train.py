@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from common.base.content_hash import sealed_safetensors
 from common.base.errors import DataError, TrainingError
+from common.base.files import write_atomically
 from common.base.overlap import started_ahead
 from common.networks.cylinder3d import Cylinder3D, TeacherWidths
+from common.networks.published_weights import to_published
 from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import VoxelisedScan
@@ -22,17 +25,22 @@ from common.training.predictor import Predictor
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
 from common.training.small_batches import naming_small_batches
-from common.training.task import StepTerms, Task
+from common.training.state import TrainingState
+from common.training.task import StepTerms, Task, loop_may_change
 from common.training.trainer import Trainer
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teacher_training.state import (
-    BEST_TEACHER,
-    LAST_TEACHER,
-    TeacherNetworks,
-    TeacherState,
-    may_change,
-    save_teacher,
-)
+
+LAST_TEACHER = "teacher_last.safetensors"
+BEST_TEACHER = "teacher_best.safetensors"
+
+
+class TeacherNetworks(NamedTuple):
+    """What is trained."""
+
+    teacher: Cylinder3D
+
+
+TeacherState = TrainingState[TeacherNetworks]
 
 
 class LabelledBatch(NamedTuple):
@@ -87,7 +95,8 @@ class TeacherTask(Task[LabelledBatch]):
         device: torch.device,
     ) -> None:
         self.settings, self.state, self.dataset, self.device = settings, state, dataset, device
-        self.train, self.validation, self.may_change = train, validation, may_change(settings)
+        self.train, self.validation = train, validation
+        self.may_change = loop_may_change(settings.schedule) | {"checkpoint_dtype"}
         self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
@@ -150,14 +159,10 @@ class TeacherTask(Task[LabelledBatch]):
 
 def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: torch.device) -> TeacherState:
     """Teacher and optimiser before the first step."""
-    widths = settings.widths
-    teacher = Cylinder3D(
-        TeacherWidths(widths.point_channels, widths.voxel_channels, widths.base, len(label_map.classes)),
-        on_cpu=device.type == "cpu",
-    ).to(device)
-    return TeacherState(
-        TeacherNetworks(teacher), torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate, fused=True)
-    )
+    widths = TeacherWidths(**settings.widths.model_dump(), classes=len(label_map.classes))
+    teacher = Cylinder3D(widths, on_cpu=device.type == "cpu").to(device)
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=settings.learning_rate, fused=True)
+    return TeacherState(TeacherNetworks(teacher), optimiser)
 
 
 def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
@@ -185,3 +190,13 @@ def validation_scans(settings: TeacherTrainingSettings, dataset: Dataset) -> lis
         return []
     require_labels(dataset, scans)
     return scans
+
+
+def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSettings) -> None:
+    """Write the weights in the published layout, as safetensors, whole or not at all.
+
+    Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
+    """
+    dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
+    weights = {name: w.to(dtype) if w.ndim > 1 else w for name, w in to_published(teacher).items()}
+    write_atomically(path, sealed_safetensors(weights))

@@ -1,4 +1,7 @@
-"""Cylinder3D (Zhu et al., CVPR 2021) as a teacher: published checkpoints that answer for any batch."""
+"""Cylinder3D (Zhu et al., CVPR 2021) as a teacher: published checkpoints that answer for any batch.
+
+Their voxel features are gathered into pillars, which a bird's-eye-view student can learn from.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +15,10 @@ from common.networks.cylinder3d import Cylinder3D, halve_sparse_network
 from common.networks.published_weights import from_published, published_names, widths_of
 from common.networks.sparse import set_sparse_precision
 from common.scans.scan_batch import ScanBatch
+from common.scans.scatter import segment_max
 from common.targets.teacher import Precision, Teacher
-from common.targets.teacher_targets import TeacherTargets
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets, VoxelFeatures
 from common.training.wrapped_weights import load_weights
-from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,29 @@ class Cylinder3DTeacher(Teacher):
         """Channels of each layer."""
         return self.model.widths.layers
 
+    @torch.no_grad()
     def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
         """Targets of a batch on the teacher's device; with `voxel_features` those of the layers too."""
-        return teacher_targets(self.model, batch, layers, voxel_features)
+        outputs = self.model(batch, tuple(layers))
+        pillars = {name: to_pillars(layer) for name, layer in outputs.layers.items()}
+        return TeacherTargets(batch.voxels, outputs.logits, pillars, outputs.layers if voxel_features else {})
 
 
 load_teacher = Cylinder3DTeacher.load
+
+
+def to_pillars(layer: VoxelFeatures) -> PillarFeatures:
+    """Maximum over height of a sparse layer's features (voxel-to-pillar aggregation, Jiang et al. 2023).
+
+    Args:
+        layer: voxels sorted by (scan, rho, phi, z).
+
+    Returns:
+        pillars sorted by (scan, rho, phi); one for each column that has an active voxel.
+    """
+    above = layer.voxels[:, :3]
+    starts = torch.ones(len(above), dtype=torch.bool, device=above.device)
+    starts[1:] = (above[1:] != above[:-1]).any(dim=1)
+    voxel_pillar = torch.cumsum(starts, 0) - 1
+    pillars = above[starts]
+    return PillarFeatures(pillars, segment_max(layer.features, voxel_pillar, len(pillars)), layer.shape[:2])

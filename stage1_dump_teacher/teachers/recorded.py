@@ -148,11 +148,13 @@ class RecordedTeacher(Teacher):
         columns = 1 + max(place for own in self.columns for place in own)
         try:
             rows = checked_rows(read_array(path), points, columns)
+            problem = no_distribution(rows)
             if self.recording.kind == "probabilities":
-                check_distributions(rows)
+                if problem is not None:
+                    raise ValueError(problem)
                 with np.errstate(divide="ignore"):
                     return np.maximum(np.log(rows), np.float32(LOG_OF_ZERO))
-            if are_distributions(rows):
+            if problem is None:
                 raise ValueError(f"every row is a distribution; set kind: probabilities in {DESCRIPTION}")
         except FileNotFoundError as error:
             raise DataError(f"scan {scan}: {path} is missing (or the same with .npz). See {PAGE}.") from error
@@ -195,23 +197,13 @@ def checked_rows(rows: np.ndarray, points: int, columns: int) -> np.ndarray:
     return rows
 
 
-def check_distributions(rows: np.ndarray) -> None:
-    """Refuse rows that are no probabilities.
-
-    Raises:
-        ValueError: names the first such row.
-    """
+def no_distribution(rows: np.ndarray) -> str | None:
+    """What is wrong with the first row that is no distribution; None where all look like one, as logits never do."""
     wrong = (rows < 0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1) > SUM_TOLERANCE)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(
-            f"row {row} is no distribution: its smallest number is {rows[row].min():.3g}, its sum {rows[row].sum():.3g}"
-        )
-
-
-def are_distributions(rows: np.ndarray) -> bool:
-    """Whether all rows look like probabilities, which logits never do."""
-    return bool((rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+    if not wrong.any():
+        return None
+    row = int(np.argmax(wrong))
+    return f"row {row} is no distribution: its smallest number is {rows[row].min():.3g}, its sum {rows[row].sum():.3g}"
 
 
 def in_classes(rows: torch.Tensor, columns: Sequence[tuple[int, ...]]) -> torch.Tensor:

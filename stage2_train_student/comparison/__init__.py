@@ -2,6 +2,6 @@
 
 `training_runs` reads run folders, `experiments` groups them over seeds, `results` computes what is compared,
 `fairness` says which trained alike, `statistics` how sure a difference is, `verdict` gives the answer in a sentence and
-`notes` what it rests on. `charts` draws, `scan_pictures` runs students on scans, `page` and `tables` write,
+what it rests on. `charts` draws, `scan_pictures` runs students on scans, `page` and `tables` write,
 `command` is the command.
 """

@@ -17,9 +17,9 @@ from common.targets.teacher import TeacherLoader
 from stage2_train_student.comparison import experiments as grouping
 from stage2_train_student.comparison import tables
 from stage2_train_student.comparison.experiments import Experiment
-from stage2_train_student.comparison.notes import notes
 from stage2_train_student.comparison.results import Source, choose_source, differences, report_protocol, results
 from stage2_train_student.comparison.training_runs import find_runs, read_run
+from stage2_train_student.comparison.verdict import notes
 from stage2_train_student.evaluation.evaluation_file import read_report
 
 if TYPE_CHECKING:

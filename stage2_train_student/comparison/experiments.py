@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,7 @@ from common.base.errors import SettingsError
 from common.scans.label_map import LabelMap, load_label_map
 from stage2_train_student.comparison.training_runs import TrainingRun
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.finished_run import IGNORED_SETTINGS
+from stage2_train_student.training.runs import IGNORED_SETTINGS
 
 SEED_IN_NAME = re.compile(r"[\s_.-]*seed[\s_=.-]*\d+", re.IGNORECASE)
 NOT_SET = "not set"
@@ -78,19 +77,14 @@ def distinct_names(folders: list[Path]) -> list[str]:
     parts = [
         [part for part in (SEED_IN_NAME.sub("", name) for name in path.resolve().parts) if part] for path in folders
     ]
-    depth = [1] * len(folders)
-    while True:
-        names = ["/".join(own[-count:]) for own, count in zip(parts, depth, strict=True)]
-        shared = {name for name, times in Counter(names).items() if times > 1}
-        deeper = [
-            min(count + 1, len(own)) if name in shared else count
-            for name, own, count in zip(names, parts, depth, strict=True)
-        ]
-        if deeper == depth:
-            break
-        depth = deeper
-    # Runs of one folder whose settings differ, such as full_seed0 and full_seed1 of different epochs, go by the folder.
-    return [str(path) if name in shared else name for name, path in zip(names, folders, strict=True)]
+    names = []
+    for folder, own in zip(folders, parts, strict=True):
+        others = [other for other in parts if other is not own]
+        depths = range(1, len(own) + 1)
+        depth = next((depth for depth in depths if all(other[-depth:] != own[-depth:] for other in others)), None)
+        # Runs of one folder whose settings differ, such as full_seed0 and full_seed1 of other epochs, go by the folder.
+        names.append(str(folder) if depth is None else "/".join(own[-depth:]))
+    return names
 
 
 def one_label_map(experiments: list[Experiment]) -> LabelMap:

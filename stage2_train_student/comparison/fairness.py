@@ -22,11 +22,10 @@ def training_differences(experiment: Experiment, baseline: Experiment, label_map
         left_out = ["training sequences", "training scans"]
     else:
         left_out = [] if few_labels(experiment) or few_labels(baseline) else ["scans with labels"]
-    ours, theirs = (without(one, *left_out) for one in (ours, theirs))
     unequal = [
-        f"{name}: {ours[name]}; the baseline's: {theirs[name]}"
-        for name in ours
-        if ours[name] is not None and theirs[name] is not None and ours[name] != theirs[name]
+        f"{name}: {value}; the baseline's: {theirs[name]}"
+        for name, value in ours.items()
+        if name not in left_out and None not in (value, theirs[name]) and value != theirs[name]
     ]
     return [*view_differences(experiment, baseline), *unequal]
 
@@ -42,11 +41,6 @@ def labelled_scans_of(run: TrainingRun) -> str | None:
         return None
     all_labels = run.settings.labels is None and run.settings.label_every == 1
     return run.seen.scans_in_words if all_labels else run.seen.labelled_in_words
-
-
-def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The values of all other names."""
-    return {name: value for name, value in values.items() if name not in names}
 
 
 def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:

@@ -1,11 +1,7 @@
 """The comparison as one HTML page that needs nothing but itself."""
 
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import NamedTuple
-
-import jinja2
-from markupsafe import Markup
 
 from common.scans.label_map import LabelMap
 from stage2_train_student.comparison import charts, tables
@@ -15,6 +11,7 @@ from stage2_train_student.comparison.statistics import points_text
 from stage2_train_student.comparison.tables import duration, gigabytes
 from stage2_train_student.comparison.verdict import Verdict, step_ratio, verdict
 from stage2_train_student.evaluation.render import RIGHT, WRONG
+from stage2_train_student.viewing.page import filled_page
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 COLOURS = 8
@@ -56,12 +53,11 @@ def page(comparison: Comparison) -> str:
     has_baseline = any(result.is_baseline for result in found)
     names = [result.experiment.name for result in found]
     last = max((run.last_step for result in found for run in result.experiment.runs), default=0) or 1
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.globals["colour"] = lambda index: colour_class(index, has_baseline)
-    return environment.from_string(part("page.html")).render(
-        vars(comparison),
-        css=Markup(part("page.css")),
-        script=Markup(part("page.js")),
+    return filled_page(
+        __package__,
+        ["page.js"],
+        **vars(comparison),
+        colour=lambda index: colour_class(index, has_baseline),
         sentence=answer.sentence if answer else sentence_without_baseline(found),
         tone=answer.tone if answer else "unclear",
         tiles=tiles(found, answer, comparison.teacher_miou),
@@ -81,11 +77,6 @@ def page(comparison: Comparison) -> str:
         runs=tables.runs_table(found),
         size=charts,
     )
-
-
-def part(name: str) -> str:
-    """A file that lies beside this module."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def colour_class(index: int, has_baseline: bool) -> str:

@@ -14,8 +14,7 @@ from common.training.resuming import check_same_settings
 from common.training.state import check_same_targets
 from stage2_train_student.command_options import experiment_file
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.finished_run import FinishedRun, read_finished
-from stage2_train_student.training.runs import run_settings
+from stage2_train_student.training.runs import FinishedRun, read_finished, run_settings
 from stage2_train_student.training.seen_data import ScansOfNow
 from stage2_train_student.training.state import may_change
 
@@ -75,8 +74,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> Non
     Raises:
         TrainingError: lists those that are others: of other settings, cache or scans, or trained longer.
     """
-    hashes: dict[str, str] = {}
-    scans, problems = ScansOfNow(data), []
+    scans, problems, targets_hash = ScansOfNow(data), [], ""
     for run in runs:
         if not (run.folder / SETTINGS_FILE).is_file():
             continue
@@ -86,9 +84,8 @@ def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> Non
             if finished is None:
                 continue
             if run.settings.targets == "cache":
-                if cache not in hashes:
-                    hashes[cache] = TargetStore.open(cache).identity.hash
-                check_same_targets(run.folder, finished.targets_hash, hashes[cache])
+                targets_hash = targets_hash or TargetStore.open(cache).identity.hash
+                check_same_targets(run.folder, finished.targets_hash, targets_hash)
             refuse_longer(run, finished)
             scans.check(run.folder, run.settings)
         except PolarDistillError as error:

@@ -18,11 +18,16 @@ from common.targets.teacher import Teacher
 from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.picture_sources import Viewers, live_teacher, scan_picture
-from stage2_train_student.evaluation.raster import points_image
-from stage2_train_student.evaluation.render import BACKGROUND, ScanPicture, class_colours, error_colours, share_right
+from stage2_train_student.evaluation.render import (
+    BACKGROUND,
+    ScanPicture,
+    class_colours,
+    error_colours,
+    points_image,
+    share_right,
+)
 from stage2_train_student.training.runs import load_student, run_weights
 
-LAYER = "up0e"
 SIZE = 480
 
 
@@ -62,12 +67,12 @@ def draw_scans(
         CheckpointError: a run has saved no student.
         DataError: a scan cannot be read.
     """
-    targets = None if teacher is None else live_teacher(teacher, [LAYER], dataset.label_map)
+    targets = None if teacher is None else live_teacher(teacher, [], dataset.label_map)
     found: dict[ScanId, list[ScanPicture]] = {scan: [] for scan in scans}
     for experiment in tqdm(experiments, desc="pictures", unit="student"):
         run = experiment.runs[0]
         student, _ = load_student(run.settings, run_weights(run.folder), device)
-        viewers = Viewers(run.settings.grid.grid(), device, student_logits(student), targets, LAYER)
+        viewers = Viewers(run.settings.grid.grid(), device, student_logits(student), targets, "")
         for scan in scans:
             found[scan].append(scan_picture(dataset, scan, viewers))
         targets = None

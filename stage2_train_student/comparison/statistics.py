@@ -1,7 +1,7 @@
 """Means over seeds, and how sure a difference of two means is: Student's t, corrected for the number of comparisons."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,13 +111,10 @@ def difference(sample: Sample, baseline: Sample) -> Difference | None:
     if not freedom:
         return Difference(value)
     if sample.seeds and sample.seeds == baseline.seeds:
-        by_seed = Sample(tuple(np.subtract(sample.values, baseline.values)))
-        return Difference(value, (by_seed.spread or 0.0) / math.sqrt(len(by_seed.values)), freedom, paired=True)
-    return Difference(value, welch_error(sample, baseline), freedom)
+        return Difference(value, standard_error(np.subtract(sample.values, baseline.values)), freedom, paired=True)
+    return Difference(value, math.hypot(standard_error(sample.values), standard_error(baseline.values)), freedom)
 
 
-def welch_error(sample: Sample, other: Sample) -> float | None:
-    """Standard error of the difference of two means, sqrt(s1^2 / n1 + s2^2 / n2); None for fewer than two values."""
-    if sample.spread is None or other.spread is None:
-        return None
-    return math.sqrt(sample.spread**2 / len(sample.values) + other.spread**2 / len(other.values))
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """Of their mean: s / sqrt(n)."""
+    return float(stats.sem(values))

@@ -13,7 +13,7 @@ from stage2_train_student.command_options import online_teacher_option
 from stage2_train_student.comparison.cluster import train_on_cluster
 from stage2_train_student.comparison.planned_runs import PlannedRun, plan_runs, refuse_other_runs
 from stage2_train_student.comparison.sweep import LOG_FILE, Outcome, train_all
-from stage2_train_student.training.finished_run import read_finished
+from stage2_train_student.training.runs import read_finished
 
 
 @click.command()
@@ -25,17 +25,13 @@ from stage2_train_student.training.finished_run import read_finished
     metavar="NAMES",
     help="Names of files in configs/experiments/, or paths, with spaces between them; repeatable.",
 )
-@click.option("--seeds", default="0", show_default=True, help='Such as "0 1 2" or 0-2.')
+@click.option("--seeds", default="0", help='Such as "0 1 2" or 0-2.')
 @cache_option
 @online_teacher_option
 @click.option(
-    "--out",
-    type=path_type,
-    default=Path("runs/sweep"),
-    show_default=True,
-    help="Folder that gets EXPERIMENT/seedN of each run.",
+    "--out", type=path_type, default=Path("runs/sweep"), help="Folder that gets EXPERIMENT/seedN of each run."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs trained at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Runs trained at a time.")
 @click.option("--threads", type=click.IntRange(min=1), help="Computing threads of each run.  [default: cores / jobs]")
 @ray_option
 @device_option

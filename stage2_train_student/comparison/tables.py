@@ -59,11 +59,11 @@ def summary_table(results: list[Result]) -> Table:
         ("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons", interval_cell),
         ("p", "chance of such a difference if nothing had an effect, times the number of comparisons", p_value_cell),
         ("agreement, %", "points whose class student and teacher agree on", lambda one: percent_cell(one.agreement)),
-        ("per step", "median time of a training step", lambda one: time_cell(one.seconds_per_step)),
+        ("per step", "median time of a training step", lambda one: cell(one.seconds_per_step.mean, duration)),
         (
             "training",
             "sum of all steps, validation and saving left out; mean over seeds",
-            lambda one: time_cell(one.training_seconds),
+            lambda one: cell(one.training_seconds.mean, duration),
         ),
         (
             "peak memory",
@@ -187,11 +187,6 @@ def interval_cell(result: Result) -> Cell:
 def p_value_cell(result: Result) -> Cell:
     """The corrected p-value; nothing where the difference was not tested."""
     return cell(result.gain and result.gain.p_value, p_value_text)
-
-
-def time_cell(sample: Sample) -> Cell:
-    """Mean of seconds."""
-    return cell(sample.mean, duration)
 
 
 def gigabytes(count: float) -> str:

@@ -1,7 +1,5 @@
 """From a teacher layer's channels to a student layer's."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -11,7 +9,7 @@ from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.targets.transport import merged
 from stage2_train_student.distillation.settings import LayerPair
 from stage2_train_student.distillation.term import TermContext
-from stage2_train_student.students.pillar_maps import map_layout
+from stage2_train_student.students.pillar_maps import in_layout
 from stage2_train_student.students.replay import Replay
 from stage2_train_student.students.student import StudentOutputs
 
@@ -45,11 +43,6 @@ class Adapter(nn.Module):
         scans, _, radial, azimuth = size
         maps = torch.zeros(scans, self.teacher_channels, radial, azimuth, device=next(self.parameters()).device)
         self.replay.capture(self.conv.train(), in_layout(maps))
-
-
-def in_layout(maps: torch.Tensor) -> torch.Tensor:
-    """Maps in the memory layout that suits their device."""
-    return maps.contiguous(memory_format=map_layout(maps.device))
 
 
 def adapted(adapters: nn.ModuleDict, name: str, targets: TeacherTargets, scans: int) -> torch.Tensor:
@@ -100,31 +93,22 @@ def same_size(pair: LayerPair, layer: PillarFeatures, student: torch.Tensor) -> 
     )
 
 
-def check_student_layers(layers: Iterable[str], context: TermContext) -> None:
-    """Refuse student layers that there are not.
+def adapters(pairs: dict[str, str], context: TermContext) -> nn.ModuleDict:
+    """An adapter for each teacher layer, to the channels of the student layer beside it.
 
     Raises:
-        SettingsError: says which layers the student has.
+        SettingsError: the student has no such layer; says which it has.
     """
     known = context.student_channels
-    unknown = [name for name in layers if name not in known]
+    unknown = [name for name in pairs.values() if name not in known]
     if unknown:
         raise SettingsError(
             f"the student has no layer {unknown[0]} to distil into (it has: {', '.join(known) or 'none'}). Pair others "
             "(distillation.pairs), or set the weight of the term to 0; the logit term needs no layer"
         )
-
-
-def adapters(pairs: dict[str, str], context: TermContext) -> nn.ModuleDict:
-    """An adapter for each teacher layer, to the channels of the student layer beside it.
-
-    Raises:
-        SettingsError: the student has no such layer.
-    """
-    check_student_layers(pairs.values(), context)
     return nn.ModuleDict(
         {
-            teacher: Adapter(context.teacher_channels[teacher], context.student_channels[student], student)
+            teacher: Adapter(context.teacher_channels[teacher], known[student], student)
             for teacher, student in pairs.items()
         }
     )

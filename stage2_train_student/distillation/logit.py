@@ -130,15 +130,12 @@ def dense_logit_distillation_loss(
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
 
     The student's logits of empty voxels are computed for `chunk` pillars at a time, and again in the backward pass,
-    so that the dense grid never exists.
+    so that the dense grid never exists. `scale`, `threshold` and `processes` are those of `logit_distillation_loss`.
 
     Args:
         outputs: the student's.
         teacher_logits: float [V, classes], of occupied voxels.
         batch: the batch, for its voxels.
-        scale: factor on both logits before the softmax.
-        threshold: None counts every voxel.
-        processes: that hold a part of the batch each.
         weights: float [V], of the occupied voxels in the mean, where empty ones weigh 1; None for equal ones.
         chunk: pillars at a time.
 

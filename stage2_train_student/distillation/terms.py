@@ -1,6 +1,6 @@
 """The distillation terms of an experiment together: which there are, what they read, and their weighted sum."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -36,7 +36,7 @@ def teacher_layers(settings: DistillationSettings) -> list[str]:
     terms = [term_class(name) for name in settings.weights]
     refuse_unused_pairs(settings, [term.name for term in terms])
     pairs = ([pair.teacher for pair in settings.pairs_of(term.name)] or term.teacher_layers for term in terms)
-    return unique(chain.from_iterable(pairs))
+    return list(dict.fromkeys(chain.from_iterable(pairs)))
 
 
 def voxel_terms(settings: DistillationSettings) -> list[str]:
@@ -59,7 +59,9 @@ class Distillation(nn.Module):
 
     def __init__(self, context: TermContext) -> None:
         super().__init__()
-        refuse_twice(context.settings)
+        twice = [name for name in context.settings.others if name in DistillationSettings.model_fields]
+        if twice:
+            raise SettingsError(f"distillation.others: {twice[0]} has a setting of its own, distillation.{twice[0]}")
         classes = {name: term_class(name) for name in context.settings.weights}
         names = [found.name for found in classes.values()]
         if len(set(names)) < len(names):
@@ -90,29 +92,13 @@ class Distillation(nn.Module):
         return sum((weight * values[name] for name, weight in self.weights.items()), start=torch.zeros(()))
 
 
-def refuse_twice(settings: DistillationSettings) -> None:
-    """Refuse weights in two places.
-
-    Raises:
-        SettingsError: `others` names a term that has a setting of its own.
-    """
-    twice = [name for name in settings.others if name in DistillationSettings.model_fields]
-    if twice:
-        raise SettingsError(f"distillation.others: {twice[0]} has a setting of its own, distillation.{twice[0]}")
-
-
 def refuse_unused_pairs(settings: DistillationSettings, terms: list[str]) -> None:
     """Refuse pairs of layers of a term that nobody knows.
 
     Raises:
         SettingsError: it is neither in use nor one of those with published pairs.
     """
-    known = unique([*terms, *(pair.term for pair in PUBLISHED_PAIRS)])
+    known = list(dict.fromkeys([*terms, *(pair.term for pair in PUBLISHED_PAIRS)]))
     unknown = [pair.term for pair in settings.pairs if pair.term not in known]
     if unknown:
         raise SettingsError(f"distillation.pairs: no term '{unknown[0]}' is in use; choose from {', '.join(known)}")
-
-
-def unique(names: Iterable[str]) -> list[str]:
-    """Names in their order, each once."""
-    return list(dict.fromkeys(names))

@@ -25,14 +25,16 @@ from stage2_train_student.command_options import (
 )
 from stage2_train_student.evaluation import evaluate as measuring
 from stage2_train_student.evaluation.evaluation_file import (
-    file_hash,
+    TRAINED_ON,
     scans_hash,
     sequences_that_chose,
+    sequences_trained_on,
     write_evaluation,
 )
 from stage2_train_student.evaluation.own_files import own_scans
 from stage2_train_student.evaluation.own_predictions import Kind, predict_own
 from stage2_train_student.evaluation.submission import write_predictions
+from stage2_train_student.training.checksums import file_hash
 
 MOST_LISTED = 10
 """Files that `predict` names; there may be thousands."""
@@ -107,16 +109,19 @@ def evaluate(
     check_writable(path.parent)
     evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, "evaluate", other)
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
+    trained_on = [] if teacher else sequences_trained_on(model.settings, splits, label_map)
     numbers: dict[str, Any] = {"weights": str(model.path), "splits": list(splits), "scans": len(scans)}
     numbers |= {"views": plan.views, "seed": plan.seed}
     # Recorded predictions are a folder.
     weights_hash = file_hash(model.path) if model.path.is_file() else None
     numbers |= {"weights_sha256": weights_hash, "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
-    numbers |= measuring.full_report(evaluation, label_map)
+    numbers |= {"trained_on": trained_on, **measuring.full_report(evaluation, label_map)}
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
     write_json(path, numbers)
     click.echo(measuring.table(numbers))
+    if trained_on:
+        click.echo(f"note: the student was trained on {', '.join(trained_on)}: {TRAINED_ON}", err=True)
     if chosen_on:
         click.echo(
             f"note: {model.path.name} was chosen among the run's students by its mIoU on {', '.join(chosen_on)}, so "

@@ -11,17 +11,13 @@ from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.training.checksums import file_hash
 from stage2_train_student.training.state import BEST_STUDENT
 
 EVALUATION_FILE = "evaluation.json"
+TRAINED_ON = "its mIoU there says nothing about scans that it has not seen"
 REQUIRED = ("weights", "weights_sha256", "splits", "scans", "scans_sha256", "views", "seed", "miou", "iou", "points")
 """Keys without which a report does not say what was measured."""
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def scans_hash(scans: Iterable[ScanId]) -> str:
@@ -40,6 +36,12 @@ def sequences_that_chose(
         return []
     evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
     return sorted(evaluated & set(label_map.sequences(settings.validate_on, evaluated)))
+
+
+def sequences_trained_on(settings: ExperimentSettings, evaluated_on: Collection[str], label_map: LabelMap) -> list[str]:
+    """Sequences that a student was trained on, and is evaluated on too."""
+    evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
+    return sorted(evaluated & set(label_map.sequences(settings.train, evaluated)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:

@@ -18,35 +18,35 @@ from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.predictor import VoxelLogits, most_likely_class
 from stage2_train_student.distillation.lwd import pillar_label_weights
-from stage2_train_student.evaluation.raster import pillar_map
-from stage2_train_student.evaluation.render import ScanPicture
+from stage2_train_student.evaluation.render import ScanPicture, pillar_map
 
 ScanTargets = Callable[[ScanId, np.ndarray, ScanBatch], TeacherTargets]
 """A teacher: from a scan, its points float32 [N, 4] and its batch to targets."""
 
 
 def live_teacher(teacher: Teacher, layers: Sequence[str], label_map: LabelMap) -> ScanTargets:
-    """A teacher that runs on each scan.
+    """A teacher that runs on each scan; of one that has no layers at all the logits alone.
 
     Raises:
         SettingsError: it lacks a layer, or has other classes than the dataset.
     """
-    layer_channels(teacher, layers)
+    wanted = list(layer_channels(teacher, layers if teacher.channels else ()))
     fitting = teacher.for_dataset(label_map)
-    return lambda scan, points, batch: fitting.targets(batch, layers)
+    return lambda scan, points, batch: fitting.targets(batch, wanted)
 
 
 def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map: LabelMap) -> ScanTargets:
-    """Targets of each scan as it is on disk (view 0) from a target store.
+    """Targets of each scan as it is on disk (view 0) from a target store; of one without layers the logits alone.
 
     Raises:
         StoreError: there is no store, or it does not fit the grid, the classes or the layers.
     """
     store = TargetStore.open(cache)
-    store.check_fits(grid, label_map, layers)
+    wanted = list(layers) if store.identity.layers else []
+    store.check_fits(grid, label_map, wanted)
 
     def targets(scan: ScanId, points: np.ndarray, batch: ScanBatch) -> TeacherTargets:
-        found, view = store.read(scan, 0, points, layers)
+        found, view = store.read(scan, 0, points, wanted)
         if view != IDENTITY or not torch.equal(found.voxels, batch.voxels.cpu()):
             raise StoreError(
                 f"{store.location}: view 0 of scan {scan} is not the scan as it is on disk, so it cannot be drawn "
@@ -60,7 +60,7 @@ def cached_teacher(cache: str, layers: Sequence[str], grid: PolarGrid, label_map
 class Viewers(NamedTuple):
     """Who looks at scans: a student and a teacher, where there are any, on one grid and device.
 
-    `layer` is the teacher layer whose feature norms are drawn.
+    `layer` is the teacher layer whose feature norms are drawn, where the teacher says something of it.
     """
 
     grid: PolarGrid
@@ -88,6 +88,7 @@ def scan_picture(dataset: Dataset, scan: ScanId, viewers: Viewers) -> ScanPictur
     with torch.inference_mode():
         targets = None if teacher is None else teacher(scan, source.points, batch)
         student_labels = None if student is None else of_points(student(batch))
+    layers = {} if targets is None else targets.layers
     return ScanPicture(
         title=f"scan {scan}",
         points=source.points,
@@ -95,7 +96,7 @@ def scan_picture(dataset: Dataset, scan: ScanId, viewers: Viewers) -> ScanPictur
         student=student_labels,
         teacher=None if targets is None else of_points(targets.logits),
         label_weights=None if source.labels is None else label_weight_map(batch, label_map),
-        feature_norms=None if targets is None else feature_norm_map(targets.layers[layer]),
+        feature_norms=feature_norm_map(layers[layer]) if layer in layers else None,
         layer=layer,
     )
 

@@ -10,11 +10,11 @@ from common.base.errors import SettingsError
 from common.base.text import markdown_table, size_text
 from common.scans.label_map import LabelMap
 from stage2_train_student.evaluation.evaluate import table_rows
-from stage2_train_student.evaluation.evaluation_file import read_evaluation
+from stage2_train_student.evaluation.evaluation_file import TRAINED_ON, read_evaluation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.shipping.engines import Comparison
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.finished_run import read_finished
+from stage2_train_student.training.runs import read_finished
 
 CARD_FILE = "README.md"
 LATENCY_FILE = "latency.json"
@@ -73,6 +73,7 @@ def model_card(
         ["", ""],
         ["classes of", f"{label_map.name}: {', '.join(label_map.names[1:])}"],
         ["trained on", f"{', '.join(settings.train)}; {trained}, seed {settings.seed}"],
+        ["labels used", labels_used(settings)],
         ["teacher", teacher],
         ["distillation terms", terms],
         ["network", f"{settings.student.network}, width {settings.student.width}; {weights:,} weights, "
@@ -90,15 +91,24 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def labels_used(settings: ExperimentSettings) -> str:
+    """Which scans' labels, in a few words."""
+    every = "" if settings.label_every == 1 else f", of one of every {settings.label_every} scans of a sequence"
+    return f"{', '.join(settings.labels or ['all'])}{every}"
+
+
 def evaluation_part(run: Path) -> list[str]:
     """IoU in %, from the run's evaluation."""
     numbers = read_evaluation(run)
     if numbers is None:
         return [f"Not evaluated: `polar-distill evaluate --run {run.name} --data DATA`, then export again."]
     said = f"IoU in % on {', '.join(numbers['splits'])}, {numbers['scans']} scans, {numbers['views']} view(s) of each."
-    chosen = numbers.get("chosen_on")
-    warning = [f"The student was chosen by its mIoU on {', '.join(chosen)}: a little optimistic."] if chosen else []
-    return [said, *warning, "\n".join(markdown_table(table_rows(numbers)))]
+    warnings = []
+    if trained := numbers.get("trained_on"):
+        warnings.append(f"**The student was trained on {', '.join(trained)}: {TRAINED_ON}.**")
+    if chosen := numbers.get("chosen_on"):
+        warnings.append(f"The student was chosen by its mIoU on {', '.join(chosen)}: a little optimistic.")
+    return [said, *warnings, "\n".join(markdown_table(table_rows(numbers)))]
 
 
 def latency_part(run: Path) -> list[str]:

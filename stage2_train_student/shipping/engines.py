@@ -1,11 +1,11 @@
 """Ways to run a student on a CPU, and what each takes and changes."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ EAGER = "eager float32"
 INT8 = "onnxruntime int8"
 MOST_CHANGED = 0.005
 """Share of points that an engine may label otherwise than eager PyTorch and still be chosen."""
-
-Result = TypeVar("Result")
 
 
 class Engine(NamedTuple):
@@ -105,12 +103,12 @@ class Measured:
     changed: int = 0
     matrix: ConfusionMatrix | None = None
 
-    def timed(self, call: Callable[[], Result]) -> Result:
-        """Result of a call whose time is kept."""
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Keep the time until the context is left."""
         start = time.perf_counter()
-        result = call()
+        yield
         self.seconds.append(time.perf_counter() - start)
-        return result
 
     def milliseconds(self, quantile: float = 0.5) -> float:
         """A quantile of the times, without the first call, which warms up, where there are more."""
@@ -201,15 +199,17 @@ def compare(
     found.threads = torch.get_num_threads()
     reading, voxelising, labelling = found.parts.values()
     for repeat, scan in [(repeat, scan) for repeat in range(repeats) for scan in scans]:
-        points = reading.timed(lambda scan=scan: dataset.files.points(scan))  # type: ignore[misc]
-        voxelised = voxelising.timed(lambda points=points: on_grid(points, grid))  # type: ignore[misc]
+        with reading.timed():
+            points = dataset.files.points(scan)
+        with voxelising.timed():
+            batch = on_grid(points, grid)
         of_engine = {}
         for engine in engines:
-            measured = found.engines[engine.name]
-            with torch.inference_mode():
-                logits = measured.timed(lambda engine=engine, batch=voxelised: engine.logits(batch))  # type: ignore[misc]
-            of_engine[engine.name] = at_points(logits, voxelised)
-        labelling.timed(lambda logits=logits, batch=voxelised: at_points(logits, batch))  # type: ignore[misc]
+            with torch.inference_mode(), found.engines[engine.name].timed():
+                logits = engine.logits(batch)
+            of_engine[engine.name] = at_points(logits, batch)
+        with labelling.timed():
+            at_points(logits, batch)
         if repeat == 0:
             count(found, dataset.read(scan), of_engine, dataset.classes)
     return found

@@ -19,9 +19,10 @@ from stage2_train_student.shipping import run_exported
 from stage2_train_student.shipping.card import CARD_FILE, GRAPHS, model_card
 from stage2_train_student.shipping.engines import INT8, Comparison, compare, on_grid, onnx_engines, torch_engines
 from stage2_train_student.shipping.graphs import check_exportable
-from stage2_train_student.shipping.onnx_files import check_installed, write_graphs
+from stage2_train_student.shipping.onnx_files import check_installed, write_graphs, write_int8
 from stage2_train_student.shipping.parameters import parameters_of, write_parameters
 from stage2_train_student.students.student import Student
+from stage2_train_student.training.checksums import write_sums
 from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
 
 LONGEST_HASH = 8
@@ -69,6 +70,7 @@ def export(
                 comparison = quantised(student, settings, calibration, temporary, scans)
             card = model_card(run, settings, label_map, student, licence, comparison)
             (temporary / CARD_FILE).write_text(card + (GRAPHS if onnx else ""), encoding="utf-8")
+            write_sums(temporary, without=CARD_FILE)
             for path in temporary.iterdir():
                 flush_to_disk(path)
             flush_to_disk(temporary)
@@ -93,8 +95,6 @@ def write_student(student: Student, settings: ExperimentSettings, label_map: Lab
 
 def quantised(student: Student, settings: ExperimentSettings, dataset: Dataset, folder: Path, scans: int) -> Comparison:
     """Write eight-bit graphs, and compare them with the student on other scans, where there are others."""
-    from stage2_train_student.shipping.quantise import write_int8
-
     grid, found = settings.grid.grid(), dataset.select(dataset.files.sequences()).scans
     chosen = evenly(found, scans)
     write_int8(folder, (on_grid(dataset.files.points(scan), grid) for scan in chosen))

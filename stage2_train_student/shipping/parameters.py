@@ -13,6 +13,7 @@ from common.scans.label_map import UNKNOWN, ClassInfo, LabelMap
 from common.scans.polar_grid import shape_problem
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
+from stage2_train_student.training.checksums import check_sums
 
 PARAMETERS_FILE = "parameters.json"
 AXES = ("rho in metres", "phi in radians", "z in metres")
@@ -118,6 +119,7 @@ def check_same_student(folder: Path, expected: Parameters) -> None:
 
     Raises:
         SettingsError: an exported folder holds no parameters, damaged ones, or those of another student.
+        CheckpointError: a graph is not as it was written.
     """
     path = folder / PARAMETERS_FILE
     try:
@@ -129,3 +131,4 @@ def check_same_student(folder: Path, expected: Parameters) -> None:
     for name in ("grid", "pillar_channels", "classes"):
         if getattr(found, name) != getattr(expected, name):
             raise SettingsError(f"{path}: {name}: not as the student has it. Write the folder again with export.")
+    check_sums(folder, (".onnx",))

@@ -18,7 +18,7 @@ from common.scans.polar_grid import POINT_FEATURES
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
 from stage2_train_student.students.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
-from stage2_train_student.students.pillar_maps import map_layout, pillar_rows, pillars_last
+from stage2_train_student.students.pillar_maps import in_layout, pillar_rows, pillars_last
 from stage2_train_student.students.point_pooling import pooled_linear
 from stage2_train_student.students.replay import Replay
 from stage2_train_student.students.student import Student, StudentOutputs, StudentSettings
@@ -75,16 +75,8 @@ class PolarNet(Student):
     @classmethod
     def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
         """A student with fresh weights, see `Student`."""
-        return cls(
-            height_bins=grid_shape[2],
-            classes=classes,
-            point_channels=settings.point_channels,
-            compressed_channels=settings.compressed_channels,
-            max_points_per_pillar=settings.max_points_per_pillar,
-            dropblock=settings.dropblock,
-            dropout=settings.dropout,
-            width=settings.width,
-        )
+        own = settings.model_dump(exclude={"network", "options"})
+        return cls(height_bins=grid_shape[2], classes=classes, **own)
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compile the bird's-eye-view network, in place, so that the state dict keeps its names.
@@ -95,8 +87,7 @@ class PolarNet(Student):
 
     def capture(self, scans: int, grid_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
         network, device = self.BEV_model.network, next(self.parameters()).device
-        maps = torch.zeros(scans, self.map_channels, *grid_shape[:2], device=device)
-        maps = maps.contiguous(memory_format=map_layout(maps.device)).requires_grad_()
+        maps = in_layout(torch.zeros(scans, self.map_channels, *grid_shape[:2], device=device)).requires_grad_()
         with torch.no_grad():
             sizes = {name: layer.shape for name, layer in network.eval()(maps).items()}
         self.replay.capture(network.train(), maps)
@@ -127,11 +118,7 @@ class PolarNet(Student):
         radial, azimuth, _ = batch.grid_shape
         flat = compressed.new_zeros(batch.scans * radial * azimuth, compressed.shape[1])
         flat = flat.index_copy(0, pillar_rows(batch), compressed)
-        return (
-            flat.view(batch.scans, radial, azimuth, flat.shape[1])
-            .permute(0, 3, 1, 2)
-            .contiguous(memory_format=map_layout(flat.device))
-        )
+        return in_layout(flat.view(batch.scans, radial, azimuth, flat.shape[1]).permute(0, 3, 1, 2))
 
     def pooled_points(self, point_features: torch.Tensor, point_pillar: torch.Tensor, pillars: int) -> torch.Tensor:
         """The point network and its maximum over the points of each pillar, float32 [pillars, point channels].

@@ -91,11 +91,6 @@ class Student(nn.Module):
         return outputs
 
 
-def published_dropout(dropblock: float = 0.5, **_: Any) -> float:
-    """The probability that goes with one of DropBlock in the published code."""
-    return 0.0 if dropblock > 0 else 0.5
-
-
 class StudentSettings(Settings):
     """The student; the defaults are the published PolarNet.
 
@@ -117,5 +112,5 @@ class StudentSettings(Settings):
     compressed_channels: int = Field(32, ge=1)
     max_points_per_pillar: int = Field(256, ge=1)
     dropblock: float = Field(0.5, ge=0, lt=1)
-    dropout: float = Field(default_factory=lambda values: published_dropout(**values), ge=0, lt=1)
+    dropout: float = Field(default_factory=lambda values: 0.0 if values.get("dropblock", 0.5) > 0 else 0.5, ge=0, lt=1)
     width: int = Field(64, ge=1)

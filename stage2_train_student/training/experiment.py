@@ -26,11 +26,9 @@ from stage2_train_student.distillation.term import TermContext
 from stage2_train_student.distillation.terms import Distillation, teacher_layers, voxel_terms
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.averaging import averaged_copy
 from stage2_train_student.training.data import StudentData
-from stage2_train_student.training.precision import check_precision, gradient_scaler
 from stage2_train_student.training.scans import Scans, labelled_scans
-from stage2_train_student.training.state import StudentNetworks, StudentState
+from stage2_train_student.training.state import StudentNetworks, StudentState, averaged_copy
 
 STUDENTS = "stage2_train_student.students"
 
@@ -192,7 +190,10 @@ def new_state(
     Raises:
         SettingsError: the device cannot compute in the precision asked for.
     """
-    check_precision(settings.precision, device)
+    if settings.precision == "float16" and device.type != "cuda":
+        raise SettingsError(
+            f"precision: float16 needs CUDA, this run is on {device.type}; choose bfloat16 or float32 here"
+        )
     student = new_student(settings, label_map).to(device)
     class_weights = torch.from_numpy(label_map.class_weights())
     context = TermContext(settings.distillation, source.channels, student.layers, class_weights)
@@ -205,7 +206,8 @@ def new_state(
     if settings.compile:
         # In place and after the copy: the state dict keeps its names, and the average, seldom run, stays as it is.
         student.compile()
-    scaler = gradient_scaler(settings.precision, device)
+    # At work for float16 alone, whose small gradients would vanish; for others it does nothing.
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     return StudentState(StudentNetworks(student, distillation, average), optimiser, scaler, targets_hash=source.hash)
 
 

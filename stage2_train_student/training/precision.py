@@ -5,33 +5,15 @@ from dataclasses import replace
 
 import torch
 
-from common.base.errors import SettingsError
 from stage2_train_student.students.student import StudentOutputs
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse what this device cannot do.
-
-    Raises:
-        SettingsError: float16 without CUDA.
-    """
-    if precision == "float16" and device.type != "cuda":
-        raise SettingsError(
-            f"precision: float16 needs CUDA, this run is on {device.type}; choose bfloat16 or float32 here"
-        )
 
 
 def autocast(precision: str, device: torch.device, cached: bool = True) -> AbstractContextManager[None]:
     """Context in which convolutions and linear layers compute in `precision`; `cached`: weights are converted once."""
     dtype = AUTOCAST.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=cached)
-
-
-def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Scaler of the loss: at work for float16, whose small gradients would vanish; for others it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
 
 def in_float32(outputs: StudentOutputs) -> StudentOutputs:

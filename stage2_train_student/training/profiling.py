@@ -1,11 +1,11 @@
 """Where the time of a training step goes."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
 
 import click
 import torch
@@ -31,8 +31,6 @@ from stage2_train_student.training.precision import autocast, in_float32
 from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import StudentStep, targets_of
 
-Result = TypeVar("Result")
-
 
 class StepClock:
     """Adds up the seconds of named parts of a step, the GPU's work included."""
@@ -41,14 +39,14 @@ class StepClock:
         self.seconds: dict[str, float] = {}
         self._device = device
 
-    def __call__(self, part: str, call: Callable[[], Result]) -> Result:
-        """Result of a call whose time is counted under `part`."""
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Count the time until the context is left under `part`."""
         start = time.perf_counter()
-        result = call()
+        yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
-        return result
 
 
 def profile_steps(step: StudentStep, data: StudentData, batches: Iterable[list[ScanId]]) -> dict[str, float]:
@@ -62,7 +60,8 @@ def profile_steps(step: StudentStep, data: StudentData, batches: Iterable[list[S
     measured = []
     for scans in batches:
         clock = StepClock(step.class_weights.device)
-        loaded = clock("load", lambda scans=scans: data.load_batch(scans, 0))  # type: ignore[misc]
+        with clock("load"):
+            loaded = data.load_batch(scans, 0)
         one_step(clock, step, loaded)
         measured.append(clock.seconds)
     counted = measured[1:] or measured
@@ -72,23 +71,25 @@ def profile_steps(step: StudentStep, data: StudentData, batches: Iterable[list[S
 def one_step(clock: StepClock, step: StudentStep, loaded: StudentBatch) -> None:
     """The parts of `StudentStep.launch` for one batch, one after another."""
     state, precision, device = step.state, step.settings.precision, step.class_weights.device
-    batch = clock("copy to the device", lambda: loaded.batch.to(device))
-    targets = clock("targets", lambda: targets_of(loaded, batch, step.online, device))
-    with naming_small_batches(loaded.scans), autocast(precision, device):
-        outputs = clock("forward", lambda: in_float32(state.networks.student(batch)))
-    terms = clock(
-        "loss: cross entropy, lovasz",
-        lambda: segmentation_terms(outputs.voxel_logits, batch.voxel_labels, step.class_weights),
-    )
+    with clock("copy to the device"):
+        batch = loaded.batch.to(device)
+    with clock("targets"):
+        targets = targets_of(loaded, batch, step.online, device)
+    with naming_small_batches(loaded.scans), autocast(precision, device), clock("forward"):
+        outputs = in_float32(state.networks.student(batch))
+    with clock("loss: cross entropy, lovasz"):
+        terms = segmentation_terms(outputs.voxel_logits, batch.voxel_labels, step.class_weights)
     total = terms["cross_entropy"] + terms["lovasz"]
     if targets is not None:
         for name, term in state.networks.distillation.terms.items():
-            with autocast(precision, device):
-                value: Any = clock(f"loss: {name}", lambda term=term: term(outputs, targets, batch))  # type: ignore[misc]
+            with autocast(precision, device), clock(f"loss: {name}"):
+                value = term(outputs, targets, batch)
             total = total + state.networks.distillation.weights[name] * value[name]
     state.optimiser.zero_grad(set_to_none=True)
-    clock("backward", lambda: state.scaler.scale(total).backward())
-    clock("optimiser", lambda: state.scaler.step(state.optimiser))
+    with clock("backward"):
+        state.scaler.scale(total).backward()
+    with clock("optimiser"):
+        state.scaler.step(state.optimiser)
     state.scaler.update()
 
 
@@ -105,7 +106,7 @@ def profile_table(seconds: dict[str, float]) -> str:
 @experiment_option
 @cache_option
 @online_teacher_option
-@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Measured after a first one.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, help="Measured after a first one.")
 @device_option
 @set_option
 @click.pass_obj

@@ -20,12 +20,11 @@ from common.training.task import StepTerms
 from stage2_train_student.distillation.terms import Distillation
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.averaging import decay_at, update_average
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import OnlineTargets
 from stage2_train_student.training.parallel import gradients_of, mean_statistics
 from stage2_train_student.training.precision import autocast, in_float32
-from stage2_train_student.training.state import StudentState
+from stage2_train_student.training.state import StudentState, decay_at, update_average
 
 NOTHING_LEARNED = ("cross_entropy", "lovasz", "loss", "gradient_norm")
 """Terms of a step whose scans have neither labels nor targets: all 0."""

@@ -1,19 +1,33 @@
-"""The command that shows scans in 3D."""
+"""The command that shows scans in 3D: the scans themselves, and what student and teacher say about them."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import numpy as np
 
 from common.base.command_options import device_option, optional_data_option, path_type
 from common.base.devices import select_device
-from common.base.errors import SettingsError
+from common.base.errors import DataError, SettingsError
 from common.base.files import write_atomically
+from common.base.text import shortened
 from common.scans.dataset import Dataset
+from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 from common.targets.teacher import TeacherLoader
 from stage2_train_student.command_options import file_option
+from stage2_train_student.evaluation.own_files import own_scans
 from stage2_train_student.predictor import Predictor
 from stage2_train_student.training.runs import run_settings
+from stage2_train_student.viewing.page import Opinion, ViewedScan, page
+
+if TYPE_CHECKING:
+    from stage2_train_student.evaluation.picture_sources import ScanTargets
+
+OF_A_BAG = 10
+"""Clouds of a bag that are shown, spread over it: each makes the page 2 MB larger."""
 
 
 @click.command()
@@ -52,23 +66,73 @@ def view(
         raise SettingsError("--teacher and --cache both say where the teacher's targets come from; give one of them")
     if cache is not None and data is None:
         raise SettingsError("--cache holds what a teacher said about scans of a dataset: name it with --data")
-    # Imported here: they need matplotlib, which takes a second to load.
+    # Imported here: it needs matplotlib, which takes a second to load.
     from stage2_train_student.evaluation.picture_sources import cached_teacher, live_teacher
-    from stage2_train_student.viewing import scans as viewing
-    from stage2_train_student.viewing.page import page
 
     student = Predictor.load(run, device)
     label_map, targets = student.label_map, None
-    if data is not None:
-        chosen = viewing.dataset_scans(Dataset.open(data, label_map), map(ScanId.parse, scans))
+    if data is None:
+        chosen = file_scans(map(Path, scans), label_map, file_options)
     else:
-        chosen = viewing.file_scans(map(Path, scans), label_map, file_options)
+        dataset = Dataset.open(data, label_map)
+        chosen = iter([NamedScan(str(scan), dataset, scan) for scan in map(ScanId.parse, scans)])
     if teacher is not None:
         live = load_teacher(run_settings(run).teacher, teacher, select_device(device))
         targets = live_teacher(live, [], label_map)
     elif cache is not None:
         targets = cached_teacher(cache, [], student.model.grid, label_map)
-    viewed = viewing.viewed_scans(chosen, student, targets)
+    viewed = viewed_scans(chosen, student, targets)
     path = out or run / "view.html"
     write_atomically(path, page(str(run), viewed, label_map).encode())
     click.echo(f"{len(viewed)} scans, {path.stat().st_size / 1e6:.1f} MB: {path}   open it in a browser")
+
+
+class NamedScan(NamedTuple):
+    """A scan, and what the page calls it."""
+
+    name: str
+    dataset: Dataset
+    scan: ScanId
+
+
+def file_scans(paths: Iterable[Path], label_map: LabelMap, overrides: Iterable[str]) -> Iterator[NamedScan]:
+    """Scans of files and folders, and some of each bag, see `own_scans`."""
+    for found in own_scans(paths, label_map, overrides):
+        scans = found.scans
+        if found.bag is not None:
+            rows = np.linspace(0, len(scans) - 1, min(len(scans), OF_A_BAG)).astype(int)
+            scans = [scans[row] for row in rows]
+        for scan in scans:
+            yield NamedScan(found.title(scan), found.dataset, scan)
+
+
+def viewed_scans(scans: Iterable[NamedScan], student: Predictor, teacher: "ScanTargets | None") -> list[ViewedScan]:
+    """What there is to show about scans; those without points are left out, with a note.
+
+    Raises:
+        DataError: one cannot be read, or none has points.
+        StoreError: the teacher's targets come from a store that does not have them.
+    """
+    found = [viewed_scan(named, student, teacher) for named in scans]
+    empty = [scan.name for scan in found if not len(scan.points)]
+    if len(empty) == len(found):
+        raise DataError(f"{shortened(empty)}: nothing came back in these scans, so there is nothing to show.")
+    if empty:
+        click.echo(f"note: left out, since nothing came back: {shortened(empty)}", err=True)
+    return [scan for scan in found if len(scan.points)]
+
+
+def viewed_scan(named: NamedScan, student: Predictor, teacher: "ScanTargets | None") -> ViewedScan:
+    """What there is to show about a scan; for errors see `viewed_scans`."""
+    source = named.dataset.read(named.scan)
+    opinions = [opinion("student", student, source.points)]
+    if teacher is not None:
+        model = replace(student.model, logits=lambda batch: teacher(named.scan, source.points, batch).logits)
+        opinions.append(opinion("teacher", replace(student, model=model), source.points))
+    return ViewedScan(named.name, source.points, source.labels, opinions)
+
+
+def opinion(who: str, predictor: Predictor, points: np.ndarray) -> Opinion:
+    """What somebody says about the points of a scan."""
+    classes, probabilities = predictor.predict(points)
+    return Opinion(who, classes, probabilities.max(axis=1))

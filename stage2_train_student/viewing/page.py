@@ -1,6 +1,7 @@
 """Scans in 3D as one HTML page that needs nothing but itself and a browser."""
 
 import base64
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -46,20 +47,17 @@ class ViewedScan(NamedTuple):
 def page(title: str, scans: list[ViewedScan], label_map: LabelMap) -> str:
     """The page, as HTML with everything inside."""
     classes = [{"name": info.name, "colour": list(info.colour)} for info in label_map.classes]
+    data = {"classes": classes, "scans": [packed(scan, label_map) for scan in scans]}
+    names = [scan.name for scan in scans]
+    return filled_page(__package__, SCRIPTS, title=title, dataset=label_map.name, names=names, data=data)
+
+
+def filled_page(package: str, scripts: Iterable[str], **values: Any) -> str:
+    """The page.html that lies in a package, with values, the package's page.css and some of its scripts inside."""
+    files = resources.files(package)
+    html, css, *code = (files.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", *scripts))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(part("page.html")).render(
-        title=title,
-        dataset=label_map.name,
-        names=[scan.name for scan in scans],
-        css=Markup(part("page.css")),
-        script=Markup("\n".join(map(part, SCRIPTS))),
-        data={"classes": classes, "scans": [packed(scan, label_map) for scan in scans]},
-    )
-
-
-def part(name: str) -> str:
-    """A file that lies beside this module."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return environment.from_string(html).render(values, css=Markup(css), script=Markup("\n".join(code)))
 
 
 def packed(scan: ViewedScan, label_map: LabelMap) -> dict[str, Any]:

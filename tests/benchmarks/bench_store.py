@@ -25,7 +25,6 @@ from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
-from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 from tests.benchmarks.brief_teacher import train_briefly
 from tests.benchmarks.store_alternatives import alternatives_table
 from tests.benchmarks.store_losses import LossProbe
@@ -67,10 +66,10 @@ def dump_sample(
         work = [(scan, view) for scan in scans]
         batches = [prepare([item]).usable for item in work]
         if view == 0:
-            teacher_targets(teacher.model, batches[0], settings.layers, settings.voxel_features)
+            teacher.targets(batches[0], settings.layers, settings.voxel_features)
         start = time.perf_counter()
         for batch in batches:
-            teacher_targets(teacher.model, batch, settings.layers, settings.voxel_features)
+            teacher.targets(batch, settings.layers, settings.voxel_features)
         alone.append((time.perf_counter() - start) / len(work))
         start = time.perf_counter()
         dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher, work, settings, prepare, cpu)

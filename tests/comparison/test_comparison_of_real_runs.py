@@ -19,8 +19,7 @@ from common.scans.scan_id import ScanId
 from common.training.recorder import read_metrics
 from stage2_train_student.__main__ import main
 from stage2_train_student.comparison.training_runs import read_run
-from stage2_train_student.evaluation.raster import points_image
-from stage2_train_student.evaluation.render import BACKGROUND, RIGHT, WRONG, class_colours
+from stage2_train_student.evaluation.render import BACKGROUND, RIGHT, WRONG, class_colours, points_image
 from stage2_train_student.training.runs import load_student
 from tests.shared.by_hand import by_hand
 from tests.shared.reduced import STREET_GRID, command, fail, reduced_experiment, saved, succeed, train

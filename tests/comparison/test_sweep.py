@@ -19,7 +19,7 @@ from common.training.run_lock import LOCK_FILE, locked
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.comparison import sweep as sweep_module
 from stage2_train_student.comparison.planned_runs import plan_runs
-from stage2_train_student.training.finished_run import read_finished
+from stage2_train_student.training.runs import read_finished
 from tests.shared.reduced import (
     DATASET,
     STREET_GRID,

@@ -12,7 +12,7 @@ from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.polar_grid import PolarGrid, to_polar
 from common.scans.scan_id import ScanId
 from stage1_dump_teacher.data_checks.columns import contradicted, guess_width, label_column_of, name_columns
-from stage1_dump_teacher.data_checks.looking import look, reference_of, write_survey
+from stage1_dump_teacher.data_checks.looking import fitting_grid, grid_lines, look, reference_of, write_survey
 from stage1_dump_teacher.data_checks.survey import (
     POINT_LIMIT,
     Measured,
@@ -22,7 +22,6 @@ from stage1_dump_teacher.data_checks.survey import (
     measure,
     outside,
 )
-from stage1_dump_teacher.data_checks.volume import fitting_grid, grid_lines
 from stage2_train_student.students.student import StudentSettings
 from tests.shared.dataset_writer import SENSOR_HEIGHT, street_scan
 

@@ -19,7 +19,6 @@ from common.targets.store import TargetStore
 from common.targets.store.skipped import read_skipped
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
-from stage1_dump_teacher.teachers.pillar_targets import teacher_targets
 from tests.golden.golden_files import scans_folder
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.kitti import list_scans, present_sequences, read_points
@@ -93,14 +92,14 @@ def test_real_targets_belong_to_the_voxels_of_the_stored_view(real_cache, semant
 
 
 def test_what_is_stored_is_what_the_teacher_says(street_cache, streets, reduced_teacher, semantic_kitti):
-    teacher = load_teacher(reduced_teacher, torch.device("cpu")).model
+    teacher = load_teacher(reduced_teacher, torch.device("cpu"))
     grid = PolarGrid.named("polarnet", STREET_GRID)
     stored = read_all(TargetStore.open(street_cache), streets)
     for scan, index in [(ScanId("00", "000002"), 1), (ScanId("11", "000000"), 0)]:
         source = Dataset.open(streets, semantic_kitti).read(scan)
         voxelised = voxelise_view(source, draw_view(ViewPolicy(), scan, index), grid, semantic_kitti)
         with one_thread():
-            live = teacher_targets(teacher, batch_scans([voxelised], STREET_GRID), tuple(FULL_LAYERS), True)
+            live = teacher.targets(batch_scans([voxelised], STREET_GRID), tuple(FULL_LAYERS), True)
         assert same_targets(stored[scan, index], live, tolerance=1e-6)
 
 

@@ -204,6 +204,12 @@ def test_live_needs_the_teacher_of_the_store(tmp_path, train_store, store_scans,
     assert "it needs --data and --teacher" in fail(stage_one("verify", "--cache", train_store, "--live", 1))
 
 
+def test_live_needs_a_scan_view(tmp_path, train_store, store_scans, reduced_teacher):
+    TargetStore.create_or_resume(tmp_path / "cache", TargetStore.open(train_store).identity)
+    words = ("--cache", tmp_path / "cache", "--data", store_scans, "--teacher", reduced_teacher, "--live", 1)
+    assert "holds no whole scan-view to run the teacher on" in fail(stage_one("verify", *words))
+
+
 def test_repair_restores_every_byte(tmp_path, store, train_store, store_scans, reduced_teacher):
     changed = Path(shutil.copytree(store_scans, tmp_path / "dataset"))
     words = words_after_dump("repair", changed, reduced_teacher, store, *TRAIN)

@@ -19,8 +19,7 @@ from common.training.recorder import read_metrics
 from common.training.resuming import scans_of_sequences
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
-from stage1_dump_teacher.teacher_training.state import BEST_TEACHER, LAST_TEACHER
-from stage1_dump_teacher.teacher_training.train import TeacherTask, new_state
+from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, TeacherTask, new_state
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.kitti import list_scans

@@ -1,6 +1,7 @@
 """Pictures: every pixel where the scene says it is, in the official colours; the commands that draw them."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.image
@@ -13,10 +14,11 @@ from common.base.config import write_yaml
 from common.base.errors import SettingsError, StoreError
 from common.scans.dataset import Dataset
 from common.scans.polar_grid import PolarGrid, bin_indices, to_polar, voxelise
-from common.scans.scan_batch import batch_scans
+from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
-from common.targets.teacher_targets import PillarFeatures
+from common.targets.teacher import Teacher
+from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.training.metrics import ConfusionMatrix
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from stage2_train_student.__main__ import main
@@ -28,7 +30,6 @@ from stage2_train_student.evaluation.picture_sources import (
     live_teacher,
     scan_picture,
 )
-from stage2_train_student.evaluation.raster import pillar_map, pillars_image, points_image
 from stage2_train_student.evaluation.render import (
     BACKGROUND,
     RIGHT,
@@ -40,6 +41,9 @@ from stage2_train_student.evaluation.render import (
     draw_scan,
     error_colours,
     panels,
+    pillar_map,
+    pillars_image,
+    points_image,
 )
 from tests.golden.golden_files import golden_weights
 from tests.shared.reduced import STREET_GRID, command, fail, one_thread, reduced_experiment, succeed
@@ -224,6 +228,27 @@ def test_cache_and_live_teacher_say_the_same(streets, semantic_kitti, reduced_te
     np.testing.assert_array_equal(cached.teacher, live.teacher)
     assert len(live.teacher) == len(live.points)
     assert live.student is None
+
+
+class LogitsOnly(Teacher):
+    """Calls everything class 3, and has no layers."""
+
+    name, hash, classes, channels = "logits_only", "0" * 64, 20, {}
+
+    @classmethod
+    def load(cls, checkpoint: Path, device: torch.device) -> Teacher:
+        return cls()
+
+    def targets(self, batch: ScanBatch, layers: Sequence[str], voxel_features: bool = False) -> TeacherTargets:
+        assert not layers
+        return TeacherTargets(batch.voxels, torch.eye(20)[torch.full((len(batch.voxels),), 3)], {})
+
+
+def test_a_teacher_without_layers_is_drawn_without_features(streets, semantic_kitti):
+    teacher = live_teacher(LogitsOnly(), ["up0e"], semantic_kitti)
+    picture = scan_picture(Dataset.open(streets, semantic_kitti), SCAN, Viewers(GRID, CPU, None, teacher, "up0e"))
+    assert (picture.teacher == 3).all()
+    assert picture.feature_norms is None
 
 
 def test_a_view_that_is_not_the_scan_itself_is_refused(streets, semantic_kitti, street_cache, monkeypatch):

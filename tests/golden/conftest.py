@@ -5,8 +5,7 @@ import torch
 
 from common.networks.cylinder3d import FEATURE_LAYERS, TeacherOutputs
 from common.targets.teacher_targets import PillarFeatures
-from stage1_dump_teacher.teachers.cylinder3d import load_teacher
-from stage1_dump_teacher.teachers.pillar_targets import to_pillars
+from stage1_dump_teacher.teachers.cylinder3d import load_teacher, to_pillars
 from tests.golden.golden_files import golden_batch, golden_weights
 
 ALL_LAYERS = ("vox", "ctx", "up1e", *FEATURE_LAYERS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_dump_teacher.teachers.pillar_targets import to_pillars
+from stage1_dump_teacher.teachers.cylinder3d import to_pillars
 from tests.golden.golden_files import golden_arrays, golden_json, relative_frobenius, subsample_rows
 
 TOLERANCE = 1e-4

@@ -12,7 +12,7 @@ from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.store import ViewSet
 from common.training.recorder import METRICS_FILE, SETTINGS_FILE
-from stage2_train_student.evaluation.evaluation_file import file_hash
+from stage2_train_student.training.checksums import file_hash
 from stage2_train_student.training.seen_data import write_seen
 from tests.shared.reduced import DATASET, STREET_GRID, reduced_experiment
 

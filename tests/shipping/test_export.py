@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -128,8 +130,29 @@ def test_exported_folder_is_a_run_wherever_it_lies(run, exported, tmp_path, monk
 
 
 def test_a_program_refuses_what_is_no_number(exported):
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match="NaN, infinity"):
         ExportedStudent(exported[0], threads=1)(np.full((2, 4), np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"), [("scan.npy", 32, "scan.bin labels.npy"), ("cut.bin", 35, "multiple")]
+)
+def test_program_reads_whole_scans_alone(exported, tmp_path, name, size, said):
+    (tmp_path / name).write_bytes(bytes(size))
+    words = [sys.executable, exported[0] / "run_exported.py", tmp_path / name, tmp_path / "labels.npy"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "labels.npy").exists()
+
+
+@pytest.mark.parametrize("lacking", ["grid", "shape", "pillar_channels"])
+def test_a_program_names_what_its_parameters_lack(tmp_path, lacking):
+    numbers: dict[str, Any] = {"grid": {"minimum": [0], "maximum": [1], "shape": [2]}, "pillar_channels": 8}
+    (numbers["grid"] if lacking == "shape" else numbers).pop(lacking)
+    (tmp_path / "parameters.json").write_text(json.dumps(numbers))
+    with pytest.raises(ValueError, match=f"parameters.json lacks '{lacking}': write the folder again with export"):
+        ExportedStudent(tmp_path)
 
 
 def test_parameters_are_all_that_a_program_needs(exported):
@@ -216,6 +239,14 @@ def test_latency_names_an_engine_and_the_card_holds_its_tables(run, exported, st
     succeed(command(stage_two, "export", run, "--to", tmp_path / "again", "--no-onnx"))
     assert "labels back to points" in (tmp_path / "again" / "README.md").read_text()
     (run / "latency.json").unlink()
+
+
+def test_a_graph_in_place_of_another_is_refused(run, exported, streets, tmp_path):
+    folder = tmp_path / "swapped"
+    shutil.copytree(exported[0], folder)
+    shutil.copy(folder / "map_int8.onnx", folder / "map.onnx")
+    said = fail(command(stage_two, "latency", run, "--data", streets, "--onnx", folder, "--scans", 1))
+    assert f"{folder / 'map.onnx'}: is not as export wrote it (SHA256SUMS)" in said
 
 
 def test_latency_takes_the_graphs_of_this_student_alone(run, exported, streets, tmp_path):

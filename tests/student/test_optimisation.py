@@ -18,10 +18,9 @@ from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students import polarnet
 from stage2_train_student.students.polarnet import PolarNet, without_running_statistics
-from stage2_train_student.training.averaging import averaged_copy, decay_at, update_average
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
-from stage2_train_student.training.state import StudentState
+from stage2_train_student.training.state import StudentState, averaged_copy, decay_at, update_average
 from stage2_train_student.training.step import NonFiniteError, StudentStep, losses, targets_of
 from tests.shared.reduced import (
     FULL_LAYERS,

@@ -22,7 +22,7 @@ from common.base.files import write_atomically
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.recorder import METRICS_FILE, keep_up_to, read_metrics
 from common.training.resuming import checked_progress, load_strictly
-from stage2_train_student.training.finished_run import FINISHED_FILE, read_finished
+from stage2_train_student.training.runs import FINISHED_FILE, read_finished
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT = 4096

@@ -13,10 +13,10 @@ import torch
 from common.base.devices import set_float32_precision
 from common.training.processes import Processes
 from stage2_train_student.settings import ExperimentSettings
-from stage2_train_student.training.capture import capture, replays
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import new_state, open_targets, student_data
 from stage2_train_student.training.precision import autocast
+from stage2_train_student.training.state import capture, replays
 from stage2_train_student.training.step import StudentStep, losses, targets_of
 from tests.benchmarks.gpu.bench import Bench
 from tests.golden.golden_files import golden_arrays, golden_batch, golden_student, label_map, relative_frobenius

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from common.base.environment import processors
 from common.base.errors import TrainingError
-from stage1_dump_teacher.teacher_training.state import LAST_TEACHER
+from stage1_dump_teacher.teacher_training.train import LAST_TEACHER
 from stage2_train_student.comparison.planned_runs import PlannedRun, refuse_other_runs
 from stage2_train_student.comparison.sweep import train_all
 from stage2_train_student.comparison.sweep_command import report
 from stage2_train_student.demo import newer, words
 from stage2_train_student.evaluation.evaluation_file import EVALUATION_FILE
-from stage2_train_student.training.finished_run import FINISHED_FILE
+from stage2_train_student.training.runs import FINISHED_FILE
 from tests.benchmarks.proof.plan import Folders, Plan, changing, runs_of_choice, runs_of_question
 
 TEACHER_FILE = "teacher.json"
