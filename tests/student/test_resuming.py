@@ -28,6 +28,7 @@ from stage2_train_student.training.experiment import TargetSource, new_state, st
 from stage2_train_student.training.step import StudentStep
 from tests.shared.reduced import (
     FULL_LAYERS,
+    NARROW,
     STREET_GRID,
     fail,
     one_thread,
@@ -360,7 +361,7 @@ def test_a_loss_that_is_not_finite_stops_naming_the_scans_and_the_run_goes_on(
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(streets, street_cache, semantic_kitti, monkeypatch):
-    settings = reduced_experiment(STREET_GRID)
+    settings = reduced_experiment(STREET_GRID, NARROW)
     store = TargetStore.open(street_cache)
     state = new_state(settings, semantic_kitti, TargetSource(channels=FULL_LAYERS), CPU)
     before = {name: value.clone() for name, value in state.networks.student.named_parameters()}

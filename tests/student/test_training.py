@@ -26,6 +26,7 @@ from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import losses, targets_of
 from tests.golden.golden_files import scans_folder
 from tests.shared.reduced import (
+    NARROW,
     REAL_GRID,
     STREET_GRID,
     dump,
@@ -71,8 +72,8 @@ def check_cached_losses(
         the views that were seen.
     """
     store = TargetStore.open(cache)
-    cached = reduced_experiment(grid, *options)
-    online = reduced_experiment(grid, "targets=online", "augmentation.count=3", *options, *augmentation)
+    cached = reduced_experiment(grid, NARROW, *options)
+    online = reduced_experiment(grid, NARROW, "targets=online", "augmentation.count=3", *options, *augmentation)
     label_map = load_label_map(cached.dataset)
     scans = Dataset.open(root, label_map).select(["train"]).scans[:2]
     teacher, layers = load_teacher(teacher_file, CPU), teacher_layers(cached.distillation)
