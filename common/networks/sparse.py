@@ -17,7 +17,10 @@ def sparse() -> Any:
         SettingsError: it cannot be imported.
     """
     try:
-        import spconv.algo
+        from spconv import cppconstants
+
+        # Descriptions of its GPU kernels take seconds to make: without a GPU, do as a CPU build of spconv does.
+        cppconstants.CPU_ONLY_BUILD |= not torch.cuda.is_available()
         import spconv.pytorch
     except ImportError as error:
         raise SettingsError(
@@ -41,8 +44,10 @@ def use_algorithm_of(network: nn.Module, device: torch.device) -> None:
 
 def set_sparse_precision(tf32: bool) -> None:
     """Whether spconv may round float32 factors to TensorFloat-32 on a GPU."""
-    constants, ops, algorithms = sparse().constants, sparse().pytorch.ops, sparse().algo
+    constants, ops = sparse().constants, sparse().pytorch.ops
     changed, constants.SPCONV_ALLOW_TF32 = tf32 != constants.SPCONV_ALLOW_TF32, tf32
     # spconv remembers a kernel for each shape, of either kind: let it choose anew.
     if changed and ops.CONV_CPP is not None:
-        ops.CONV_CPP = algorithms.ConvTunerSimple(algorithms.CONV.all_desps)
+        from spconv import algo
+
+        ops.CONV_CPP = algo.ConvTunerSimple(algo.CONV.all_desps)

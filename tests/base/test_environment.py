@@ -1,6 +1,7 @@
 """What a run records about where it ran, and the choice of a device."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,20 @@ def test_stage_two_imports_neither_spconv_nor_stage_one():
     command = [sys.executable, "-c", IMPORT_WITHOUT_SPCONV]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT_GPU = """
+import sys
+from common.networks.sparse import sparse
+sparse()
+assert "spconv.algo" not in sys.modules
+"""
+
+
+def test_where_there_is_no_gpu_spconv_describes_none_of_its_kernels():
+    """That takes seconds in every process that loads a teacher."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", WITHOUT_GPU], cwd=REPOSITORY, env=environment, check=True)
 
 
 def git(folder, *arguments):
