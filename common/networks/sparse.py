@@ -17,10 +17,13 @@ def sparse() -> Any:
         SettingsError: it cannot be imported.
     """
     try:
-        from spconv import cppconstants
+        import spconv.core
 
-        # Descriptions of its GPU kernels take seconds to make: without a GPU, do as a CPU build of spconv does.
-        cppconstants.CPU_ONLY_BUILD |= not torch.cuda.is_available()
+        if not torch.cuda.is_available():
+            # Of each of these GPU kernels spconv makes a description when `algo` is imported: seconds of CPU time.
+            spconv.core.ALL_NATIVE_PARAMS.clear()
+            spconv.core.ALL_IMPGEMM_PARAMS.clear()
+        import spconv.algo
         import spconv.pytorch
     except ImportError as error:
         raise SettingsError(
@@ -44,10 +47,8 @@ def use_algorithm_of(network: nn.Module, device: torch.device) -> None:
 
 def set_sparse_precision(tf32: bool) -> None:
     """Whether spconv may round float32 factors to TensorFloat-32 on a GPU."""
-    constants, ops = sparse().constants, sparse().pytorch.ops
+    constants, ops, algorithms = sparse().constants, sparse().pytorch.ops, sparse().algo
     changed, constants.SPCONV_ALLOW_TF32 = tf32 != constants.SPCONV_ALLOW_TF32, tf32
     # spconv remembers a kernel for each shape, of either kind: let it choose anew.
     if changed and ops.CONV_CPP is not None:
-        from spconv import algo
-
-        ops.CONV_CPP = algo.ConvTunerSimple(algo.CONV.all_desps)
+        ops.CONV_CPP = algorithms.ConvTunerSimple(algorithms.CONV.all_desps)
