@@ -23,7 +23,7 @@ from stage2_train_student.evaluation.raster import points_image
 from stage2_train_student.evaluation.render import BACKGROUND, RIGHT, WRONG, class_colours
 from stage2_train_student.training.runs import load_student
 from tests.shared.by_hand import by_hand
-from tests.shared.reduced import STREET_GRID, command, fail, reduced_experiment, saved, succeed, train
+from tests.shared.reduced import NARROW, STREET_GRID, command, fail, reduced_experiment, saved, succeed, train
 
 CPU = torch.device("cpu")
 SCAN = ScanId("08", "000000")
@@ -105,7 +105,8 @@ def test_pictures_show_what_the_students_predict(evaluated, streets, reduced_tea
     assert set(found) == {f"ground truth of scan {SCAN}", *expected}
 
     source = Dataset.open(streets, semantic_kitti).read(SCAN)
-    student, _ = load_student(reduced_experiment(STREET_GRID), evaluated / "full" / "student_best.pt", CPU)
+    settings = reduced_experiment(STREET_GRID, NARROW)
+    student, _ = load_student(settings, evaluated / "full" / "student_best.pt", CPU)
     prediction = np.array(by_hand(student, source.points, STREET_GRID))
     colours = class_colours(semantic_kitti)
     for title, labels in (("ground truth of", source.labels), ("prediction of full on", prediction)):

@@ -208,7 +208,8 @@ def test_every_experiment_trains_validates_and_records_its_terms(streets, street
 
 
 def test_real_scans_train(real_cache, runs):
-    options = (f"grid.shape={list(REAL_GRID)}", "steps=1", "batch_size=1", "train=[train]")
+    """At the published width of the U-Net."""
+    options = (f"grid.shape={list(REAL_GRID)}", "student.width=64", "steps=1", "batch_size=1", "train=[train]")
     output = succeed(train(scans_folder(), real_cache, runs / "real", *options))
     assert "no validation" in output
     [line] = read_metrics(runs / "real", "train")
