@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 DATASET = CONFIGS / "datasets" / "semantic_kitti.yaml"
 
-REAL_GRID = (120, 96, 16)
+REAL_GRID = (80, 64, 16)
 """Bins (rho, phi, z) for real scans; radial and azimuth sizes divide by 8, so teacher and student layers match."""
 
 STREET_GRID = (48, 40, 16)
