@@ -13,15 +13,7 @@ from common.targets.store.skipped import read_skipped
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
-from tests.shared.reduced import (
-    STREET_GRID,
-    command,
-    dump,
-    fail,
-    read_all,
-    same_targets,
-    succeed,
-)
+from tests.shared.reduced import STREET_GRID, command, dump, fail, read_all, same_targets, succeed
 
 TRAIN = "splits=[train]"
 

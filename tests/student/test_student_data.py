@@ -12,12 +12,7 @@ from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentData, choose_view
 from stage2_train_student.training.experiment import TargetSource, student_data
 from stage2_train_student.training.scans import choose_scans
-from tests.shared.reduced import (
-    STREET_GRID,
-    fail,
-    reduced_experiment,
-    train,
-)
+from tests.shared.reduced import STREET_GRID, fail, reduced_experiment, train
 
 
 def data_of(settings: ExperimentSettings, root: Path, store: TargetStore | None = None) -> StudentData:
