@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.shared.small_stores import EXACT_FULL, TRAIN, dump_words, stage_one
 # The same examples on every run, and no failure for a machine that is slow for a moment.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+# At these sizes several threads only wait for each other, here and in the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -17,6 +17,12 @@ def sparse() -> Any:
         SettingsError: it cannot be imported.
     """
     try:
+        import spconv.core
+
+        if not torch.cuda.is_available():
+            # Of each of these GPU kernels spconv makes a description when `algo` is imported: seconds of CPU time.
+            spconv.core.ALL_NATIVE_PARAMS.clear()
+            spconv.core.ALL_IMPGEMM_PARAMS.clear()
         import spconv.algo
         import spconv.pytorch
     except ImportError as error:

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from common.base.checked_json import CHECKSUM, with_checksum, without_checksum
 from common.base.config import Settings, write_yaml
 from common.base.environment import environment
@@ -30,6 +28,9 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, settings: Settings, first_step: int, first_epoch: int) -> None:
+        # A sixth of what any command of stage two would import: only a training writes to TensorBoard.
+        from torch.utils.tensorboard import SummaryWriter
+
         write_yaml(settings, folder / SETTINGS_FILE)
         write_json(folder / ENVIRONMENT_FILE, environment())
         self._path = folder / METRICS_FILE

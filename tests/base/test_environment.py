@@ -12,6 +12,7 @@ from common import __version__
 from common.base.devices import select_device
 from common.base.environment import environment, git_state, package_version
 from common.base.errors import SettingsError
+from common.networks.sparse import sparse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,11 @@ def test_stage_two_imports_neither_spconv_nor_stage_one():
     command = [sys.executable, "-c", IMPORT_WITHOUT_SPCONV]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_where_there_is_no_gpu_spconv_describes_none_of_its_kernels():
+    """That takes seconds in every process that loads a teacher."""
+    assert bool(sparse().algo.CONV.all_desps) == torch.cuda.is_available()
 
 
 def git(folder, *arguments):

@@ -10,8 +10,8 @@ from common.training.run_lock import locked
 from stage2_train_student.__main__ import main as stage_two
 from tests.comparison.test_sweep import QUICK, sweep_words
 from tests.shared.reduced import command, experiment_file, finish, saved, start, succeed, train
+from tests.shared.resumed_runs import assert_same_run
 from tests.shared.small_cluster import add_node, kill_node
-from tests.student.test_resuming import assert_same_run
 
 STATE_SAVED = 6
 """An epoch of five steps has ended, and the state was saved, before this step."""

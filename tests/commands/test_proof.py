@@ -1,6 +1,7 @@
 """The proof: its plan, and all that it does at the smallest size."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_cache_of_two_teachers_is_dumped_by_the_plans_own_and_one_that_is_trai
     dump = dump_command(plan, Folders(), "street_two_teachers")
     assert train[train.index("--set") + 1] == "seed=1"
     trained = f"{train[train.index('--run') + 1]}/teacher_last.safetensors"
-    teachers = [word for option, word in zip(dump, dump[1:], strict=False) if option == "--teacher"]
+    teachers = [word for option, word in pairwise(dump) if option == "--teacher"]
     assert teachers == [str(plan.teacher), trained]
 
 

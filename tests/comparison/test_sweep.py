@@ -33,7 +33,7 @@ from tests.shared.reduced import (
     succeed,
     train,
 )
-from tests.student.test_resuming import assert_same_run, differing
+from tests.shared.resumed_runs import assert_same_run, differing
 
 QUICK = ("batch_size=1", "epochs=1", "validate_on=[]", "loading_threads=1", "student.width=4")
 NAMES = f"{experiment_file('baseline')} {experiment_file('vpd')}"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from spconv.pytorch.conv import SparseConvolution
 
 from common.base.config import load_settings
 from common.networks.cylinder3d import halve_sparse_network
+from common.networks.sparse import sparse
 from common.scans.dataset import open_dataset
 from common.targets.store import TargetStore
 from common.targets.store.manifest import MANIFEST
@@ -85,9 +85,10 @@ def test_verify_names_the_agreement_and_info_the_precision(data, tmp_path, reduc
 def test_the_sparse_network_alone_changes_its_numbers(reduced_teacher, streets, semantic_kitti):
     model = load_teacher(reduced_teacher, CPU).model
     halve_sparse_network(model)
-    sparse = [module for module in model.modules() if isinstance(module, SparseConvolution)]
-    assert sparse
-    assert all(module.fp32_accum for module in sparse)
+    kind = sparse().pytorch.conv.SparseConvolution
+    convolutions = [module for module in model.modules() if isinstance(module, kind)]
+    assert convolutions
+    assert all(module.fp32_accum for module in convolutions)
     assert {tensor.dtype for tensor in model.cylinder_3d_generator.parameters()} == {torch.float32}
     assert {tensor.dtype for tensor in model.cylinder_3d_spconv_seg.parameters()} == {torch.float16}
 

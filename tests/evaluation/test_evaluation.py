@@ -21,6 +21,7 @@ from tests.shared.by_hand import by_hand, iou_by_hand, miou_by_hand, student_wor
 from tests.shared.dataset_writer import street_scan, write_scan
 from tests.shared.kitti import list_scans, read_points
 from tests.shared.reduced import (
+    NARROW,
     REAL_GRID,
     REPOSITORY,
     STREET_GRID,
@@ -141,7 +142,7 @@ def test_a_run_is_evaluated_by_its_folder_and_its_student_loads_back(streets, st
     best, last = torch.load(run / "student_best.pt"), torch.load(run / "student_last.pt")
     assert best.keys() == golden_weights("student_reduced", "student.").keys()
     assert all(torch.equal(best[name], last[name]) for name in best)
-    student, _ = load_student(reduced_experiment(STREET_GRID), run / "student_last.pt", CPU)
+    student, _ = load_student(reduced_experiment(STREET_GRID, NARROW), run / "student_last.pt", CPU)
     state = torch.load(run / "last.pt", weights_only=True)["student"]
     assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
     assert not student.training

@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 DATASET = CONFIGS / "datasets" / "semantic_kitti.yaml"
 
-REAL_GRID = (120, 96, 16)
+REAL_GRID = (80, 64, 16)
 """Bins (rho, phi, z) for real scans; radial and azimuth sizes divide by 8, so teacher and student layers match."""
 
 STREET_GRID = (48, 40, 16)
@@ -38,6 +38,9 @@ STREET_GRID = (48, 40, 16)
 
 REDUCED_STUDENT = ("student.point_channels=64", "student.compressed_channels=16")
 """Widths of the golden reduced student."""
+
+NARROW = "student.width=8"
+"""U-Net of students whose size does not matter: an eighth of the golden one's channels, a fraction of its time."""
 
 FULL_LAYERS = {"down1c": 16, "down3c": 64, "up4e": 128, "up2e": 32, "up0e": 16}
 """Channels of the golden reduced teacher's layers (base width 8)."""
@@ -133,10 +136,10 @@ def reduced_experiment(grid: tuple[int, int, int], *overrides: str, name: str = 
 def train_words(
     data: Path, cache: Path | None, run: Path, *overrides: str, name: str = "full", options: tuple[Any, ...] = ()
 ) -> list[str]:
-    """Words of the train command on made-up streets."""
+    """Words of the train command on made-up streets, for a `NARROW` student unless overridden."""
     words = ["train", "--data", data, "--experiment", experiment_file(name), "--run", run, "--device", "cpu", *options]
     words += [] if cache is None else ["--cache", cache]
-    return [str(word) for word in words] + settings_words(*experiment_overrides(STREET_GRID), *overrides)
+    return [str(word) for word in words] + settings_words(*experiment_overrides(STREET_GRID), NARROW, *overrides)
 
 
 def train(

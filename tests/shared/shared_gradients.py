@@ -28,7 +28,7 @@ from stage2_train_student.training.experiment import TargetSource, new_state, st
 from stage2_train_student.training.parallel import parallel
 from stage2_train_student.training.state import StudentState
 from stage2_train_student.training.step import StudentStep, losses, targets_of
-from tests.shared.reduced import FULL_LAYERS, STREET_GRID, reduced_experiment
+from tests.shared.reduced import FULL_LAYERS, NARROW, STREET_GRID, reduced_experiment
 
 CPU = torch.device("cpu")
 SIZES = (3, 1)
@@ -60,7 +60,7 @@ def in_float64(record: Any) -> Any:
 
 def settings_in_float64(*overrides: str) -> ExperimentSettings:
     """A reduced experiment in which nothing is left to chance."""
-    return reduced_experiment(STREET_GRID, *NOTHING_BY_CHANCE, *EVERY_VOXEL, *overrides)
+    return reduced_experiment(STREET_GRID, NARROW, *NOTHING_BY_CHANCE, *EVERY_VOXEL, *overrides)
 
 
 def load(data: Path, cache: Path, frames: Iterable[int], processes: Processes) -> tuple[StudentBatch, TeacherTargets]:

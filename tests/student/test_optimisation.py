@@ -24,6 +24,7 @@ from stage2_train_student.training.state import StudentState, averaged_copy, dec
 from stage2_train_student.training.step import NonFiniteError, StudentStep, losses, targets_of
 from tests.shared.reduced import (
     FULL_LAYERS,
+    NARROW,
     STREET_GRID,
     command,
     fail,
@@ -52,7 +53,8 @@ def loaded(streets, street_cache, semantic_kitti) -> list[StudentBatch]:
 
 def reduced(*overrides: str) -> ExperimentSettings:
     """Settings of a student in which nothing is left to chance."""
-    return reduced_experiment(STREET_GRID, "student.dropblock=0", "student.max_points_per_pillar=100000", *overrides)
+    nothing_by_chance = ("student.dropblock=0", "student.max_points_per_pillar=100000")
+    return reduced_experiment(STREET_GRID, NARROW, *nothing_by_chance, *overrides)
 
 
 def state_of(settings: ExperimentSettings, label_map) -> StudentState:
@@ -172,7 +174,7 @@ def test_running_statistics_come_back_after_an_error(semantic_kitti):
 
 
 def test_the_average_follows_the_formula_and_includes_statistics():
-    student = PolarNet(16, 20, 8, 4)
+    student = PolarNet(16, 20, 8, 4, width=4)
     average = averaged_copy(student)
     start = {name: value.clone() for name, value in student.state_dict().items()}
     with torch.no_grad():

@@ -24,6 +24,7 @@ from stage2_train_student.evaluation.evaluate import report, student_logits
 from stage2_train_student.training.experiment import check_divisible, new_student
 from tests.shared.kitti import list_scans
 from tests.shared.reduced import (
+    NARROW,
     STREET_GRID,
     finish,
     one_thread,
@@ -121,7 +122,7 @@ def test_the_command_shares_its_batches_likewise(streets, street_cache, runs, sh
 def test_metrics_over_all_processes_are_exact(streets, shared_run):
     """Counted by two processes for the five scans, and by one here."""
     run, _ = shared_run
-    settings = reduced_experiment(STREET_GRID, *SHARED)
+    settings = reduced_experiment(STREET_GRID, NARROW, *SHARED)
     label_map = load_label_map(settings.dataset)
     student = new_student(settings, label_map)
     student.load_state_dict(torch.load(run / "student_last.pt", weights_only=True), strict=True)

@@ -18,7 +18,7 @@ from common.training.trainer import Trainer
 from tests.dump.test_train_teacher import train_teacher
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import fail, saved, succeed, train
-from tests.student.test_resuming import assert_same_run, differing
+from tests.shared.resumed_runs import assert_same_run, differing
 
 RESUME = {"options": ("--resume",)}
 QUICK = ("batch_size=1", "epochs=2")

@@ -16,7 +16,7 @@ from stage2_train_student.students import polarnet
 from stage2_train_student.training.experiment import TargetSource, student_data
 from stage2_train_student.training.state import StudentState
 from stage2_train_student.training.step import NonFiniteError, StudentStep
-from tests.shared.reduced import STREET_GRID, one_thread, reduced_experiment
+from tests.shared.reduced import NARROW, STREET_GRID, one_thread, reduced_experiment
 from tests.student.test_optimisation import SEGMENTATION_ONLY, reduced, state_of
 
 SCAN = ScanId("00", "000000")
@@ -74,7 +74,7 @@ WEIGHTED = ("distillation.confidence=true", "distillation.trust_labels=true")
 def test_a_step_asks_for_nothing(streets, street_cache, semantic_kitti, pooled_as_on_a_gpu, targets, more):
     words = ("averaging=0.9", "optimiser.clip_norm=1.0", *more)
     # Dropped blocks, and the limit of points that no pillar of this scan exceeds, are part of it.
-    settings = reduced_experiment(STREET_GRID, "student.max_points_per_pillar=100000", *words)
+    settings = reduced_experiment(STREET_GRID, NARROW, "student.max_points_per_pillar=100000", *words)
     source = TargetSource(TargetStore.open(street_cache)) if targets == "cache" else TargetSource()
     batch = loaded(streets, semantic_kitti, source, *words)
     state = state_of(settings, semantic_kitti)

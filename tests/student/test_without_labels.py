@@ -13,8 +13,8 @@ from tests.dump.test_train_teacher import train_teacher
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.kitti import list_scans
 from tests.shared.reduced import STREET_GRID, fail, one_thread, reduced_experiment, saved, succeed, train
+from tests.shared.resumed_runs import differing
 from tests.student.test_optimisation import state_of
-from tests.student.test_resuming import differing
 
 CPU = torch.device("cpu")
 BASELINE = ("batch_size=1", "epochs=1", "validate_on=[]", "student.width=4")

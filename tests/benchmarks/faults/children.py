@@ -20,6 +20,7 @@ from typing import Any
 import click
 import torch
 
+from common.networks.sparse import sparse
 from polar_distill import COMMANDS, program
 
 LIMIT_SECONDS = 60.0
@@ -33,7 +34,6 @@ POLL_SECONDS = 0.003
 SLOW_IMPORTS = (
     "stage1_dump_teacher.dump",
     "stage1_dump_teacher.teacher_training.train",
-    "spconv.pytorch",
     "torch._dynamo",
 )
 """What commands import only when they run."""
@@ -63,6 +63,7 @@ def import_everything() -> None:
     commands = [place.partition(":")[0] for listed in COMMANDS.values() for place, _ in listed.values()]
     for module in (*commands, *SLOW_IMPORTS):
         importlib.import_module(module)
+    sparse()
 
 
 class Child:

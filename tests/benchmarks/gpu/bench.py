@@ -17,12 +17,13 @@ from common.targets.teacher import Precision
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 from stage2_train_student.settings import ExperimentSettings
 from tests.golden.golden_files import golden_weights, label_map, scans_folder
-from tests.shared.reduced import CONFIGS, DATASET, REAL_GRID, REDUCED_STUDENT
+from tests.shared.dataset_writer import write_dataset
+from tests.shared.reduced import CONFIGS, DATASET, REDUCED_STUDENT, STREET_GRID
 
 CACHED = ("down1c", "down3c", "up4e", "up2e", "up0e")
 """Teacher layers that a student reads."""
 
-REDUCED_DUMP = (f"grid.shape={list(REAL_GRID)}",)
+REDUCED_DUMP = (f"grid.shape={list(STREET_GRID)}",)
 REDUCED_TRAINING = (*REDUCED_DUMP, *REDUCED_STUDENT, "student.width=16", "student.max_points_per_pillar=100000")
 
 
@@ -32,7 +33,7 @@ class Bench:
 
     Attributes:
         device: a GPU; or a CPU, on which the same program runs.
-        reduced: the reduced golden networks on a small grid.
+        reduced: the reduced golden networks on a small grid, and made-up streets instead of the sample scans.
         folder: for stores and checkpoints.
         repeats: of what is timed.
         views: of each scan that is dumped.
@@ -63,13 +64,23 @@ class Bench:
         return path
 
     @property
+    def data(self) -> Path:
+        """Folder of the scans; made-up ones are written at the first call."""
+        if not self.reduced:
+            return scans_folder()
+        path = self.folder / "streets"
+        if not path.exists():
+            write_dataset(path, {"00": 2})
+        return path
+
+    @property
     def dataset(self) -> Dataset:
-        """The sample scans."""
-        return Dataset.open(scans_folder(), label_map())
+        """The scans."""
+        return Dataset.open(self.data, label_map())
 
     @property
     def scans(self) -> list[ScanId]:
-        """Labelled sample scans."""
+        """Scans with labels."""
         return self.dataset.select(["00"]).scans
 
     def teacher(self, precision: Precision = "float32") -> Cylinder3DTeacher:

@@ -22,7 +22,6 @@ from tests.golden.golden_files import (
     golden_batch,
     golden_voxels,
     relative_frobenius,
-    scans_folder,
 )
 from tests.shared.reduced import CONFIGS, DATASET
 
@@ -83,7 +82,7 @@ def dumps(bench: Bench) -> dict[str, Any]:
             words += REDUCED_DUMP if bench.reduced else ()
             settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
             start, cache = time.perf_counter(), bench.folder / f"{profile}{views}"
-            written = dump(settings, scans_folder(), [bench.checkpoint], cache, bench.device).written
+            written = dump(settings, bench.data, [bench.checkpoint], cache, bench.device).written
             seconds[written] = time.perf_counter() - start
         (few, short), (many, long) = sorted(seconds.items())
         found[f"{profile}_ms"] = 1e3 * (long - short) / (many - few)

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from common.targets.store import TargetStore
+from common.targets.store.remote import open_remote
+from tests.targets.store.hasty import HASTY
+from tests.targets.store.made_up_targets import fill
 from tests.targets.store.s3_server import BUCKET, Proxy, environment, running_server
 
 
@@ -29,3 +33,11 @@ def proxy(s3_endpoint, s3_url, monkeypatch) -> Iterator[Proxy]:
     with Proxy(s3_endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
+
+
+@pytest.fixture
+def through(proxy, s3_url):
+    """A complete store on the server, opened through the proxy by a client with little patience."""
+    fill(open_remote(s3_url, HASTY))
+    proxy.requests.clear()
+    return TargetStore.open(open_remote(s3_url, HASTY))

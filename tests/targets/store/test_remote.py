@@ -1,4 +1,4 @@
-"""Stores at URLs, against a real S3 server process: the conformance suite, failures on the way, and stage two."""
+"""Stores at URLs, against a real S3 server process: the conformance suite, requests and listings, and stage two."""
 
 import io
 import subprocess
@@ -18,13 +18,12 @@ from common.scans.polar_grid import PolarGrid
 from common.scans.view import IDENTITY
 from common.targets.store import TargetStore, remote
 from common.targets.store.local_copy import CopySettings, LocalCopy, copied_locally
-from common.targets.store.patience import Patience
 from common.targets.store.remote import RemoteStorage, open_remote
-from common.targets.store.storage import MissingFileError
 from common.targets.store.store import open_storage
 from stage2_train_student.training.data import StudentData
 from tests.shared.dataset_writer import write_dataset
 from tests.targets.store.conformance import WritableConformance
+from tests.targets.store.hasty import HASTY, read_whole
 from tests.targets.store.made_up_targets import (
     REPOSITORY,
     SCANS,
@@ -33,27 +32,14 @@ from tests.targets.store.made_up_targets import (
     identity,
     label_map,
     numbers,
-    points_of,
     targets_at,
     targets_of,
     write_archive,
     write_one,
 )
-from tests.targets.store.s3_server import (
-    BUCKET,
-    cut_off,
-    dropped,
-    environment,
-    garbled,
-    server_error,
-    shortened,
-    silent,
-    slow,
-    stalled,
-)
+from tests.targets.store.s3_server import BUCKET, environment, server_error, slow
 from tests.targets.store.store_conformance import WritableTargetStoreConformance
 
-HASTY = Patience(connect=2.0, stall=0.5, request=10.0, retries=3, first_pause=0.01, longest_pause=0.05)
 SCAN = SCANS[0]
 
 
@@ -91,19 +77,6 @@ class OnObstoreMemory:
 
 class TestObstoreMemory(OnObstoreMemory, WritableConformance):
     pass
-
-
-@pytest.fixture
-def through(proxy, s3_url):
-    """A complete store on the server, opened through the proxy by a client with little patience."""
-    fill(open_remote(s3_url, HASTY))
-    proxy.requests.clear()
-    return TargetStore.open(open_remote(s3_url, HASTY))
-
-
-def read_whole(store):
-    """Numbers of one scan of the store."""
-    return numbers(store.read(SCAN, 0, points_of(SCAN), voxel_features=True)[0])
 
 
 def test_a_url_is_written_read_verified_and_resumed(s3_url):
@@ -204,78 +177,6 @@ class Seekable(io.RawIOBase):
         data = bytes(self.reader.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
-
-
-@pytest.mark.parametrize("fault", [server_error, dropped, cut_off, stalled, silent, shortened, garbled, slow])
-def test_reading_succeeds_when_a_failure_passes(proxy, through, fault):
-    proxy.planned.extend([fault] if fault in (shortened, garbled, slow) else [fault, fault])
-    assert read_whole(through) == numbers(targets_of(SCAN, 0))
-    assert not proxy.planned
-
-
-@pytest.mark.parametrize("fault", [server_error, dropped, cut_off, stalled, shortened, garbled])
-def test_a_failure_that_stays_is_reported_and_never_silent(proxy, through, fault):
-    proxy.always = fault
-    with pytest.raises(StoreError) as caught:
-        read_whole(through)
-    assert through.name(SCAN, 0) in caught.value.message
-    assert through.location in caught.value.message
-    assert "\n" not in caught.value.message
-    proxy.always = None
-    assert read_whole(through) == numbers(targets_of(SCAN, 0))
-
-
-@pytest.mark.parametrize("fault", [server_error, dropped])
-def test_writing_succeeds_when_a_failure_passes(proxy, through, fault):
-    proxy.planned.extend([fault, fault])
-    write_one(through, SCAN, 0, version=1)
-    assert read_whole(through) == numbers(targets_of(SCAN, 0, 1))
-
-
-@pytest.mark.parametrize("fault", [server_error, dropped])
-def test_a_write_that_fails_leaves_the_old_file(proxy, through, fault):
-    proxy.always = fault
-    with pytest.raises(StoreError, match=r"cannot be written \(.+\)\. Check the network"):
-        write_one(through, SCAN, 0, version=1)
-    with pytest.raises(StoreError, match="cannot be listed"):
-        through.finished()
-    with pytest.raises(StoreError, match="cannot be written"):
-        through.storage.create("new", b"")
-    proxy.always = None
-    assert read_whole(through) == numbers(targets_of(SCAN, 0))
-    assert dict(through.storage.sizes()) == {name: len(data) for name, data in all_files(through.storage).items()}
-
-
-def test_creating_succeeds_when_a_failure_passes(proxy, s3_url):
-    storage = open_remote(s3_url, HASTY)
-    proxy.planned.extend([server_error, server_error])
-    assert storage.create("manifest", b"1")
-    proxy.planned.extend([server_error])
-    assert not storage.create("manifest", b"2")
-    assert storage.read("manifest") == b"1"
-
-
-def test_a_missing_object_is_told_from_a_missing_bucket(s3_url):
-    with pytest.raises(MissingFileError):
-        open_remote(s3_url).read("missing")
-    absent = open_remote("s3://no-such-bucket/cache", HASTY)
-    for use in (lambda: absent.read("a"), lambda: absent.write("a", b""), lambda: list(absent.sizes())):
-        with pytest.raises(StoreError, match="There is no such bucket"):
-            use()
-    with pytest.raises(StoreError, match="no target store here"):
-        TargetStore.open(s3_url)
-
-
-def test_a_server_that_is_not_there(s3_url, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match=r"s3://targets.*manifest\.json: cannot be read .*AWS_ENDPOINT_URL"):
-        TargetStore.open(open_remote(s3_url, HASTY))
-
-
-def test_an_endpoint_without_tls_has_to_be_allowed(s3_url, monkeypatch):
-    monkeypatch.delenv("AWS_ALLOW_HTTP")
-    with pytest.raises(StoreError, match="set AWS_ALLOW_HTTP=true"):
-        open_remote(s3_url).read("a")
 
 
 def test_unknown_schemes_and_malformed_urls_are_refused():
