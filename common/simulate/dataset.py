@@ -66,7 +66,7 @@ class SimulationSettings(Settings):
     @field_validator("scans")
     @classmethod
     def _numbered(cls, scans: dict[str, int]) -> dict[str, int]:
-        wrong = [name for name in scans if not name.isdigit()]
+        wrong = [name for name in scans if not name.isdecimal()]
         if wrong:
             raise ValueError(f"sequences are numbers such as 00, not {', '.join(wrong)}")
         return scans

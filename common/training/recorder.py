@@ -70,7 +70,7 @@ def keep_up_to(path: Path, step: int, epoch: int) -> None:
     kept = {
         line: record
         for line, record in enumerate(records(path, lines))
-        if record.get("step", 0) <= step and record.get("epoch", 0) <= epoch
+        if record["step"] <= step and record.get("epoch", 0) <= epoch
     }
     check_no_gap(path, [record["step"] for record in kept.values() if record["kind"] == "train"], step)
     content = b"".join(lines[line] + b"\n" for line in kept)
@@ -150,4 +150,5 @@ def record_of(stored: Any, checked: bool) -> dict[str, Any] | None:
         record = without_checksum(stored)
     except ValueError:
         return None
-    return record if isinstance(record.get("kind"), str) else None
+    counted = isinstance(record.get("step"), int) and isinstance(record.get("epoch", 0), int)
+    return record if counted and isinstance(record.get("kind"), str) else None

@@ -18,9 +18,10 @@ from tests.shared.kitti import has_labels, list_scans, read_points, read_raw_lab
 SMALL = SensorSettings(beams=16, columns=360)
 
 
-def test_impossible_sequences_are_refused():
+@pytest.mark.parametrize("name", ["train", "²"])
+def test_impossible_sequences_are_refused(name):
     with pytest.raises(SettingsError, match="sequences are numbers"):
-        parse_settings(SimulationSettings, {"scans": {"train": 3}}, "simulation")
+        parse_settings(SimulationSettings, {"scans": {name: 3}}, "simulation")
 
 
 def small_settings(**values: float) -> SimulationSettings:

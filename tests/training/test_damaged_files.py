@@ -246,7 +246,13 @@ def test_half_a_line_at_the_end_goes_and_a_damaged_one_in_between_is_named(tmp_p
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
     keep_up_to(path, 3, 9)
     assert path.read_bytes() == lines_of(range(1, 4))
-    for damaged in (b'{"kind": "tr\x9bin"}\n', b"[1]\n", b"\n"):
+    for damaged in (
+        b'{"kind": "tr\x9bin"}\n',
+        b"[1]\n",
+        b"\n",
+        b'{"kind": "train"}\n',
+        b'{"kind": "a", "step": null}\n',
+    ):
         content = lines_of(range(1, 3)) + damaged + lines_of(range(3, 4))
         path.write_bytes(content)
         for read in (lambda: keep_up_to(path, 2, 0), lambda: read_metrics(tmp_path)):

@@ -12,6 +12,7 @@ from common.base.errors import StoreError
 from common.scans.dataset import evenly
 from common.targets.store.checks import ForeignFileError, check_belongs
 from common.targets.store.chunks import MemberError
+from common.targets.store.encoding import STORED_DTYPES
 from common.targets.store.file_names import ScanView
 from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.manifest import read_manifest
@@ -147,12 +148,14 @@ def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[
         stored, sizes = members.stored_bytes(), {}
         for name, metadata in members.metadata.items():
             if name in features:
-                parts = [part for part in stored if part == name or part.startswith(f"{name}.")]
-                encoding, numbers = features[name].encoding, math.prod(metadata["shape"])
+                encoding: str = features[name].encoding
+                parts = [f"{name}{suffix}" for suffix in STORED_DTYPES[features[name].encoding]]
+                parts = [part for part in parts if part in stored]
             elif name.rpartition(".")[0] in features:
                 continue
             else:
-                parts, encoding, numbers = [name], metadata["data_type"], math.prod(metadata["shape"])
+                parts, encoding = [name], metadata["data_type"]
+            numbers = math.prod(metadata["shape"])
             uncompressed = sum(plain_bytes(members.metadata[part]) for part in parts)
             sizes[name] = ArraySize(encoding, sum(stored[part] for part in parts), uncompressed, 4 * numbers)
         yield sizes

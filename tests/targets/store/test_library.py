@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from common.base.errors import SettingsError
 from common.targets.store import (
+    PillarFeatures,
     PolarGrid,
     ScanId,
     StoreError,
@@ -25,6 +27,7 @@ from common.targets.store import (
     targets_of_points,
     targets_of_voxels,
 )
+from common.targets.store.contents import contents
 from common.training.recorder import read_metrics
 from stage1_dump_teacher.__main__ import main as stage_one
 from tests.shared.dataset_writer import write_dataset
@@ -146,6 +149,17 @@ def test_a_voxel_gets_the_mean_of_its_points_and_every_point_its_voxel():
     assert torch.equal(logits_of_points(targets, points, GRID), expected)
     with pytest.raises(StoreError, match="for 3 points"):
         targets_of_points(points, logits[:2], GRID)
+
+
+def test_a_layer_may_be_called_logits_and_counts_apart_from_them(tmp_path):
+    identity = StoreIdentity.of("mine", GRID, load_label_map("semantic_kitti"), {"logits": 2})
+    store = TargetStore.create_or_resume(tmp_path / "store", identity)
+    layer = PillarFeatures(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 2), GRID.shape[:2])
+    targets = targets_of_voxels(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, CLASSES))
+    targets = replace(targets, layers={"logits": layer})
+    store.write(SCAN, 0, identity.view(SCAN, 0), targets, np.zeros((1, 4), np.float32))
+    found = contents(store).arrays
+    assert (found["logits"].uncompressed, found["logits.pillar_features"].uncompressed) == (2 * CLASSES, 2 * 2)
 
 
 def test_voxels_may_come_in_any_order(tmp_path):
