@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -78,12 +79,14 @@ class LocalCopy(Storage):
         path = self._path(name)
         try:
             data = path.read_bytes()
-            # Access times are often switched off; the modification time says when a copy was last used.
-            os.utime(path)
-            return data
         except OSError:
             data = self.remote.read(name)
-        self._keep(path, data)
+            self._keep(path, data)
+        else:
+            # Access times are often switched off; the modification time says when a copy was last used. Of a file of
+            # somebody else's it stays.
+            with suppress(OSError):
+                os.utime(path)
         return data
 
     def write(self, name: str, data: bytes) -> None:

@@ -71,6 +71,19 @@ def test_a_file_travels_once(tmp_path):
     assert remote.reads == ["a"]
 
 
+def test_a_copy_of_somebody_else_is_read_though_its_time_cannot_be_set(tmp_path, monkeypatch):
+    remote = CountingStorage({"a": b"1"})
+    copy = LocalCopy(remote, tmp_path, LARGE)
+    copy.read("a")
+
+    def refused(_path):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert copy.read("a") == b"1"
+    assert remote.reads == ["a"]
+
+
 def test_missing_files_are_not_remembered(tmp_path):
     remote = CountingStorage()
     copy = LocalCopy(remote, tmp_path, LARGE)
