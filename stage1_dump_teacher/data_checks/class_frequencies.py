@@ -109,7 +109,7 @@ def with_content(text: str, content: dict[int, float]) -> str:
         return text[:start].rstrip(" ") + " {" + ", ".join(_pairs(content.items())) + "}" + text[end:]
     line_end = "\r\n" if "\r\n" in text else "\n"
     # From the end to the start, so that places before stay true.
-    there = {int(key.value) for key, _ in node.value}
+    there = {yaml.safe_load(key.value) for key, _ in node.value}
     *_, (last_key, last_value) = node.value
     after = text.find("\n", last_value.end_mark.index)
     after = len(text) if after < 0 else after + 1
@@ -120,7 +120,7 @@ def with_content(text: str, content: dict[int, float]) -> str:
     gap = line_end if added and not text[:after].endswith("\n") else ""
     text = text[:after] + gap + added + text[after:]
     for key, value in reversed(node.value):
-        share = f"{content.get(int(key.value), 0.0):.10g}"
+        share = f"{content.get(yaml.safe_load(key.value), 0.0):.10g}"
         text = text[: value.start_mark.index] + share + text[value.end_mark.index :]
     return text
 

@@ -85,4 +85,6 @@ def read_report(path: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in numbers] if isinstance(numbers, dict) else list(REQUIRED)
     if missing:
         raise DataError(f"{path}: not a report of evaluate that can be compared, it lacks {', '.join(missing)}.")
+    if not isinstance(numbers["iou"], dict):
+        raise DataError(f"{path}: not a report of evaluate: iou is no table by class. Run evaluate again.")
     return dict(numbers)

@@ -62,7 +62,7 @@ def own_scans(
     """
     # Without options of its own: nothing came back where a point is at the origin or NaN.
     known: dict[str, Any] = dict(label_map.options) if label_map.format == SensorFiles.name else {"drop_origin": True}
-    options = overridden({**known, "labels": None}, overrides)
+    options = overridden({**known, "labels": None, "label_column": None}, overrides)
     # A file may be named twice, also as a.bin and ../folder/a.bin.
     files: dict[str, Path] = {}
     for file in (file for path in paths for file in files_of(path, out)):

@@ -13,6 +13,7 @@ from stage2_train_student.__main__ import main
 from stage2_train_student.comparison.charts import block_means
 from stage2_train_student.comparison.experiments import distinct_names
 from stage2_train_student.comparison.statistics import Sample, difference
+from stage2_train_student.evaluation.evaluation_file import REQUIRED
 from tests.shared.made_up_runs import MACHINE, NAMES, class_ious, write_evaluation, write_run
 from tests.shared.reduced import DATASET, command, fail, succeed
 
@@ -149,6 +150,8 @@ def test_an_evaluation_of_weights_that_changed_since_is_refused(tmp_path):
     assert f"Evaluations that cannot be used are left out: {folder}." in text
     (folder / "evaluation.json").write_text('{"miou": 0.5}')
     assert "it lacks weights, weights_sha256" in fail(command(main, "compare", folder))
+    (folder / "evaluation.json").write_text(json.dumps({**dict.fromkeys(REQUIRED, 1), "iou": []}))
+    assert "iou is no table by class" in fail(command(main, "compare", folder))
 
 
 def test_scores_on_the_scans_that_chose_the_students_are_said_to_be_so(tmp_path):

@@ -92,6 +92,7 @@ def test_a_file_that_does_not_say_shares_yet_gets_them(sample_data, description)
         "content: {0: 0.5,\n  10: 0.5}\nname: x\n",
         "content:\nname: x\n",
         "content: {}\n",
+        "content:\n  0x0: 0.5\n  0xA: 0.5\n",
         "content: null\nname: x\n",
         "name: x",
         "content:\r\n  0: 0.5  # nothing\r\n\r\nname: x\r\n",

@@ -13,6 +13,7 @@ from common.scans.scan_id import ScanId
 from stage2_train_student import Predictor
 from stage2_train_student.__main__ import main
 from stage2_train_student.evaluation.labelled_bag import new_bag, twins_of
+from stage2_train_student.evaluation.own_files import own_scans
 from tests.shared.cloud_writer import WRITERS, cloud_message, write_bag, write_bin, write_npy, write_pcd, write_ply
 from tests.shared.kitti import read_points
 from tests.shared.reduced import command, fail, one_thread, succeed
@@ -47,6 +48,15 @@ def predict(run: Path, *words) -> str:
 
 def refused(run: Path, *words) -> str:
     return fail(command(main, "predict", *words, "--run", run, "--device", "cpu"))
+
+
+def test_labels_that_lie_in_scans_are_not_asked_for(predictor, clouds, tmp_path):
+    """A dataset's scans have them in a column; files to predict may lack it, or hold ids that nobody knows."""
+    write_ply(tmp_path / "a.ply", clouds[0] | {"label": np.full(len(clouds[0]["x"]), 999, np.float32)})
+    write_ply(tmp_path / "b.ply", clouds[1])
+    label_map = predictor.label_map.model_copy(update={"format": "files", "options": {"label_column": "label"}})
+    [own] = own_scans([tmp_path], label_map)
+    assert [len(own.dataset.read(scan).points) for scan in own.scans] == [len(cloud["x"]) for cloud in clouds[:2]]
 
 
 def test_every_kind_of_file_gets_labels_beside_it(small_run, clouds, expected, tmp_path):
