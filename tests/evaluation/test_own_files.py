@@ -104,7 +104,10 @@ def test_where_nothing_came_back_there_is_no_label(small_run, clouds, expected, 
     np.testing.assert_array_equal(
         np.fromfile(tmp_path / "scan.predicted.label", "<u4"), np.insert(expected[0], [0, 700], 0)
     )
-    assert "NaN or infinity" in refused(small_run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
+    assert "drop_origin=true" in refused(small_run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
+    whole["intensity"][3] = np.nan
+    write_pcd(tmp_path / "scan.pcd", whole)
+    assert "--file-option reflectance=null" in refused(small_run, tmp_path / "scan.pcd")
 
 
 def test_other_columns_and_scales_are_options(small_run, clouds, expected, tmp_path):
@@ -115,6 +118,18 @@ def test_other_columns_and_scales_are_options(small_run, clouds, expected, tmp_p
     labels = np.fromfile(tmp_path / "scan.predicted.label", "<u4")
     assert (labels == expected[0]).mean() > 0.999
     assert "did you mean 'reflectance'" in refused(small_run, tmp_path / "scan.bin", "--file-option", "reflectence=i")
+
+
+def test_what_says_how_a_file_is_read_is_named_as_an_option(small_run, clouds, tmp_path):
+    renamed = {**{name: clouds[0][name] for name in "xyz"}, "ring": clouds[0]["x"], "i": clouds[0]["intensity"]}
+    write_ply(tmp_path / "scan.ply", renamed)
+    write_npy(tmp_path / "scan.npy", renamed)
+    np.zeros(5, np.float32).tofile(tmp_path / "scan.bin")
+    assert "--file-option reflectance=NAME" in refused(small_run, tmp_path / "scan.ply")
+    for name in ("scan.npy", "scan.bin"):
+        assert "--file-option columns=[x,y,z,intensity]" in refused(small_run, tmp_path / name)
+    words = ("--file-option", "columns=x,y,z,ring,i")
+    assert "list, written as [a, b, c]" in refused(small_run, tmp_path / "scan.npy", *words)
 
 
 def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(

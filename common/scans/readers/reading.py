@@ -13,6 +13,8 @@ from common.scans.readers.extras import unreadable
 POINT_COLUMNS = ("x", "y", "z", "intensity")
 """Of files that do not name their columns, unless one says otherwise."""
 
+SAY_COLUMNS = "options.columns of the dataset's YAML file, or --file-option columns=[x,y,z,intensity]"
+
 
 def read_cloud(path: Path, columns: Sequence[str] = POINT_COLUMNS, topic: str | None = None) -> Iterator[Cloud]:
     """The clouds of a file: one, or of a bag one for each message in the order of time.
@@ -53,7 +55,7 @@ def read_bin(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
     if len(data) % point:
         raise DataError(
             f"{path}: {len(data)} bytes are not a whole number of points of {point} bytes (columns "
-            f"{', '.join(columns)}, float32). The file is truncated, or has other columns: see options.columns."
+            f"{', '.join(columns)}, float32). The file is truncated, or has other columns: see {SAY_COLUMNS}."
         )
     return dict(zip(columns, np.frombuffer(data, "<f4").reshape(-1, len(columns)).T, strict=True))
 
@@ -66,7 +68,7 @@ def read_npy(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
     if array.ndim != 2 or array.shape[1] != len(columns):
         raise DataError(
             f"{path}: an array of shape {list(array.shape)}; one row a point and {len(columns)} columns "
-            f"({', '.join(columns)}) are needed. See options.columns."
+            f"({', '.join(columns)}) are needed. See {SAY_COLUMNS}."
         )
     return dict(zip(columns, array.T, strict=True))
 
