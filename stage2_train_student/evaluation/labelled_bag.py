@@ -47,16 +47,15 @@ def write_labelled_bag(
     """
     if to.exists():
         raise DataError(f"{to}: is there already. Remove it, or choose another folder with --out.")
-    to.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(to)
+    temporary.mkdir(parents=True)
     try:
+        # In a folder, under its own name: a bag of ROS 2 names its files as it is called.
         with Bag(bag, topic) as source:
-            clouds = copied(source, labels, colours, temporary)
-        temporary.replace(to)
+            clouds = copied(source, labels, colours, temporary / to.name)
+        (temporary / to.name).replace(to)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary)
     return clouds
 
 

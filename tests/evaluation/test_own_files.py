@@ -179,7 +179,10 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
             known = raw != 0
             np.testing.assert_array_equal(colours[known], colours_of(raw[known], semantic_kitti))
     assert "is there already" in refused(small_run, tmp_path / name, "--file-option", "topic=/points")
-    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+    if (tmp_path / written).is_dir():
+        [file] = (path.name for path in (tmp_path / written).glob(f"{written}.*"))
+        assert file in (tmp_path / written / "metadata.yaml").read_text()
     # A bag that was labelled before is labelled again, in place of the labels that it had.
     words = ("--file-option", "topic=/points", "--out", tmp_path / "again")
     predict(small_run, tmp_path / written, *words)
