@@ -20,6 +20,7 @@ NEXT_STEPS = {
     errno.EISDIR: "It is a folder: choose another name",
     errno.ENOTDIR: "A part of the path is a file: choose another folder",
     errno.EEXIST: "A part of the path is a file: choose another folder",
+    errno.ENOTEMPTY: "It is there already: choose another folder, or remove it",
     errno.ENOENT: "Check the path",
 }
 
