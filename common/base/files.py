@@ -71,6 +71,17 @@ def check_writable(folder: Path) -> None:
     (folder / f"check{TEMPORARY_SUFFIX}").unlink(missing_ok=True)
 
 
+def check_replaceable(path: Path) -> None:
+    """Make sure that a file can be written, before the work whose results go into it; makes its folder.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_writable(path.parent)
+
+
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder that no other writer uses, on this machine or another."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")

@@ -45,8 +45,7 @@ def write_labelled_bag(
     Raises:
         DataError: the bag cannot be read, or there is something at `to`.
     """
-    if to.exists():
-        raise DataError(f"{to}: is there already. Remove it, or choose another folder with --out.")
+    check_absent(to)
     temporary = temporary_beside(to)
     temporary.mkdir(parents=True)
     try:
@@ -57,6 +56,16 @@ def write_labelled_bag(
     finally:
         shutil.rmtree(temporary)
     return clouds
+
+
+def check_absent(to: Path) -> None:
+    """Refuse a place for a bag where there is something.
+
+    Raises:
+        DataError: there is.
+    """
+    if to.exists():
+        raise DataError(f"{to}: is there already. Remove it, or choose another folder with --out.")
 
 
 def copied(source: Bag, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path) -> int:
