@@ -63,9 +63,11 @@ class Subject:
         """Of the run or the experiment.
 
         Raises:
-            SettingsError: neither is named, or those of a run are to be changed.
+            SettingsError: neither is named, or both, or those of a run are to be changed.
         """
         if self.run_folder is not None:
+            if self.experiment is not None:
+                raise SettingsError("--run and --experiment both name settings; a run has those it was trained with")
             if self.overrides:
                 raise SettingsError("--set changes the settings of --experiment; a run keeps those it was trained with")
             return run_settings(self.run_folder)
@@ -96,7 +98,9 @@ subject_options = gathered(
     "subject",
     Subject,
     click.option("--run", "run_folder", type=path_type, help="Folder of a training run."),
-    click.option("--weights", type=path_type, help="A student's weights alone, instead of --run."),
+    click.option(
+        "--weights", type=path_type, help="A student's weights: of --experiment, or of --run in place of its own."
+    ),
     click.option("--experiment", help="Experiment whose settings fit --weights or a teacher."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of --experiment."),
 )

@@ -1,5 +1,6 @@
 """A trained student in somebody's own program: points in, classes out."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from common.base.devices import select_device, use_device
-from common.base.errors import DataError
+from common.base.errors import DataError, SettingsError
 from common.scans.label_map import LabelMap
 from common.scans.point_checks import check_points
 from common.scans.polar_grid import VoxelisedScan, voxelise
@@ -60,8 +61,10 @@ class Predictor:
 
         Raises:
             CheckpointError: there is no run, it has saved no student, or the weights do not fit its settings.
-            SettingsError: its settings are damaged, or there is no such device.
+            SettingsError: its settings are damaged, or there is no such device; or `folder` is no path.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise SettingsError(f"Predictor.load: {folder!r:.80} is no folder; give the path of a run's")
         folder, chosen = Path(folder), select_device(str(device))
         settings = run_settings(folder)
         student, label_map = load_student(settings, run_weights(folder), chosen)

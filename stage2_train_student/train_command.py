@@ -6,6 +6,7 @@ import click
 
 from common.base.command_options import cache_option, data_option, device_option, path_type, resume_option, set_option
 from common.base.config import load_settings
+from common.base.text import count_text
 from common.targets.store.local_copy import CopySettings
 from common.targets.teacher import TeacherLoader
 from common.training.processes import started_processes
@@ -75,5 +76,6 @@ def train(
         return
     best = f"best mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else "not validated"
     saved = folder / (BEST_STUDENT if state.best_miou >= 0 else LAST_STUDENT)
-    click.echo(f"{state.step} steps, {state.epoch} epochs finished; {best}; student: {saved}")
+    trained = f"{count_text(state.step, 'step')}, {count_text(state.epoch, 'epoch')}"
+    click.echo(f"{trained} finished; {best}; student: {saved}")
     click.echo(f"curves: tensorboard --logdir {folder}    next: make evaluate RUN={folder} DATA={data}")

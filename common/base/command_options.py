@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,20 @@ TEACHER_CONFIG = Path("configs/teachers/cylinder3d.yaml")
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
-path_type = click.Path(path_type=Path)
+
+class PathType(click.Path):
+    """A path. Empty text, as of a variable that is not set, is none: it would be the working folder."""
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """The path."""
+        if not os.fspath(value):
+            self.fail("an empty path; perhaps a variable of the shell is not set", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+path_type = PathType(path_type=Path)
 
 DATA = "Folder of the dataset; of SemanticKITTI, the one that holds sequences/."
 
@@ -34,7 +48,7 @@ def existing_paths(context: click.Context, parameter: click.Parameter, texts: tu
     def split(text: str) -> list[Path]:
         parts = [Path(part) for part in text.split()]
         several = len(parts) > 1 and not Path(text).exists() and all(part.exists() for part in parts)
-        return parts if several else [Path(text)]
+        return parts if several else [path_type.convert(text, parameter, context)]
 
     return tuple(path for text in texts for path in split(text))
 

@@ -249,7 +249,8 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] != "extra_forbidden":
-        return f"{key or 'settings'}: {problem['msg']} (got {SHORT.repr(problem.get('input'))})"
+        form = ", written as [a, b, c]" if problem["type"] in ("list_type", "tuple_type") else ""
+        return f"{key or 'settings'}: {problem['msg']}{form} (got {SHORT.repr(problem.get('input'))})"
     known = list(_fields_at(kind, location[:-1]))
     near = difflib.get_close_matches(location[-1], known, n=1)
     return f"{key}: unknown key; " + (f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}")

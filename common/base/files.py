@@ -20,6 +20,7 @@ NEXT_STEPS = {
     errno.EISDIR: "It is a folder: choose another name",
     errno.ENOTDIR: "A part of the path is a file: choose another folder",
     errno.EEXIST: "A part of the path is a file: choose another folder",
+    errno.ENOTEMPTY: "It is there already: choose another folder, or remove it",
     errno.ENOENT: "Check the path",
 }
 
@@ -68,6 +69,17 @@ def check_writable(folder: Path) -> None:
     """
     write_atomically(folder / f"check{TEMPORARY_SUFFIX}", b"")
     (folder / f"check{TEMPORARY_SUFFIX}").unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Make sure that a file can be written, before the work whose results go into it; makes its folder.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_writable(path.parent)
 
 
 def temporary_beside(path: Path) -> Path:

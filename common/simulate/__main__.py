@@ -8,6 +8,7 @@ from tqdm import tqdm
 from common.base.command_options import path_type, set_option
 from common.base.commands import Command
 from common.base.config import load_settings
+from common.base.text import count_text
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 
@@ -35,7 +36,8 @@ def main(out: Path, config: Path | None, jobs: int, overrides: tuple[str, ...]) 
     if missing:
         for _ in tqdm(write_dataset(settings, out, jobs), total=missing, desc="simulate", unit="scan"):
             pass
-    click.echo(f"{out}: {total} scans in {len(settings.scans)} sequences, {missing} of them new")
+    sequences = count_text(len(settings.scans), "sequence")
+    click.echo(f"{out}: {count_text(total, 'scan')} in {sequences}, {missing} of them new")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from common.base.command_options import device_option, gathered, path_type
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
+from common.base.text import count_text
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -159,7 +160,7 @@ def scored_on(experiments: list[Experiment], source: Source) -> str:
     if source == "validation" or numbers is None:
         return f"validated on {', '.join(run.settings.validate_on) or 'nothing'}"
     views = f", {numbers['views']} views averaged" if numbers["views"] > 1 else ""
-    scans = f"{numbers['scans']:,} scans, {numbers['points']:,} points"
+    scans = f"{count_text(numbers['scans'], 'scan')}, {count_text(numbers['points'], 'point')}"
     return f"evaluated on {', '.join(numbers['splits'])} ({scans}){views}"
 
 

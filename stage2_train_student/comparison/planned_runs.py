@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from common.base.config import load_settings
 from common.base.errors import CheckpointError, PolarDistillError, SettingsError, TrainingError
+from common.base.text import count_text
 from common.targets.store import TargetStore
 from common.training.recorder import SETTINGS_FILE
 from common.training.resuming import check_same_settings
@@ -119,10 +120,10 @@ def refuse_longer(run: PlannedRun, finished: FinishedRun) -> None:
     """
     epochs, steps = run.settings.epochs, run.settings.steps
     if finished.epoch > epochs or (steps is not None and finished.step > steps):
-        asked = f"{epochs} epochs" + ("" if steps is None else f" and at most {steps} steps")
+        asked = count_text(epochs, "epoch") + ("" if steps is None else f" and at most {count_text(steps, 'step')}")
         raise TrainingError(
-            f"{run.folder}: trained for {finished.epoch} epochs and {finished.step} steps, longer than the {asked} "
-            "asked for now. Choose another --out folder."
+            f"{run.folder}: trained for {count_text(finished.epoch, 'epoch')} and {count_text(finished.step, 'step')}, "
+            f"longer than the {asked} asked for now. Choose another --out folder."
         )
 
 

@@ -9,6 +9,7 @@ from common.base.command_options import cache_option, data_option, device_option
 from common.base.environment import processors
 from common.base.errors import SettingsError, TrainingError
 from common.base.signals import INTERRUPTED
+from common.base.text import count_text
 from stage2_train_student.command_options import online_teacher_option
 from stage2_train_student.comparison.cluster import train_on_cluster
 from stage2_train_student.comparison.planned_runs import PlannedRun, plan_runs, refuse_other_runs
@@ -123,4 +124,4 @@ def describe(outcome: Outcome) -> str:
     if finished is None:
         return outcome.status
     best = f", best mIoU {100 * finished.best_miou:.2f}" if finished.best_miou >= 0 else ""
-    return f"finished after {finished.step} steps{best}"
+    return f"finished after {count_text(finished.step, 'step')}{best}"

@@ -3,6 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
+from common.base.text import count_text
 from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.fairness import unrecorded
 from stage2_train_student.comparison.results import Result, Source, not_evaluated
@@ -112,8 +113,9 @@ def how_tested(found: list[Result]) -> list[str]:
         mixed = "by seed where the seeds are the same"
         how = "by seed" if all(paired) else mixed if any(paired) else "of means"
         lines.append(
-            f"Tested with Student's t on differences {how}, corrected for {len(paired)} comparisons with the baseline "
-            "(Bonferroni): without any effect, a difference counts as clear in at most 5 % of pages like this."
+            f"Tested with Student's t on differences {how}, corrected for {count_text(len(paired), 'comparison')} with "
+            "the baseline (Bonferroni): without any effect, a difference counts as clear in at most 5 % of pages like "
+            "this."
         )
     return lines
 

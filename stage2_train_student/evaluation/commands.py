@@ -8,8 +8,8 @@ import click
 from common.base.command_options import data_option, device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
-from common.base.files import check_writable, write_json
-from common.base.text import shortened
+from common.base.files import check_replaceable, check_writable, write_json
+from common.base.text import count_text, shortened
 from common.scans.dataset import Dataset, open_dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
@@ -106,7 +106,8 @@ def evaluate(
     # Beside a teacher may be another's folder, such as configs/.
     beside = (subject.run_folder or RUNS) / f"{model.path.stem}_{name}" if teacher else model.path.parent / name
     path = json_file or beside
-    check_writable(path.parent)
+    for place in (path, confusion or path):
+        check_replaceable(place)
     evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, "evaluate", other)
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
     trained_on = [] if teacher else sequences_trained_on(model.settings, splits, label_map)
@@ -128,7 +129,7 @@ def evaluate(
             "this mIoU is a little optimistic",
             err=True,
         )
-    click.echo(f"{who} {model.path}, {len(scans)} scans; written to {path}")
+    click.echo(f"{who} {model.path}, {count_text(len(scans), 'scan')}; written to {path}")
     if subject.run_folder is not None and teacher is None and subject.weights is None:
         click.echo(f"kept for compare in {write_evaluation(subject.run_folder, model.path, numbers)}")
     if confusion is not None:
@@ -191,7 +192,8 @@ def predict(
         for path in [*written][:MOST_LISTED]:
             click.echo(f"{path}")
         more = f", the first {MOST_LISTED} above" if len(written) > MOST_LISTED else ""
-        click.echo(f"student {model.path}: {sum(written.values())} scans predicted in {len(written)} files{more}")
+        clouds = count_text(sum(written.values()), "scan")
+        click.echo(f"student {model.path}: {clouds} predicted in {count_text(len(written), 'file')}{more}")
         return
     dataset = Dataset.open(data, model.label_map)
     splits = splits or (tuple(dataset.files.sequences()) if archive is None else ("test",))
@@ -199,10 +201,12 @@ def predict(
     lacking = sorted(set(model.label_map.splits.get("test", ())) - {scan.sequence for scan in scans})
     if archive is not None and lacking:
         click.echo(f"note: the server wants all test sequences; the zip lacks {shortened(lacking)}", err=True)
+    if out is not None:
+        check_writable(out)
     found = predictor.predict(dataset, scans, "predict")
     count = write_predictions(found, dataset, out, archive, splits)
     where = " and ".join(str(path) for path in (out, archive) if path is not None)
-    click.echo(f"student {model.path}: {count} prediction files under {where}")
+    click.echo(f"student {model.path}: {count_text(count, 'prediction file')} under {where}")
 
 
 @click.command()
@@ -252,6 +256,7 @@ def render(
         targets = live_teacher(load_teacher(settings.teacher, teacher, chosen), [layer], dataset.label_map)
     elif cache is not None:
         targets = cached_teacher(cache, [layer], grid, dataset.label_map)
+    check_writable(out)
     for scan in scans:
         picture = scan_picture(dataset, scan, Viewers(grid, chosen, student, targets, layer))
         path = out / f"{scan.sequence}_{scan.frame}.png"

@@ -45,19 +45,27 @@ def write_labelled_bag(
     Raises:
         DataError: the bag cannot be read, or there is something at `to`.
     """
+    check_absent(to)
+    temporary = temporary_beside(to)
+    temporary.mkdir(parents=True)
+    try:
+        # In a folder, under its own name: a bag of ROS 2 names its files as it is called.
+        with Bag(bag, topic) as source:
+            clouds = copied(source, labels, colours, temporary / to.name)
+        (temporary / to.name).replace(to)
+    finally:
+        shutil.rmtree(temporary)
+    return clouds
+
+
+def check_absent(to: Path) -> None:
+    """Refuse a place for a bag where there is something.
+
+    Raises:
+        DataError: there is.
+    """
     if to.exists():
         raise DataError(f"{to}: is there already. Remove it, or choose another folder with --out.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(to)
-    try:
-        with Bag(bag, topic) as source:
-            clouds = copied(source, labels, colours, temporary)
-        temporary.replace(to)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-    return clouds
 
 
 def copied(source: Bag, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path) -> int:

@@ -10,13 +10,13 @@ import click
 import numpy as np
 
 from common.base.errors import SettingsError
-from common.base.files import write_atomically
+from common.base.files import check_writable, write_atomically
 from common.base.text import shortened
 from common.scans.formats.files import SensorFiles
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 from common.training.predictor import Predictor, ScanPrediction
-from stage2_train_student.evaluation.labelled_bag import write_labelled_bag
+from stage2_train_student.evaluation.labelled_bag import check_absent, write_labelled_bag
 from stage2_train_student.evaluation.own_files import PREDICTED, OwnScans
 
 Kind = Literal["label", "npy", "ply"]
@@ -32,10 +32,13 @@ def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None,
 
     Raises:
         SettingsError: two predictions, or a prediction and a scan, would be the same file, or it may hold true labels.
-        DataError: a scan cannot be read.
+        DataError: a scan cannot be read, or the copy of a bag is there already.
+        OSError: a folder cannot be written.
     """
     places = [targets(one, sources, out, kind) for one in sources]
     check_apart(sources, places)
+    for folder in {path.parent for place in places for path in place.values()}:
+        check_writable(folder)
     written: dict[Path, int] = {}
     silent: list[str] = []
     for source, place in zip(sources, places, strict=True):
@@ -89,6 +92,7 @@ def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> No
 
     Raises:
         SettingsError: some would; names the first.
+        DataError: the copy of a bag is there already.
     """
     taken = {real(source.path(scan)) for source in sources for scan in source.scans}
     for source, place in zip(sources, places, strict=True):
@@ -110,6 +114,8 @@ def check_apart(sources: list[OwnScans], places: list[dict[ScanId, Path]]) -> No
                     f"{path}: is there already, beside the scan, perhaps with its true labels. Choose another --out, "
                     f"or none: then names have {PREDICTED} in them."
                 )
+            if source.bag is not None:
+                check_absent(named)
             taken.add(path)
 
 

@@ -9,8 +9,8 @@ import torch
 from common.base.command_options import data_option, path_type
 from common.base.devices import CPU
 from common.base.errors import DataError, SettingsError
-from common.base.files import write_json
-from common.base.text import aligned_table, size_text
+from common.base.files import check_replaceable, write_json
+from common.base.text import aligned_table, count_text, size_text
 from common.scans.dataset import Dataset, evenly, open_dataset
 from stage2_train_student.shipping.card import LATENCY_FILE, LatencyNotes
 from stage2_train_student.shipping.engines import Comparison, compare, onnx_engines, torch_engines
@@ -52,7 +52,7 @@ def export(
     comparison = write_export(run_folder, to, licence, onnx, calibration, scans)
     if comparison is not None:
         click.echo("\n".join(aligned_table(comparison.engine_rows())))
-        click.echo(f"on {comparison.scans} scans; {comparison.verdict()}")
+        click.echo(f"on {count_text(comparison.scans, 'scan')}; {comparison.verdict()}")
     files = sorted(to.iterdir())
     click.echo("\n".join(aligned_table([[path.name, size_text(path.stat().st_size)] for path in files])))
     click.echo(f"student of {run_folder}: {to}")
@@ -87,6 +87,7 @@ def latency(run_folder: Path, data: Path, onnx: Path | None, scans: int, repeats
         raise SettingsError(f"--onnx {onnx}: no exported student here (map.onnx is missing); write one with export")
     if graphs:
         check_same_student(folder, parameters_of(student, settings, label_map))
+    check_replaceable(run_folder / LATENCY_FILE)
     every, found = torch.get_num_threads(), list[Comparison]()
     try:
         for threads in dict.fromkeys((1, every)):

@@ -11,8 +11,8 @@ import numpy as np
 from common.base.command_options import device_option, optional_data_option, path_type
 from common.base.devices import select_device
 from common.base.errors import DataError, SettingsError
-from common.base.files import write_atomically
-from common.base.text import shortened
+from common.base.files import check_replaceable, write_atomically
+from common.base.text import count_text, shortened
 from common.scans.dataset import Dataset
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
@@ -66,13 +66,16 @@ def view(
         raise SettingsError("--teacher and --cache both say where the teacher's targets come from; give one of them")
     if cache is not None and data is None:
         raise SettingsError("--cache holds what a teacher said about scans of a dataset: name it with --data")
+    if data is not None and file_options:
+        raise SettingsError("--file-option is for files, not for scans of a dataset (--data)")
     # Imported here: it needs matplotlib, which takes a second to load.
     from stage2_train_student.evaluation.picture_sources import cached_teacher, live_teacher
 
     student = Predictor.load(run, device)
     label_map, targets = student.label_map, None
     if data is None:
-        chosen = file_scans(map(Path, scans), label_map, file_options)
+        paths = [path_type.convert(scan, None, None) for scan in scans]
+        chosen = file_scans(paths, label_map, file_options)
     else:
         dataset = Dataset.open(data, label_map)
         chosen = iter([NamedScan(str(scan), dataset, scan) for scan in map(ScanId.parse, scans)])
@@ -81,10 +84,12 @@ def view(
         targets = live_teacher(live, [], label_map)
     elif cache is not None:
         targets = cached_teacher(cache, [], student.model.grid, label_map)
-    viewed = viewed_scans(chosen, student, targets)
     path = out or run / "view.html"
+    check_replaceable(path)
+    viewed = viewed_scans(chosen, student, targets)
     write_atomically(path, page(str(run), viewed, label_map).encode())
-    click.echo(f"{len(viewed)} scans, {path.stat().st_size / 1e6:.1f} MB: {path}   open it in a browser")
+    scan_count = count_text(len(viewed), "scan")
+    click.echo(f"{scan_count}, {path.stat().st_size / 1e6:.1f} MB: {path}   open it in a browser")
 
 
 class NamedScan(NamedTuple):

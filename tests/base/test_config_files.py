@@ -121,7 +121,7 @@ def test_an_installed_copy_holds_its_configs_and_works_from_an_empty_folder(else
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 scans in 1 sequences" in done.stdout
+    assert "1 scan in 1 sequence," in done.stdout
     assert (elsewhere / "data/sequences/00/labels/000000.label").is_file()
 
 

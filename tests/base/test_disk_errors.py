@@ -1,6 +1,7 @@
 """Run folders that cannot be written: each command says which file, why, and what to do, without a traceback."""
 
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,9 +50,21 @@ def test_predict_names_a_place_that_cannot_be_used(unusable, sample_data, studen
 
 def test_evaluate_refuses_a_place_that_cannot_be_used_before_it_works(unusable, sample_data, student_file, experiment):
     words = ["evaluate", "--data", sample_data, "--experiment", experiment, "--weights", student_file]
-    said = fail(command(stage_two, *words, "--device", "cpu", "--split", "08", "--json", unusable / "numbers.json"))
-    assert f"{unusable}" in said
-    assert "scan/s" not in said
+    for option in ("--json", "--confusion"):
+        said = fail(command(stage_two, *words, "--device", "cpu", "--split", "08", option, unusable / "numbers.json"))
+        assert f"{unusable}" in said
+        assert "scan/s" not in said
+
+
+def test_view_and_latency_refuse_a_place_that_cannot_be_used_before_they_work(sample_data, small_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / "latency.json").mkdir()
+    for words in (
+        ("latency", run, "--data", sample_data, "--repeats", 10**9),
+        ("view", run, "00/no_such_scan", "--data", sample_data, "--out", run / "latency.json"),
+    ):
+        assert f"{run / 'latency.json'}: Is a directory" in fail(command(stage_two, *words))
 
 
 def test_simulate_names_a_folder_that_cannot_be_used(unusable):

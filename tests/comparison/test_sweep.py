@@ -90,7 +90,7 @@ def test_the_same_command_again_starts_nothing(swept, streets, street_cache, not
     [
         (("steps=2", "seeds"), "--set seed=... contradicts --seeds"),
         (("steps=2", "optimiser.learning_rate=1e-2"), "4 of 4 run folders hold other runs; nothing was started"),
-        (("steps=1",), "trained for 0 epochs and 2 steps, longer than the 1 epochs and at most 1 steps asked for now"),
+        (("steps=1",), "trained for 0 epochs and 2 steps, longer than the 1 epoch and at most 1 step asked for now"),
     ],
 )
 def test_other_runs_in_the_folders_are_refused(swept, streets, street_cache, nothing_may_start, changes, words):

@@ -66,7 +66,7 @@ def run(data, teacher, tmp_path_factory) -> Path:
     assert "next: make train-student EXPERIMENT=full_nuscenes" in dumped.output
     settings = settings_words(GRID, *STUDENT, "epochs=1", "batch_size=1")
     trained = command(program, "train", *words, "--experiment", "full_nuscenes", "--run", folder / "run", *settings)
-    assert "2 steps, 1 epochs finished; best mIoU" in succeed(trained)
+    assert "2 steps, 1 epoch finished; best mIoU" in succeed(trained)
     return folder / "run"
 
 
@@ -103,7 +103,7 @@ def test_evaluation_is_that_of_the_official_rules_on_the_files_of_predict(data, 
 def test_the_submission_holds_the_test_scenes_as_the_benchmark_wants_them(data, run, tmp_path):
     words = ["predict", "--data", data, "--run", run, "--device", "cpu"]
     output = succeed(command(program, *words, "--zip", tmp_path / "lidarseg.zip"))
-    assert "1 prediction files" in output
+    assert "1 prediction file under" in output
     assert "the zip lacks scene-0078" in output
     assert "and 144 more" in output
     with zipfile.ZipFile(tmp_path / "lidarseg.zip") as archive:

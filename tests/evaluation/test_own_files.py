@@ -114,7 +114,10 @@ def test_where_nothing_came_back_there_is_no_label(small_run, clouds, expected, 
     np.testing.assert_array_equal(
         np.fromfile(tmp_path / "scan.predicted.label", "<u4"), np.insert(expected[0], [0, 700], 0)
     )
-    assert "NaN or infinity" in refused(small_run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
+    assert "drop_origin=true" in refused(small_run, tmp_path / "scan.pcd", "--file-option", "drop_origin=false")
+    whole["intensity"][3] = np.nan
+    write_pcd(tmp_path / "scan.pcd", whole)
+    assert "--file-option reflectance=null" in refused(small_run, tmp_path / "scan.pcd")
 
 
 def test_other_columns_and_scales_are_options(small_run, clouds, expected, tmp_path):
@@ -125,6 +128,18 @@ def test_other_columns_and_scales_are_options(small_run, clouds, expected, tmp_p
     labels = np.fromfile(tmp_path / "scan.predicted.label", "<u4")
     assert (labels == expected[0]).mean() > 0.999
     assert "did you mean 'reflectance'" in refused(small_run, tmp_path / "scan.bin", "--file-option", "reflectence=i")
+
+
+def test_what_says_how_a_file_is_read_is_named_as_an_option(small_run, clouds, tmp_path):
+    renamed = {**{name: clouds[0][name] for name in "xyz"}, "ring": clouds[0]["x"], "i": clouds[0]["intensity"]}
+    write_ply(tmp_path / "scan.ply", renamed)
+    write_npy(tmp_path / "scan.npy", renamed)
+    np.zeros(5, np.float32).tofile(tmp_path / "scan.bin")
+    assert "--file-option reflectance=NAME" in refused(small_run, tmp_path / "scan.ply")
+    for name in ("scan.npy", "scan.bin"):
+        assert "--file-option columns=[x,y,z,intensity]" in refused(small_run, tmp_path / name)
+    words = ("--file-option", "columns=x,y,z,ring,i")
+    assert "list, written as [a, b, c]" in refused(small_run, tmp_path / "scan.npy", *words)
 
 
 def test_a_student_of_ones_own_sensor_reads_files_as_its_dataset_does(
@@ -156,7 +171,7 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
     write_bag(tmp_path / name, {"/points": [first, *clouds[1:]], "/other": clouds[:1]}, rows=1, padding=4)
     assert "several PointCloud2 topics (/other, /points)" in refused(small_run, tmp_path / name)
     output = predict(small_run, tmp_path / name, "--file-option", "topic=/points")
-    assert "3 scans predicted in 1 files" in output
+    assert "3 scans predicted in 1 file" in output
     for topic in ("/points", "/other"):
         with Bag(tmp_path / name, topic) as source, Bag(tmp_path / written, topic) as copy:
             assert [*map(bytes_of, source.reader.messages(source.connections))] == [
@@ -174,7 +189,10 @@ def test_a_bag_gets_a_topic_with_labels_and_keeps_all_others(
             known = raw != 0
             np.testing.assert_array_equal(colours[known], colours_of(raw[known], semantic_kitti))
     assert "is there already" in refused(small_run, tmp_path / name, "--file-option", "topic=/points")
-    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+    if (tmp_path / written).is_dir():
+        [file] = (path.name for path in (tmp_path / written).glob(f"{written}.*"))
+        assert file in (tmp_path / written / "metadata.yaml").read_text()
     # A bag that was labelled before is labelled again, in place of the labels that it had.
     words = ("--file-option", "topic=/points", "--out", tmp_path / "again")
     predict(small_run, tmp_path / written, *words)
@@ -267,14 +285,14 @@ def test_labels_of_a_benchmark_are_never_written_over(small_run, clouds, tmp_pat
         assert "where a benchmark keeps the true labels" in refused(small_run, scans, "--out", tmp_path / out)
     assert {path.read_text() for path in tmp_path.rglob("*.label")} == {"truth"}
     (tmp_path / "00/labels/a.label").unlink()
-    assert "1 scans predicted" in predict(small_run, scans, "--out", tmp_path / "00/labels")
+    assert "1 scan predicted" in predict(small_run, scans, "--out", tmp_path / "00/labels")
 
 
 def test_a_folder_called_labels_can_be_written_again(small_run, clouds, tmp_path):
     (tmp_path / "folder").mkdir()
     write_bin(tmp_path / "folder/a.bin", clouds[0])
     for _ in range(2):
-        assert "1 scans predicted" in predict(small_run, tmp_path / "folder", "--out", tmp_path / "labels")
+        assert "1 scan predicted in 1 file" in predict(small_run, tmp_path / "folder", "--out", tmp_path / "labels")
 
 
 def test_connections_are_copied_once_and_messages_of_unknown_form_are_left_out(clouds, tmp_path, capsys):
@@ -324,4 +342,26 @@ def test_what_cannot_be_predicted_is_refused_before_any_work(small_run, clouds, 
     assert "would be this file" in refused(small_run, tmp_path / "a.npy", "--format", "npy", "--out", tmp_path)
     assert "are for scans of a dataset" in refused(small_run, tmp_path / "a.bin", "--split", "val")
     assert "are for FILES" in refused(small_run, "--data", streets, "--format", "ply", "--out", tmp_path)
+    assert "both name settings" in refused(small_run, tmp_path / "a.bin", "--experiment", "full")
     assert len(list(tmp_path.iterdir())) == 4
+    # Of several, none is predicted before all are known to have a place.
+    write_bag(tmp_path / "d.bag", {"/points": clouds[:1]})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/d.bag").write_text("taken")
+    words = (tmp_path / "a.bin", tmp_path / "d.bag", "--out")
+    assert "out/d.bag: is there already" in refused(small_run, *words, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["d.bag"]
+    said = refused(small_run, *words, tmp_path / "a.txt")
+    assert f"{tmp_path / 'a.txt'}" in said
+    assert "scan/s" not in said
+
+
+def test_an_empty_path_is_not_the_working_folder(small_run, clouds, tmp_path, monkeypatch):
+    write_bin(tmp_path / "a.bin", clouds[0])
+    monkeypatch.chdir(tmp_path)
+    words = ("--run", small_run, "--device", "cpu")
+    for given in (("predict", "", *words), ("predict", "a.bin", "--out", "", *words), ("view", small_run, "")):
+        result = command(main, *given)
+        assert result.exit_code == 2
+        assert "an empty path" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]

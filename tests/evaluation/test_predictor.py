@@ -132,6 +132,8 @@ def test_threads_share_one_predictor(predictor, streets):
 
 
 def test_a_folder_or_device_that_is_none_is_refused(tmp_path, small_run):
+    with pytest.raises(SettingsError, match="None is no folder"):
+        Predictor.load(None)
     with pytest.raises(CheckpointError, match="no run here"):
         Predictor.load(tmp_path)
     with pytest.raises(SettingsError, match="unknown device"):

@@ -61,6 +61,14 @@ def test_messages_are_found_in_any_order(tmp_path, suffix, interval):
             bag.read(5)
 
 
+def test_what_is_wrong_with_a_header_is_said_in_one_line(tmp_path):
+    write_pcd(tmp_path / "a.pcd", MORE)
+    (tmp_path / "a.pcd").write_bytes((tmp_path / "a.pcd").read_bytes().replace(b"WIDTH", b"LENGTH"))
+    with pytest.raises(DataError, match=r"a\.pcd: .*\(ValidationError: width: Field required\)") as caught:
+        read_file(tmp_path / "a.pcd")
+    assert "\n" not in caught.value.message
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "binary"])
 def test_other_encodings_of_pcd(tmp_path, encoding):
     write_pcd(tmp_path / "a.pcd", MORE, encoding)

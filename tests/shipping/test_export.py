@@ -21,6 +21,7 @@ from common.scans.scan_id import ScanId
 from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.predictor import Predictor
 from stage2_train_student.settings import ExperimentSettings
+from stage2_train_student.shipping.card import model_card
 from stage2_train_student.shipping.engines import at_points, on_grid
 from stage2_train_student.shipping.graphs import GraphInputs, fused
 from stage2_train_student.shipping.run_exported import ExportedStudent
@@ -196,6 +197,20 @@ def test_a_folder_that_is_there_stays_as_it_is(run, exported):
     assert "is there already" in fail(command(stage_two, "export", run, "--to", exported[0]))
     assert sorted(path.name for path in exported[0].iterdir()) == before
     assert "name a folder" in fail(command(stage_two, "export", run, "--to", "."))
+
+
+def test_of_two_exports_at_once_the_later_one_says_that_the_folder_is_there(run, tmp_path, monkeypatch):
+    to = tmp_path / "out"
+
+    def card(*given: Any) -> str:
+        to.mkdir()
+        (to / "student.safetensors").touch()
+        return model_card(*given)
+
+    monkeypatch.setattr("stage2_train_student.shipping.export.model_card", card)
+    said = fail(command(stage_two, "export", run, "--to", to, "--no-onnx"))
+    assert f"{to}: Directory not empty. It is there already: choose another folder" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_nothing_is_left_of_an_export_that_failed(tmp_path, monkeypatch):

@@ -193,13 +193,15 @@ def test_scans_in_which_nothing_came_back_are_left_out(small_run, tmp_path):
     np.ones((9, 4), np.float32).tofile(tmp_path / "b.bin")
     output = succeed(command(program, "view", small_run, tmp_path, "--out", tmp_path / "page"))
     assert f"note: left out, since nothing came back: {tmp_path}/a.bin" in output
-    assert "1 scans" in output
+    assert "1 scan," in output
 
 
 def test_what_cannot_be_shown_is_refused_before_any_work(small_run, streets, reduced_teacher, tmp_path):
     both = ("--teacher", reduced_teacher, "--cache", tmp_path)
     assert "give one of them" in fail(command(program, "view", small_run, "--data", streets, SCANS[0], *both))
     assert "name it with --data" in fail(command(program, "view", small_run, tmp_path / "a.ply", "--cache", tmp_path))
+    options = ("--data", streets, "--file-option", "reflectance=null")
+    assert "not for scans of a dataset" in fail(command(program, "view", small_run, SCANS[0], *options))
     assert "Scans of a dataset need --data" in fail(command(program, "view", small_run, "00/000000"))
     assert "does not name a scan" in fail(command(program, "view", small_run, "--data", streets, "000000"))
     assert "no run here" in fail(command(program, "view", tmp_path, "--data", streets, SCANS[0]))

@@ -18,7 +18,14 @@ from common.scans.scan_id import ScanId
 MOST_KEPT = 16
 """Scans that are kept in memory after they were read."""
 
-NOT_FINITE = "Set options.drop_origin: true where your sensor says so that nothing came back; else restore the file."
+NOT_FINITE = (
+    "Where x, y or z are NaN because nothing came back, leave such points out: options.drop_origin: true, or "
+    "--file-option drop_origin=true; else restore the file."
+)
+REFLECTANCE_NOT_FINITE = (
+    "Their x, y and z are numbers, so drop_origin keeps them: restore the file, or do without reflectance "
+    "(options.reflectance: null, or --file-option reflectance=null)."
+)
 
 
 class FilesSettings(Settings):
@@ -33,8 +40,8 @@ class FilesSettings(Settings):
         columns: of `.bin` (float32), and of `.npy` without names of its own; other files name their columns.
         reflectance: its column, None for none (0 everywhere).
         reflectance_scale: reflectances are multiplied with it.
-        drop_origin: leave out points at (0, 0, 0), NaN or infinity: nothing came back. Predictions keep the order and
-            number of the points on disk, with "unlabelled" there.
+        drop_origin: leave out points at (0, 0, 0), and those with NaN or infinity in x, y or z: nothing came back.
+            Predictions keep the order and number of the points on disk, with "unlabelled" there.
         topic: of a bag, None for its only PointCloud2 topic.
     """
 
@@ -197,7 +204,7 @@ class SensorFiles(ScanFiles):
                 raise DataError(
                     f"{cloud.source}: all {len(kept)} points are at the origin, NaN or infinite. Exclude the scan."
                 )
-        check_points(points, cloud.source, NOT_FINITE)
+        check_points(points, cloud.source, REFLECTANCE_NOT_FINITE if settings.drop_origin else NOT_FINITE)
         found = SensorScan(points, kept, labels)
         self._latest[scan] = found
         for oldest in [*self._latest][:-MOST_KEPT]:

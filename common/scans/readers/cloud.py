@@ -32,7 +32,8 @@ class Cloud:
         if name not in self.columns:
             raise DataError(
                 f"{self.source}: no column '{name}'; the columns are {', '.join(self.columns) or 'none'}. Name "
-                "the right one in the dataset's YAML file, under options (reflectance: null where there is none)."
+                "the right one in options of the dataset's YAML file, or with --file-option reflectance=NAME (null "
+                "where there is none)."
             )
         return self.columns[name]
 

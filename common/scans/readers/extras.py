@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.base.errors import DataError, PolarDistillError
+from common.base.errors import DataError, PolarDistillError, in_one_line
 from common.scans import scan_files
 
 
@@ -27,7 +27,8 @@ def unreadable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise scan_files.unreadable(path, error) from error
     except Exception as error:
+        said = f"{type(error).__name__}: {in_one_line(error)}"
         raise DataError(
-            f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({type(error).__name__}: {error}). It is "
+            f"{path}: cannot be read as {path.suffix or 'a ROS 2 bag'} ({said}). It is "
             "damaged, truncated or something else; restore it, or exclude it."
         ) from error

@@ -16,6 +16,8 @@ POINT_COLUMNS = ("x", "y", "z", "intensity")
 MOST = 0xFFFF
 """Largest raw id; the high 16 bits of uint32 are an instance, as in SemanticKITTI."""
 
+SAY_COLUMNS = "options.columns of the dataset's YAML file, or --file-option columns=[x,y,z,intensity]"
+
 
 def read_cloud(path: Path, columns: Sequence[str] = POINT_COLUMNS, topic: str | None = None) -> Iterator[Cloud]:
     """The clouds of a file: one, or of a bag one for each message in the order of time.
@@ -105,7 +107,7 @@ def read_bin(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
     if len(data) % point:
         raise DataError(
             f"{path}: {len(data)} bytes are not a whole number of points of {point} bytes (columns "
-            f"{', '.join(columns)}, float32). The file is truncated, or has other columns: see options.columns."
+            f"{', '.join(columns)}, float32). The file is truncated, or has other columns: see {SAY_COLUMNS}."
         )
     return dict(zip(columns, np.frombuffer(data, "<f4").reshape(-1, len(columns)).T, strict=True))
 
@@ -118,7 +120,7 @@ def read_npy(path: Path, columns: Sequence[str]) -> Mapping[str, np.ndarray]:
     if array.ndim != 2 or array.shape[1] != len(columns):
         raise DataError(
             f"{path}: an array of shape {list(array.shape)}; one row a point and {len(columns)} columns "
-            f"({', '.join(columns)}) are needed. See options.columns."
+            f"({', '.join(columns)}) are needed. See {SAY_COLUMNS}."
         )
     return dict(zip(columns, array.T, strict=True))
 
