@@ -7,7 +7,7 @@ from pydantic import Field
 
 from common.base.config import Settings, load_json
 from common.base.errors import SettingsError
-from common.base.text import markdown_table, size_text
+from common.base.text import count_text, markdown_table, size_text
 from common.scans.label_map import LabelMap
 from stage2_train_student.evaluation.evaluate import table_rows
 from stage2_train_student.evaluation.evaluation_file import TRAINED_ON, read_evaluation
@@ -68,7 +68,7 @@ def model_card(
     terms = ", ".join(f"{name} {weight:g}" for name, weight in settings.distillation.weights.items()) or "none"
     targets = f" (targets {finished.targets_hash[:12]})" if finished and finished.targets_hash else ""
     teacher = "none" if settings.targets == "none" else f"{settings.teacher}{targets}"
-    trained = f"{finished.step:,} steps, {finished.epoch} epochs" if finished else "not noted as finished"
+    trained = f"{finished.step:,} steps, {count_text(finished.epoch, 'epoch')}" if finished else "not noted as finished"
     facts = [
         ["", ""],
         ["classes of", f"{label_map.name}: {', '.join(label_map.names[1:])}"],
@@ -85,7 +85,8 @@ def model_card(
     parts += ["## IoU by class and distance", *evaluation_part(run)]
     parts += ["## Latency", *latency_part(run)]
     if comparison is not None:
-        said = f"On {comparison.scans} scans, {comparison.points:,} points; changed: another class than eager PyTorch."
+        scans = count_text(comparison.scans, "scan")
+        said = f"On {scans}, {comparison.points:,} points; changed: another class than eager PyTorch."
         parts += ["## Eight bits", said, "\n".join(markdown_table(comparison.engine_rows()))]
     parts += ["## Not tested", not_tested(label_map)]
     return "\n\n".join(parts) + "\n"
@@ -102,7 +103,8 @@ def evaluation_part(run: Path) -> list[str]:
     numbers = read_evaluation(run)
     if numbers is None:
         return [f"Not evaluated: `polar-distill evaluate --run {run.name} --data DATA`, then export again."]
-    said = f"IoU in % on {', '.join(numbers['splits'])}, {numbers['scans']} scans, {numbers['views']} view(s) of each."
+    said = f"IoU in % on {', '.join(numbers['splits'])}, {count_text(numbers['scans'], 'scan')}, "
+    said += f"{count_text(numbers['views'], 'view')} of each."
     warnings = []
     if trained := numbers.get("trained_on"):
         warnings.append(f"**The student was trained on {', '.join(trained)}: {TRAINED_ON}.**")
@@ -125,7 +127,7 @@ def latency_part(run: Path) -> list[str]:
     except SettingsError as error:
         raise SettingsError(f"{error.message}\nRemove it, or run latency again.") from error
     tables = ["\n".join(markdown_table(rows)) for rows in found.tables]
-    return [f"{found.machine}, {found.scans} scans.", *tables, *found.verdicts]
+    return [f"{found.machine}, {count_text(found.scans, 'scan')}.", *tables, *found.verdicts]
 
 
 def not_tested(label_map: LabelMap) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings, load_settings
-from common.base.errors import CheckpointError, SettingsError
+from common.base.errors import CheckpointError, SettingsError, in_one_line
 from common.base.files import write_json
 from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap, load_label_map
@@ -124,5 +124,5 @@ def read_finished(folder: Path) -> FinishedRun | None:
         return FinishedRun.model_validate(without_checksum(parse_json(path.read_bytes())))
     except (AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a note of a finished run ({error}). Remove it to train the run on."
+            f"{path}: not a note of a finished run ({in_one_line(error)}). Remove it to train the run on."
         ) from error
