@@ -35,13 +35,13 @@ def sequences_that_chose(
     if weights.name != BEST_STUDENT:
         return []
     evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
-    return sorted(evaluated & set(label_map.sequences(settings.validate_on, evaluated)))
+    return sorted(evaluated & set(label_map.sequences(settings.validate_on, settings.validate_on)))
 
 
 def sequences_trained_on(settings: ExperimentSettings, evaluated_on: Collection[str], label_map: LabelMap) -> list[str]:
     """Sequences that a student was trained on, and is evaluated on too."""
     evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
-    return sorted(evaluated & set(label_map.sequences(settings.train, evaluated)))
+    return sorted(evaluated & set(label_map.sequences(settings.train, settings.train)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:

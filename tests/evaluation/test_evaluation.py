@@ -151,7 +151,14 @@ def test_a_run_is_evaluated_by_its_folder_and_its_student_loads_back(streets, st
     output = succeed(command(main, "evaluate", "--data", streets, "--run", run, "--device", "cpu"))
     assert str(run / "student_last.pt") in output
     assert "was chosen" not in output
-    assert json.loads((run / "evaluation.json").read_text())["chosen_on"] == []
+    numbers = json.loads((run / "evaluation.json").read_text())
+    assert (numbers["chosen_on"], numbers["trained_on"]) == ([], [])
+    output = succeed(command(main, "evaluate", "--data", streets, "--run", run, "--split", "00", "--device", "cpu"))
+    assert "the student was trained on 00: its mIoU there says nothing about scans that it has not seen" in output
+    succeed(command(main, "export", run, "--to", run / "shipped", "--no-onnx"))
+    card = (run / "shipped" / "README.md").read_text()
+    assert "**The student was trained on 00: its mIoU there says nothing" in card
+    assert "| labels used | all |" in card
 
 
 def test_scans_without_one_labelled_point_have_no_miou(student_file, experiment, tmp_path):
