@@ -32,16 +32,17 @@ def sequences_that_chose(
 
     Nothing chose a run's last student. What it is `evaluated_on` are splits and sequences.
     """
-    if weights.name != BEST_STUDENT:
-        return []
-    evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
-    return sorted(evaluated & set(label_map.sequences(settings.validate_on, settings.validate_on)))
+    return [] if weights.name != BEST_STUDENT else shared_sequences(settings.validate_on, evaluated_on, label_map)
 
 
 def sequences_trained_on(settings: ExperimentSettings, evaluated_on: Collection[str], label_map: LabelMap) -> list[str]:
     """Sequences that a student was trained on, and is evaluated on too."""
-    evaluated = set(label_map.sequences(evaluated_on, evaluated_on))
-    return sorted(evaluated & set(label_map.sequences(settings.train, settings.train)))
+    return shared_sequences(settings.train, evaluated_on, label_map)
+
+
+def shared_sequences(one: Collection[str], other: Collection[str], label_map: LabelMap) -> list[str]:
+    """Sequences that are among two lists of splits and sequences, sorted."""
+    return sorted(set(label_map.sequences(one, one)) & set(label_map.sequences(other, other)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:
