@@ -238,6 +238,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error of a library says, in one line; of one of pydantic's, what is wrong where, without addresses."""
+    if isinstance(error, ValidationError):
+        return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors()[:3])
+    return " ".join(str(error).split())
+
+
 def _unusable(kind: type[BaseModel], error: ValidationError, source: str, what: str) -> SettingsError:
     found = error.errors()
     problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])

@@ -1,7 +1,6 @@
 """Errors that a user can act on: each says what is wrong, where, and the next step."""
 
 import click
-from pydantic import ValidationError
 
 from common.base.text import printable_lines
 
@@ -34,10 +33,3 @@ class StoreError(PolarDistillError):
 
 class TrainingError(PolarDistillError):
     """Training or a forward pass produced something that must not be used, such as a non-finite value."""
-
-
-def in_one_line(error: Exception) -> str:
-    """What an error of a library says, in one line; of one of pydantic's, what is wrong where, without addresses."""
-    if isinstance(error, ValidationError):
-        return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors()[:3])
-    return " ".join(str(error).split())

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from common.base.checked_json import with_checksum, without_checksum
-from common.base.config import Settings, load_settings
-from common.base.errors import CheckpointError, SettingsError, in_one_line
+from common.base.config import Settings, in_one_line, load_settings
+from common.base.errors import CheckpointError, SettingsError
 from common.base.files import write_json
 from common.base.untrusted_json import parse_json
 from common.scans.label_map import LabelMap, load_label_map

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.base.errors import DataError, PolarDistillError, in_one_line
+from common.base.config import in_one_line
+from common.base.errors import DataError, PolarDistillError
 from common.scans import scan_files
 
 
