@@ -34,8 +34,9 @@ from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.targets.mixing import MixSettings
 from common.targets.store import TargetStore
+from common.targets.store.compression import chunk_bytes
 from common.targets.store.scan_file import encoded_scan
-from common.targets.store.zarr_zip import chunk_bytes, zip_of_group
+from common.targets.store.zarr_zip import zip_of_group
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data

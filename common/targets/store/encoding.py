@@ -117,8 +117,20 @@ def _int8_row(values: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tens
         largest[rows] = _largest(values[rows], 1)
         # The next larger number, so that the largest value of a row still fits into a code: they are not negative.
         scale[rows] = ((largest[rows] / LARGEST_CODE).half().view(torch.int16) + 1).view(torch.float16)
-        codes[rows] = (values[rows] / scale[rows].float()[:, None]).round_()
+        codes[rows] = _rounded_below_the_top(values[rows] / scale[rows].float()[:, None])
     return {"": codes, ".row_scale": scale}, _largest(largest)
+
+
+def _rounded_below_the_top(steps: torch.Tensor) -> torch.Tensor:
+    """Whole steps near the numbers of each row [M, C]; what is below the row's largest number stays below it.
+
+    Of plain rounding 1 % of the voxels would come back with two likeliest classes. One step less is enough.
+    """
+    if not steps.numel():
+        return steps
+    top = steps.amax(1, keepdim=True)
+    codes = steps.round()
+    return torch.where(steps < top, torch.minimum(codes, top.round() - 1), codes)
 
 
 def _int8_channel(values: torch.Tensor, steps_per_deviation: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

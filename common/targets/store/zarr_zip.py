@@ -1,4 +1,4 @@
-"""Writing Zarr v3 groups in zip files: byte for byte what zarr-python writes, without its machinery.
+"""Writing Zarr v3 groups in zip files: what zarr-python writes, without its machinery.
 
 zarr takes longer for an array's metadata and its asynchronous stores than the codec for the array. The files are plain
 Zarr v3: one chunk and one checksum per array, all members stored.
@@ -10,18 +10,11 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
-import numcodecs
-import numcodecs.blosc
-import numcodecs.zstd
 import numpy as np
 
-from common.targets.store.chunks import CHECKSUM_BYTES
+from common.targets.store.compression import chunk_bytes, compressors
 from common.targets.store.identity import TargetEncoding
 from common.targets.store.members import chunk_name
-
-# Blosc's own threads write blocks in the order in which they end: equal arrays would not give equal bytes.
-numcodecs.blosc.use_threads = False
 
 
 def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any], encoding: TargetEncoding) -> bytes:
@@ -72,34 +65,3 @@ def array_metadata(values: np.ndarray, encoding: TargetEncoding) -> dict[str, An
         "node_type": "array",
         "storage_transformers": [],
     }
-
-
-def compressors(itemsize: int, encoding: TargetEncoding) -> list[dict[str, Any]]:
-    """Codecs of one array: the bytes of wider numbers are shuffled first, single bytes need no shuffling."""
-    if encoding.codec == "none":
-        return []
-    if encoding.codec == "zstd" and itemsize == 1:
-        return [{"name": "zstd", "configuration": {"level": encoding.level, "checksum": False}}]
-    blosc = {
-        "typesize": itemsize,
-        "cname": encoding.codec,
-        "clevel": encoding.level,
-        "shuffle": "shuffle" if itemsize > 1 else "bitshuffle",
-        "blocksize": 0,
-    }
-    return [{"name": "blosc", "configuration": blosc}]
-
-
-def chunk_bytes(values: np.ndarray, encoding: TargetEncoding) -> bytes:
-    """The one chunk of an array: little-endian bytes, compressed, with their checksum."""
-    values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    data: bytes | None = None
-    for codec in compressors(values.dtype.itemsize, encoding):
-        settings = codec["configuration"]
-        if codec["name"] == "zstd":
-            data = numcodecs.zstd.compress(values, settings["level"])
-        else:
-            shuffle = numcodecs.Blosc.SHUFFLE if settings["shuffle"] == "shuffle" else numcodecs.Blosc.BITSHUFFLE
-            data = numcodecs.blosc.compress(values, settings["cname"].encode(), settings["clevel"], shuffle)
-    data = values.tobytes() if data is None else data
-    return data + google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")

@@ -38,10 +38,11 @@ def int8_channel(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def int8_row(values: np.ndarray) -> dict[str, np.ndarray]:
-    """As stores made before were written."""
+    """As stores made before were written, but that nothing shares the code of a larger number, its row's largest."""
     scale = np.abs(values).max(axis=1, initial=0.0) / 127
     scale = np.nextafter(scale.astype(np.float16), np.float16(np.inf))
     codes = np.rint(values / scale.astype(np.float32)[:, None])
+    codes -= (codes == codes.max(axis=1, keepdims=True)) & (values < values.max(axis=1, keepdims=True))
     return {"": codes.astype(np.int8), ".row_scale": scale}
 
 
@@ -83,6 +84,20 @@ def test_the_error_is_half_a_step(steps):
     kept = torch.from_numpy(arrays[".row_exponent"] == 0)
     assert kept.any()
     assert error[kept].max() == pytest.approx(0.5 / steps, rel=0.02)
+
+
+@pytest.mark.parametrize("offset", [-100.0, 0.0, 30.0])
+def test_every_voxel_keeps_its_likeliest_class_in_one_byte(offset):
+    """Logits of which the two largest are mostly nearer to each other than a step."""
+    logits = offset + 10 * torch.randn(20_000, 20, generator=torch.Generator().manual_seed(1))
+    second = torch.randint(20, (len(logits), 1), generator=torch.Generator().manual_seed(2))
+    logits.scatter_(1, second, logits.amax(1, keepdim=True) - 0.001 - 0.01 * torch.rand(len(logits), 1))
+    arrays = encode(logits, "int8_row", "logits")
+    decoded = decodable(arrays).decode()
+    assert torch.equal(decoded.argmax(1), logits.argmax(1))
+    assert (decoded == decoded.amax(1, keepdim=True)).sum(1).max() == 1
+    steps = (decoded - logits).abs() / torch.from_numpy(arrays[".row_scale"]).float()[:, None]
+    assert steps.max() < 1.51
 
 
 @pytest.mark.parametrize("encoding", list(BEFORE))

@@ -1,4 +1,4 @@
-"""Scan files written without zarr: byte for byte those of zarr-python."""
+"""Scan files written without zarr: those of zarr-python, byte for byte but for frames that zstd packs faster."""
 
 import io
 import warnings
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ZipStore
 
 from common.targets.store import TargetEncoding
 from common.targets.store.zarr_zip import zip_of_group
@@ -53,13 +53,32 @@ def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec
     return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
 
 
+def members_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 @pytest.mark.parametrize("level", [1, 5])
-@pytest.mark.parametrize("codec", ["zstd", "lz4", "none"])
+@pytest.mark.parametrize("codec", ["lz4", "none"])
 def test_files_are_those_that_zarr_writes(codec, level):
     encoding = TargetEncoding(codec=codec, level=level)
+    assert zip_of_group(ARRAYS, ATTRIBUTES, encoding) == zarrs_own(ARRAYS, encoding)
+
+
+@pytest.mark.parametrize("level", [1, 5])
+def test_zarr_reads_frames_of_ours_and_they_are_hardly_larger_than_its_own(level, tmp_path):
+    encoding = TargetEncoding(codec="zstd", level=level)
     data = zip_of_group(ARRAYS, ATTRIBUTES, encoding)
-    expected = zarrs_own(ARRAYS, encoding)
-    with zipfile.ZipFile(io.BytesIO(data)) as ours, zipfile.ZipFile(io.BytesIO(expected)) as zarrs:
-        assert ours.namelist() == zarrs.namelist()
-        assert [name for name in ours.namelist() if ours.read(name) != zarrs.read(name)] == []
-    assert data == expected
+    ours, zarrs = members_of(data), members_of(zarrs_own(ARRAYS, encoding))
+    assert list(ours) == list(zarrs)
+    assert {name: ours[name] for name in ours if name.endswith("zarr.json")} == {
+        name: zarrs[name] for name in zarrs if name.endswith("zarr.json")
+    }
+    assert sum(map(len, ours.values())) < 1.01 * sum(map(len, zarrs.values()))
+    path = tmp_path / "scan.zarr.zip"
+    path.write_bytes(data)
+    group = zarr.open_group(ZipStore(path, mode="r"), mode="r")
+    for name, values in ARRAYS.items():
+        found = group[name][...]
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values)
