@@ -1,6 +1,6 @@
 """What one full-size scan costs on this machine: input pipeline, teacher, dump, and a student step, cached and online.
 
-    python -m tests.benchmarks.bench_step [--json] [--repeats 3]
+    python -m tests.benchmarks.bench_step [--json] [--repeats 3] [--teacher CHECKPOINT]
 
 Every part runs in a process of its own, so that its peak memory is its own. Times are medians over the repeats after
 one warm-up; machines are noisy, so read the ratios. The original code's figures, given for comparison, were taken on
@@ -9,6 +9,7 @@ another day: 2 cores of the project's machine, CPU, one full-size real scan.
 
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,22 +27,18 @@ import torch
 from common.base.config import load_settings
 from common.base.devices import select_device
 from common.base.memory import keep_freed_memory
-from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, open_dataset, voxelise_view
 from common.scans.label_map import load_label_map
-from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY
 from common.targets.mixing import MixSettings
-from common.targets.store import TargetStore
-from common.targets.store.compression import chunk_bytes
-from common.targets.store.scan_file import encoded_scan
-from common.targets.store.zarr_zip import zip_of_group
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentData
 from stage2_train_student.training.experiment import TargetSource, new_state, open_targets, student_data
 from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import StudentStep, losses, targets_of
+from tests.benchmarks.dump_cpu import cpu_seconds, dump_cpu_part, dump_cpu_table
 from tests.golden.golden_files import REPOSITORY, scans_folder
 
 EXPERIMENT = REPOSITORY / "configs/experiments/full.yaml"
@@ -65,7 +62,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def write_teacher(path: Path) -> None:
-    """A full-size teacher with random weights in the published layout: speed does not depend on the values."""
+    """A full-size teacher with random weights in the published layout: networks take as long whatever the values."""
     from common.networks.cylinder3d import Cylinder3D
     from common.networks.published_weights import to_published
 
@@ -117,72 +114,6 @@ def dump_part(folder: Path, repeats: int) -> dict[str, float]:
     # Two dumps of different length: their difference leaves out loading the teacher and the first, slower, pass.
     (fewer, short), (more, long) = sorted(seconds.items())
     return {"dump_s": (long - short) / (more - fewer), "full_mb": report.size / report.written / 1e6}
-
-
-def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
-    """CPU seconds of one thread beside the teacher, for one scan-view of a full-size teacher, by stage and profile."""
-    from stage1_dump_teacher.dump import identity_of
-    from stage1_dump_teacher.settings import DumpSettings
-    from stage1_dump_teacher.teachers.cylinder3d import load_teacher
-
-    torch.set_num_threads(1)
-    teacher = load_teacher(folder / "teacher.pt", torch.device("cpu"))
-    numbers: dict[str, float] = {}
-    for profile in ("train", "full"):
-        settings = load_settings(DumpSettings, REPOSITORY / "configs/teachers/cylinder3d.yaml", [f"profile={profile}"])
-        dataset, grid = open_dataset(scans_folder(), settings.dataset), settings.grid.grid()
-        scan = dataset.select(settings.splits).scans[0]
-        source = dataset.read(scan)
-        batch = batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
-        targets = teacher.targets(batch, settings.layers, settings.voxel_features)
-        identity = identity_of(settings, teacher, grid, dataset.label_map)
-        store, encoding = TargetStore.create_or_resume(folder / f"cpu_{profile}", identity, {}), settings.encoding
-        store.write(scan, 0, IDENTITY, targets, source.points)
-        data = store.storage.read(store.name(scan, 0))
-        arrays = encoded_scan(targets, grid.shape, encoding, {}).arrays
-
-        def batched(dataset: Dataset = dataset, source: LabelledScan = source, grid: PolarGrid = grid) -> None:
-            batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
-
-        stages: dict[str, Callable[[], Any]] = {
-            "reading": partial(dataset.read, scan),
-            "voxelising": batched,
-            "encoding": partial(encoded_scan, targets, grid.shape, encoding, {}),
-            "compressing": partial(zip_of_group, arrays, {}, encoding),
-            "writing": partial(store.storage.write, "probe", data),
-            "everything": lambda: store.write(scan, 0, IDENTITY, targets, source.points),  # noqa: B023 - called at once
-            "codec alone": lambda: [chunk_bytes(values, encoding) for values in arrays.values()],  # noqa: B023
-        }
-        taken = {stage: cpu_seconds(call, 5 * repeats) for stage, call in stages.items()}
-        written = taken.pop("everything")
-        taken["checks, hash, metadata"] = written - taken["encoding"] - taken["compressing"] - taken["writing"]
-        numbers |= {f"dump_cpu {profile}: {stage}": seconds for stage, seconds in taken.items()}
-        numbers[f"dump_cpu_s_per_scan_{profile}"] = taken["reading"] + taken["voxelising"] + written
-    return numbers
-
-
-def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median CPU seconds of this process in a call, after one warm-up."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
-
-
-def dump_cpu_table(numbers: dict[str, float]) -> str:
-    """CPU seconds beside the teacher by stage, as text."""
-    lines = [f"{'CPU seconds beside the teacher':32} {'train':>8} {'full':>8}"]
-    stages = [name.removeprefix("dump_cpu train: ") for name in numbers if name.startswith("dump_cpu train: ")]
-    for stage in [*stages, "all"]:
-        found = [
-            numbers[f"dump_cpu_s_per_scan_{profile}" if stage == "all" else f"dump_cpu {profile}: {stage}"]
-            for profile in ("train", "full")
-        ]
-        lines.append(f"  {stage:30} {found[0]:8.4f} {found[1]:8.4f}")
-    return "\n".join([*lines, f"{'goal: the larger of this and codec alone':32} {0.08:.2f} {0.16:.2f}"])
 
 
 def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
@@ -280,9 +211,12 @@ def table(numbers: dict[str, float]) -> str:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.option("--repeats", default=3, show_default=True)
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), help="Of random weights otherwise; features compress unlike."
+)
 @click.option("--part", type=click.Choice(list(PARTS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(as_json: bool, repeats: int, part: str | None, folder: Path | None) -> None:
+def main(as_json: bool, repeats: int, teacher: Path | None, part: str | None, folder: Path | None) -> None:
     """Measure one full-size real scan and print a table of ratios."""
     if part and folder:
         keep_freed_memory()
@@ -292,7 +226,8 @@ def main(as_json: bool, repeats: int, part: str | None, folder: Path | None) -> 
         return
     numbers = {}
     with tempfile.TemporaryDirectory() as temporary:
-        write_teacher(Path(temporary) / "teacher.pt")
+        checkpoint = Path(temporary) / "teacher.pt"
+        shutil.copyfile(teacher, checkpoint) if teacher else write_teacher(checkpoint)
         for name in PARTS:
             click.echo(f"measuring {name} ...", err=True)
             numbers |= measure(name, Path(temporary), repeats)

@@ -84,8 +84,8 @@ def quantise(
         steps_per_deviation: quantisation steps of `int8_channel` in one standard deviation of a channel.
 
     Returns:
-        stored arrays by suffix, in the order of `STORED_DTYPES`; and float32 [], the largest absolute value, NaN or
-        infinite if one of them is, for `check_storable`.
+        stored arrays by suffix, in the order of `STORED_DTYPES`; and float32 [] for `check_storable`, the largest
+        absolute value (of `int8_channel` in steps), NaN or infinite if one of them is.
     """
     values = values.detach().float()
     if encoding == "int8_channel":
@@ -134,32 +134,33 @@ def _rounded_below_the_top(steps: torch.Tensor) -> torch.Tensor:
 
 
 def _int8_channel(values: torch.Tensor, steps_per_deviation: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    step, largest = _channel_steps(values, steps_per_deviation)
+    step = _channel_steps(values, steps_per_deviation)
     codes, exponents = torch.empty_like(values, dtype=torch.int8), values.new_empty(len(values), dtype=torch.uint8)
+    largest = values.new_zeros(len(values))
     for rows in _row_blocks(values):
         steps = values[rows] / step
+        largest[rows] = _largest(steps, 1)
         # The smallest power of two that brings the row's largest value into a code, none below 1; exact on any device.
-        mantissa, exponent = torch.frexp(_largest(steps, 1) / LARGEST_CODE)
+        mantissa, exponent = torch.frexp(largest[rows] / LARGEST_CODE)
         exponent = (exponent - (mantissa == 0.5).int()).clamp_min_(0)
         codes[rows] = steps.mul_(((127 - exponent) << 23).view(torch.float32)[:, None]).round_()
         exponents[rows] = exponent.byte()
     return {"": codes, ".channel_scale": step, ".row_exponent": exponents}, _largest(largest)
 
 
-def _channel_steps(values: torch.Tensor, steps_per_deviation: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Step and largest absolute value of each channel, float32 [C]."""
+def _channel_steps(values: torch.Tensor, steps_per_deviation: float) -> torch.Tensor:
+    """Step of each channel, float32 [C]; NaN where a value is not finite."""
     total, squares = (values.new_zeros(values.shape[1], dtype=torch.float64) for _ in range(2))
-    largest = values.new_zeros(values.shape[1])
     for rows in _row_blocks(values):
         exact = values[rows].double()
         total += exact.sum(0)
         squares += exact.square_().sum(0)
-        largest = torch.maximum(largest, _largest(values[rows], 0))
     count = max(len(values), 1)
     step = (squares / count - (total / count).square()).clamp_min_(0).sqrt().float() / steps_per_deviation
-    # A channel that never changes has no deviation; its largest value then decides.
-    step = torch.where(step <= largest * 1e-6, largest / LARGEST_CODE, step)
-    return torch.where(step == 0, 1.0, step), largest
+    # A channel that never changes has no deviation; its size then decides, and what hardly changes still fits a code.
+    size = (squares / count).sqrt().float()
+    step = torch.where(step <= size * 1e-6, size / (LARGEST_CODE - 1), step)
+    return torch.where(step == 0, 1.0, step)
 
 
 def _row_blocks(values: torch.Tensor) -> Iterator[slice]:

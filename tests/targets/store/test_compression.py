@@ -51,11 +51,11 @@ def test_what_does_not_get_smaller_is_kept_as_it_is():
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
 def test_bell_shaped_features_come_near_their_entropy(dtype):
-    """What a perfect coder of single bytes would need, by Shannon's formula; repetitions are not looked for."""
+    """What a perfect coder of single bytes would need, by Shannon's formula."""
     steps = np.random.default_rng(0).normal(scale=2.0, size=(20_000, 64))
     values = np.round(steps).astype(np.int8) if dtype == "int8" else steps.astype(np.float16)
     planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize).T
     counts = [np.bincount(plane, minlength=256) for plane in planes]
     shares = [count[count > 0] / count.sum() for count in counts]
     entropy = sum(-(share * np.log2(share)).sum() * planes.shape[1] / 8 for share in shares)
-    assert len(chunk_bytes(values, ENCODINGS[0])) < 1.03 * entropy
+    assert len(chunk_bytes(values, ENCODINGS[0])) < 1.05 * entropy
