@@ -1,6 +1,7 @@
 """Stage one in a process of a cluster: see `stage1_dump_teacher.cluster`, which hands it its work."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from common.base.cluster import Share, work_in
 from common.base.devices import select_device
 from common.scans.dataset import open_dataset
 from common.targets.store import ScanView
-from stage1_dump_teacher.dump import dump_missing, preparer, teacher_and_store
+from stage1_dump_teacher.dump import dump_missing, teacher_and_store
+from stage1_dump_teacher.dump_workers import worker_processes
+from stage1_dump_teacher.scan_reading import ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 
@@ -55,7 +58,10 @@ class DumpWorker:
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
         self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
-        self.prepare = preparer(self.settings, dataset, self.settings.grid.grid(), self.device, self.teacher)
+        source = ScanSource(self.settings, dataset, self.settings.grid.grid())
+        # They end with this process.
+        reading, self.writing = ExitStack().enter_context(worker_processes(source, self.store, self.device))
+        self.prepare = preparer(source, self.device, self.teacher, reading)
         self.writer: ScanWriter | None = None
         return str(self.teacher)
 
@@ -75,7 +81,7 @@ class DumpWorker:
         """
         if self.writer is None:
             self.writer = ScanWriter(
-                self.store, DumpReport(), len(items) + waiting, self.settings.on_bad_scan == "skip"
+                self.store, DumpReport(), len(items) + waiting, self.settings.on_bad_scan == "skip", self.writing
             )
         report = self.writer.report
         report.present, before = present, report.written + len(report.skipped)

@@ -2,30 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import click
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.base.devices import CPU, Launch, set_float32_precision, side_stream, use_device
-from common.base.environment import processors_of_rank
-from common.base.errors import DataError
+from common.base.devices import Launch, set_float32_precision, use_device
 from common.base.overlap import BackgroundWriter, StageClock, started_ahead
 from common.base.shards import Shard
 from common.base.signals import StopRequest
-from common.scans.dataset import Dataset, ScanSelection, open_dataset, voxelise_view
+from common.scans.dataset import Dataset, ScanSelection, open_dataset
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid, check_distillable
-from common.scans.scan_batch import ScanBatch, batch_scans
-from common.scans.view import View
 from common.targets.store import ScanView, StoreIdentity, TargetStore
+from common.targets.store.members import UnwrittenArrays
 from common.targets.store.storage import FolderStorage
 from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets, split_targets
+from stage1_dump_teacher.dump_workers import threads_of, worker_processes
+from stage1_dump_teacher.scan_reading import PreparedBatch, PreparedScan, ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import averaged_lines
@@ -33,38 +29,6 @@ from stage1_dump_teacher.teachers.loading import TeacherChoice
 
 BATCH_ON_GPU = 4
 """Scan-views of one pass of the teacher there: one alone is over before the next one is launched."""
-
-MOST_WRITERS = 8
-"""By default: more than a GPU's fastest teacher keeps busy, each with a scan's targets in memory."""
-
-
-class PreparedScan(NamedTuple):
-    """A scan in one view: which one, its points as read, float32 [N, 4], and the view."""
-
-    item: ScanView
-    points: np.ndarray
-    view: View
-
-
-@dataclass(frozen=True)
-class PreparedBatch:
-    """Some scan-views, ready for the teacher.
-
-    Attributes:
-        scans: that could be used.
-        batch: of them, on the teacher's device; None without any.
-        refused: the others, and why.
-    """
-
-    scans: list[PreparedScan]
-    batch: ScanBatch | None
-    refused: list[tuple[ScanView, DataError]]
-
-    @property
-    def usable(self) -> ScanBatch:
-        """The batch, of scans that are known to be there."""
-        assert self.batch is not None, self.refused
-        return self.batch
 
 
 def run(
@@ -92,9 +56,11 @@ def run(
     missing = [item for item in work if item not in finished]
     announce(teacher, store, selection, len(missing), device, shard)
     report = DumpReport(present=len(work) - len(missing))
-    writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip")
-    prepare = preparer(settings, dataset, settings.grid.grid(), device, teacher)
-    dump_missing(writer, teacher, missing, settings, prepare, device)
+    source = ScanSource(settings, dataset, settings.grid.grid())
+    with worker_processes(source, store, device) as (reading, writing):
+        writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip", writing)
+        prepare = preparer(source, device, teacher, reading)
+        dump_missing(writer, teacher, missing, settings, prepare, device)
     writer.check_all_there(finished.intersection(work))
     return report
 
@@ -121,8 +87,8 @@ def dump_missing(
 ) -> None:
     """Read ahead, run the teacher and write behind, some scan-views after others, until all is done or Ctrl-C.
 
-    This thread does nothing but launch the teacher: other threads read, and others wait for its targets, encode them
-    where they are, and write.
+    On a GPU this thread does nothing but launch the teacher and the encoding of its targets: other threads, or
+    processes for them, read, wait for what is encoded, and write.
     """
     use_device(device)
     kept = scan_writer.store.identity
@@ -134,13 +100,13 @@ def dump_missing(
         with clock.measure("reading", len(items)):
             return prepare(items)
 
-    def write(scans: list[PreparedScan], targets: TeacherTargets, launch: Launch) -> None:
-        clock.add("teacher", launch.wait(), len(scans))
-        with clock.measure("writing", len(scans)), side_stream(device):
-            for scan, own in zip(scans, split_targets(targets, len(scans)), strict=True):
-                scan_writer.write(*scan.item, scan.view, own, scan.points)
+    def write(encoded: list[tuple[PreparedScan, Callable[[], UnwrittenArrays]]], launch: Launch) -> None:
+        clock.add("teacher", launch.wait(), len(encoded))
+        with clock.measure("writing", len(encoded)):
+            for scan, arrays in encoded:
+                scan_writer.write(*scan.item, arrays)
 
-    # Targets wait in the teacher's memory: few more of them than there are threads.
+    # Targets wait in memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
     together = settings.batch_size or (1 if device.type == "cpu" else BATCH_ON_GPU)
     batches = [missing[start : start + together] for start in range(0, len(missing), together)]
@@ -153,7 +119,9 @@ def dump_missing(
             if prepared.batch is not None:
                 with Launch(device) as launch:
                     targets = teacher.targets(prepared.batch, list(kept.layers), kept.voxel_features)
-                writer.submit(write, prepared.scans, targets, launch)
+                    parts = split_targets(targets, len(prepared.scans))
+                    encoded = [encoding_of(*one, scan_writer.store) for one in zip(prepared.scans, parts, strict=True)]
+                writer.submit(write, encoded, launch)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update(len(items))
             if stop:
@@ -162,44 +130,13 @@ def dump_missing(
     report.left = len(missing) - report.written - len(report.skipped)
 
 
-def threads_of(settings: DumpSettings, device: torch.device, local: bool) -> tuple[int, int]:
-    """Threads that read and that write, for a teacher on some device and a store that is or is not in a folder."""
-    on_gpu = device.type == "cuda"
-    readers = settings.readers or (2 if on_gpu else 1)
-    # On a CPU the teacher uses every core; encoding beside it would only slow it down, waiting for a network would not.
-    default = max(1, min(MOST_WRITERS, processors_of_rank() - 1)) if on_gpu or not local else 0
-    return readers, default if settings.writers is None else settings.writers
-
-
-def preparer(
-    settings: DumpSettings,
-    dataset: Dataset,
-    grid: PolarGrid,
-    device: torch.device = CPU,
-    teacher: Teacher | None = None,
-) -> Callable[[list[ScanView]], PreparedBatch]:
-    """A function that reads and voxelises some scan-views, and brings them to the teacher's device as one batch.
-
-    Where the teacher is given, scans that it has no answer for are refused too.
-    """
-
-    def prepare(items: list[ScanView]) -> PreparedBatch:
-        scans, voxelised, refused = [], [], []
-        for scan, index in items:
-            try:
-                source = dataset.read(scan)
-                if teacher is not None:
-                    teacher.check_scan(scan, len(source.points))
-                view = settings.views.view(scan, index, grid.shape[1])
-                voxelised.append(voxelise_view(source, view, grid, dataset.label_map))
-                scans.append(PreparedScan((scan, index), source.points, view))
-            except DataError as error:
-                refused.append(((scan, index), error))
-        use_device(device)
-        # On the stream of the teacher: its next pass comes after the copy, and nobody has to wait.
-        return PreparedBatch(scans, batch_scans(voxelised, grid.shape).to(device) if scans else None, refused)
-
-    return prepare
+def encoding_of(
+    scan: PreparedScan, targets: TeacherTargets, store: TargetStore
+) -> tuple[PreparedScan, Callable[[], UnwrittenArrays]]:
+    """A scan-view, and what gives its encoded targets: launched at once on a GPU, left to who asks on a CPU."""
+    if targets.logits.is_cuda:
+        return scan, store.start_encoding(*scan.item, scan.view, targets, scan.sha256)
+    return scan, lambda: store.start_encoding(*scan.item, scan.view, targets, scan.sha256)()
 
 
 def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:

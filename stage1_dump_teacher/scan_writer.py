@@ -1,18 +1,20 @@
 """The writing end of a dump: targets, or why there are none, and the count of both."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from common.base.errors import PolarDistillError, StoreError
+from common.base.worker_processes import WorkerProcesses
 from common.scans.scan_id import ScanId
-from common.scans.view import View
 from common.targets.store import ScanView, TargetStore, UnstorableError
+from common.targets.store.members import UnwrittenArrays
 from common.targets.store.skipped import record_skipped, remove_skipped, skipped_scan_views
 from common.targets.store.storage import FolderStorage
 from common.targets.store.watch import StoreWatch
-from common.targets.teacher_targets import TeacherTargets
 
 SIZE_SAMPLE = 5
 """Scans written before the size of the whole dump is estimated."""
@@ -49,7 +51,14 @@ class ScanWriter:
         written: scan-views written so far.
     """
 
-    def __init__(self, store: TargetStore, report: DumpReport, expected: int, skip: bool = False) -> None:
+    def __init__(
+        self,
+        store: TargetStore,
+        report: DumpReport,
+        expected: int,
+        skip: bool = False,
+        processes: WorkerProcesses | None = None,
+    ) -> None:
         """Look at the store as it is.
 
         Args:
@@ -57,6 +66,7 @@ class ScanWriter:
             report: to be kept up to date.
             expected: scan-views that are about to be written.
             skip: go on after scans that cannot be used.
+            processes: that compress and write, given the store; by default the thread that asks does.
         """
         self.store = store
         self.report = report
@@ -66,15 +76,16 @@ class ScanWriter:
         self._expected = expected
         self._recorded = skipped_scan_views(store)
         self._lock = threading.Lock()
+        self._processes = processes
 
-    def write(self, scan: ScanId, index: int, view: View, targets: TeacherTargets, points: np.ndarray) -> None:
-        """Write the targets of one scan-view, as `TargetStore.write` does.
+    def write(self, scan: ScanId, index: int, encoded: Callable[[], UnwrittenArrays]) -> None:
+        """Write the targets of one scan-view, from what `TargetStore.start_encoding` returned.
 
         Raises:
             StoreError: they cannot be written, or the store is gone.
         """
         try:
-            size = self.store.write(scan, index, view, targets, points)
+            size = self._write(scan, index, encoded())
         except UnstorableError as error:
             self.pass_over(scan, index, error)
             return
@@ -88,6 +99,11 @@ class ScanWriter:
             estimate = self.report.size // SIZE_SAMPLE if self.report.written == SIZE_SAMPLE else None
         if estimate is not None:
             check_room(self.store, estimate, self._expected - SIZE_SAMPLE)
+
+    def _write(self, scan: ScanId, index: int, arrays: UnwrittenArrays) -> int:
+        if self._processes is None:
+            return self.store.write_arrays(scan, index, arrays)
+        return self._processes.call_with(write_arrays, arrays.arrays, scan, index, arrays.attributes)
 
     def check_all_there(self, present: set[ScanView]) -> None:
         """That the store holds what was written and what was present before, see `StoreWatch.check_holds`."""
@@ -108,6 +124,13 @@ class ScanWriter:
             # As one thread would have found them.
             report.skipped.sort()
         record_skipped(self.store, scan, index, error.message)
+
+
+def write_arrays(
+    store: TargetStore, arrays: dict[str, np.ndarray], scan: ScanId, index: int, attributes: dict[str, Any]
+) -> int:
+    """`TargetStore.write_arrays`, for another process."""
+    return store.write_arrays(scan, index, UnwrittenArrays(attributes, arrays))
 
 
 def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:

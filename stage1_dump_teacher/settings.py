@@ -56,6 +56,9 @@ class DumpSettings(Settings):
         writers: threads that encode, compress and write; 0 to do it between two passes of the teacher. By default up to
             8 where the teacher is on a GPU or the store is remote, as processors allow, and otherwise 0: on a CPU the
             teacher uses all processors itself.
+        processes: whether processes read and write for these threads, whose Python code would hold up the launches of
+            a GPU's teacher. By default where the teacher is on a GPU and the store in a folder, if the processes can
+            share enough memory.
     """
 
     config_folder: ClassVar[str] = "teachers"
@@ -77,6 +80,7 @@ class DumpSettings(Settings):
     read_ahead: int = Field(2, ge=1)
     readers: int | None = Field(None, ge=1)
     writers: int | None = Field(None, ge=0)
+    processes: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -55,11 +55,24 @@ def tensors_in(record: Any) -> Iterator[torch.Tensor]:
 
 def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Tensors on the CPU, all there: a GPU's are copied into pinned memory, and waited for once."""
+    return start_to_host(tensors)()
+
+
+def start_to_host(tensors: Iterable[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+    """Launch what `to_host` does; what is returned waits for it, in any thread."""
     tensors = list(tensors)
     copies = [tensor if tensor.device.type == "cpu" else _pinned_copy(tensor) for tensor in tensors]
-    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
-        torch.cuda.current_stream(device).synchronize()
-    return copies
+    # Blocking: a thread that waits leaves its core to others.
+    events = {tensor.device: torch.cuda.Event(blocking=True) for tensor in tensors if tensor.is_cuda}
+    for device, event in events.items():
+        event.record(torch.cuda.current_stream(device))
+
+    def wait() -> list[torch.Tensor]:
+        for event in events.values():
+            event.synchronize()
+        return copies
+
+    return wait
 
 
 def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:

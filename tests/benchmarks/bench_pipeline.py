@@ -26,7 +26,8 @@ from common.scans.scan_batch import ScanBatch
 from common.targets.store import TargetStore
 from common.targets.teacher import Teacher
 from common.targets.teacher_targets import TeacherTargets
-from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of
+from stage1_dump_teacher.scan_reading import ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
@@ -78,7 +79,7 @@ def measure(profile: str, teacher_ms: float, scans: int, folder: Path) -> list[d
     settings = settings_of(profile, scans, 0)
     dataset, grid = open_dataset(scans_folder(), settings.dataset), settings.grid.grid()
     scan = dataset.select(settings.splits).scans[0]
-    prepare = preparer(settings, dataset, grid)
+    prepare = preparer(ScanSource(settings, dataset, grid))
     real = load_teacher(folder / "teacher.pt", CPU)
     answer = real.targets(prepare([(scan, 0)]).usable, settings.layers, settings.voxel_features)
     teacher = SleepingTeacher(real, answer, teacher_ms / 1e3)

@@ -21,7 +21,8 @@ from common.base.memory import keep_freed_memory
 from common.scans.dataset import Dataset
 from common.scans.label_map import load_label_map
 from common.targets.store import TargetStore
-from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of
+from stage1_dump_teacher.scan_reading import ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
@@ -58,7 +59,7 @@ def dump_sample(
     label_map = load_label_map(settings.dataset)
     grid = settings.grid.grid()
     store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, grid, label_map), {})
-    prepare = preparer(settings, Dataset.open(scans_folder(), label_map), grid)
+    prepare = preparer(ScanSource(settings, Dataset.open(scans_folder(), label_map), grid))
     scans = Dataset.open(scans_folder(), label_map).select(settings.splits).scans
     cpu = torch.device("cpu")
     dumped, alone = [], []

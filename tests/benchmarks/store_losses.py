@@ -17,7 +17,8 @@ from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes
 from common.targets.store.scan_file import targets_of as targets_in
 from common.targets.teacher_targets import TeacherTargets
-from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of
+from stage1_dump_teacher.scan_reading import ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
@@ -47,7 +48,7 @@ class LossProbe:
         store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
         dataset, cpu = Dataset.open(data, label_map), torch.device("cpu")
         writer = ScanWriter(store, DumpReport(), 1)
-        dump_missing(writer, teacher, [(scan, 0)], exact, preparer(exact, dataset, grid), cpu)
+        dump_missing(writer, teacher, [(scan, 0)], exact, preparer(ScanSource(exact, dataset, grid)), cpu)
         self.exact, _ = store.read(scan, 0, None)
         settings = load_settings(
             ExperimentSettings, REPOSITORY / "configs/experiments/full.yaml", ["batch_size=1", "student.dropblock=0.0"]

@@ -13,7 +13,7 @@ from common.base.records import move_tensors, to_host
 from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
 from common.targets.store.encoding import DecodableFeatures
-from stage1_dump_teacher.dump import threads_of
+from stage1_dump_teacher.dump_workers import in_processes, threads_of
 from stage1_dump_teacher.settings import DumpSettings
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, dump, fail, succeed
@@ -21,6 +21,7 @@ from tests.shared.small_stores import scan_files
 
 WORDS = ("splits=[train]", "views.count=3")
 THREADS = ("readers=3", "writers=3")
+PROCESSES = ("readers=2", "writers=2", "processes=true")
 
 
 @pytest.fixture
@@ -29,18 +30,20 @@ def data(tmp_path) -> Path:
     return tmp_path / "dataset"
 
 
-def test_threads_write_the_same_files(data, tmp_path, reduced_teacher):
-    for name, threads in {"one": ("readers=1", "writers=0"), "many": THREADS}.items():
+@pytest.mark.parametrize("many", [THREADS, PROCESSES], ids=["threads", "processes"])
+def test_threads_and_processes_write_the_same_files(data, tmp_path, reduced_teacher, many):
+    for name, threads in {"one": ("readers=1", "writers=0"), "many": many}.items():
         assert "12 scan-views written" in succeed(
             dump(data, reduced_teacher, tmp_path / name, STREET_GRID, *WORDS, *threads)
         )
     assert scan_files(tmp_path / "many") == scan_files(tmp_path / "one")
 
 
-def test_the_report_names_skipped_scans_in_order(data, tmp_path, reduced_teacher):
+@pytest.mark.parametrize("many", [THREADS, PROCESSES], ids=["threads", "processes"])
+def test_the_report_names_skipped_scans_in_order(data, tmp_path, reduced_teacher, many):
     for frame in ("000001", "000002"):
         scan_path(data, ScanId("00", frame)).write_bytes(b"")
-    words = (*WORDS, *THREADS, "on_bad_scan=skip")
+    words = (*WORDS, *many, "on_bad_scan=skip")
     output = succeed(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *words))
     skipped = [line for line in output.splitlines() if line.startswith("skipped")]
     assert len(skipped) == 6
@@ -48,11 +51,27 @@ def test_the_report_names_skipped_scans_in_order(data, tmp_path, reduced_teacher
     assert "6 scan-views written" in output
 
 
-def test_an_error_of_a_writer_ends_the_dump(data, tmp_path, reduced_teacher):
+@pytest.mark.parametrize("many", [THREADS, PROCESSES], ids=["threads", "processes"])
+def test_an_error_of_a_writer_ends_the_dump(data, tmp_path, reduced_teacher, many):
     (tmp_path / "cache" / "sequences").mkdir(parents=True)
     (tmp_path / "cache" / "sequences" / "00").write_text("in the way")
-    message = fail(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *WORDS, *THREADS))
+    message = fail(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *WORDS, *many))
     assert "cannot be written" in message
+
+
+def test_processes_need_memory_that_they_can_share(data, tmp_path, reduced_teacher, monkeypatch):
+    monkeypatch.setattr("stage1_dump_teacher.dump_workers.shared_memory_free", lambda: 64 * 2**20)
+    message = fail(dump(data, reduced_teacher, tmp_path / "cache", STREET_GRID, *WORDS, *PROCESSES))
+    assert "--shm-size" in message
+    settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
+    assert not in_processes(settings, torch.device("cuda", 0), local=True)
+
+
+def test_processes_by_default_for_a_gpu_and_a_folder():
+    settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
+    assert in_processes(settings, torch.device("cuda", 0), local=True)
+    assert not in_processes(settings, torch.device("cuda", 0), local=False)
+    assert not in_processes(settings, torch.device("cpu"), local=True)
 
 
 def test_threads_by_default():

@@ -12,7 +12,8 @@ from common.networks.sparse import sparse
 from common.scans.dataset import open_dataset
 from common.targets.store import TargetStore
 from common.targets.store.manifest import MANIFEST
-from stage1_dump_teacher.dump import dump_missing, identity_of, preparer
+from stage1_dump_teacher.dump import dump_missing, identity_of
+from stage1_dump_teacher.scan_reading import ScanSource, preparer
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.live_check import AGREEMENT
@@ -39,7 +40,7 @@ def store_in(precision: str, data: Path, teacher: Path, folder: Path, *changes: 
     store = TargetStore.create_or_resume(folder, identity_of(settings, loaded, grid, dataset.label_map))
     work = [(scan, 0) for scan in dataset.select(settings.splits).scans]
     writer = ScanWriter(store, DumpReport(), len(work))
-    dump_missing(writer, loaded, work, settings, preparer(settings, dataset, grid), CPU)
+    dump_missing(writer, loaded, work, settings, preparer(ScanSource(settings, dataset, grid)), CPU)
     return store
 
 
@@ -97,7 +98,7 @@ def test_targets_are_float32_whatever_the_sparse_network_computes_with(data, red
     words = [f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}", TRAIN]
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
     dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
-    batch = preparer(settings, dataset, grid)([(dataset.select(settings.splits).scans[0], 0)]).usable
+    batch = preparer(ScanSource(settings, dataset, grid))([(dataset.select(settings.splits).scans[0], 0)]).usable
     single, double = load_teacher(reduced_teacher, CPU), load_teacher(reduced_teacher, CPU)
     # A CPU has no float16 here; float64 takes the same way in and out.
     double.model.cylinder_3d_spconv_seg.double()

@@ -1,13 +1,16 @@
 """Scan files held against the identity of their store: quickly on every read, wholly when written and verified."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
+from common.base.errors import StoreError
 from common.scans.scan_id import ScanId
 from common.targets.store.chunks import MemberError
-from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures
+from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, UnstorableError
 from common.targets.store.identity import StoreIdentity, differences
 from common.targets.store.layout import FileLayout, FileOrigin, attributes_of
 from common.targets.store.members import ArraySource, GroupMembers, read_members
@@ -34,6 +37,17 @@ class ForeignFileError(Exception):
         other = [f"{name} {value}" for name, value in found.items() if value != expected[name]]
         self.summary = f"is of another store: it has {', '.join(other)}"
         super().__init__(self.summary)
+
+
+@contextmanager
+def errors_named(scan: ScanId, index: int) -> Iterator[None]:
+    """Errors about targets say of which scan and view these are."""
+    try:
+        yield
+    except UnstorableError as error:
+        raise UnstorableError(f"scan {scan}, view {index}: {error.message}") from error
+    except (StoreError, MemberError, ForeignFileError) as error:
+        raise StoreError(f"scan {scan}, view {index}: {error}") from error
 
 
 def expected_features(identity: StoreIdentity) -> dict[str, tuple[ArrayEncoding, int]]:

@@ -1,8 +1,10 @@
 """What a scan file says about itself: where its targets come from, and which arrays it holds."""
 
+import hashlib
 import math
 from typing import Annotated, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError, field_validator
 
 from common.scans.view import View
@@ -86,3 +88,8 @@ def attributes_of(members: ArraySource, kind: type[Attributes]) -> Attributes:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         text = f"{'.'.join(map(str, problem['loc'])):.100}: {problem['msg']}"
         raise MemberError("zarr.json", f"is not the metadata of a scan file ({text})") from error
+
+
+def scan_hash(points: np.ndarray) -> str:
+    """SHA-256 of a scan's points as stored on disk."""
+    return hashlib.sha256(np.ascontiguousarray(points).data).hexdigest()

@@ -15,8 +15,9 @@ from common.scans.scan_id import ScanId
 from common.targets.store.checks import ForeignFileError, check_scan_file
 from common.targets.store.chunks import MemberError
 from common.targets.store.file_names import ScanView
+from common.targets.store.layout import scan_hash
 from common.targets.store.storage import FolderStorage, MissingFileError
-from common.targets.store.store import TargetStore, scan_hash
+from common.targets.store.store import TargetStore
 
 LEFTOVER_SECONDS = 3600
 """Age at which a half-written file belongs to a writer that crashed, rather than to one at work."""

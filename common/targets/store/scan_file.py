@@ -15,7 +15,7 @@ times faster; zarr reads them as well.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from common.base.errors import StoreError
-from common.base.records import move_tensors, to_host
+from common.base.records import move_tensors, start_to_host
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import (
     STORED_DTYPES,
@@ -121,6 +121,13 @@ def encoded_scan(
         StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
             names the array.
     """
+    return start_encoding(targets, grid_shape, encoding, attributes)()
+
+
+def start_encoding(
+    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
+) -> Callable[[], UnwrittenArrays]:
+    """Launch what `encoded_scan` does; what is returned waits for it, in any thread. Both raise as it does."""
     places: dict[str, str] = {}
     layers: dict[str, dict[str, Any]] = {}
     pending: dict[str, list[torch.Tensor]] = {}
@@ -140,18 +147,24 @@ def encoded_scan(
     for name, voxel_layer in targets.voxel_layers.items():
         in_voxels = (voxel_layer.voxels, voxel_layer.features, voxel_layer.shape)
         add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, in_voxels)
-    on_cpu = iter(to_host(chain.from_iterable(pending.values())))
-    arrays: dict[str, np.ndarray] = {}
-    for name, tensors in pending.items():
-        linear, within, largest, *stored = (tensor.numpy() for tensor in islice(on_cpu, len(tensors)))
-        place, how = places[name], layers[name]["encoding"]
-        if not within:
-            raise StoreError(f"{place}: a bin is beyond the grid, or the bins are not rows of scan 0")
-        if not np.array_equal(arrays.setdefault(place, linear.view(np.uint32)), linear.view(np.uint32)):
-            raise StoreError(f"{place}: teacher layers of this resolution have different coordinates")
-        check_storable(float(largest), how, name)
-        arrays |= {f"{name}{suffix}": array for suffix, array in zip(STORED_DTYPES[how], stored, strict=True)}
-    return UnwrittenArrays({**attributes, "grid_shape": list(grid_shape), "features": layers}, arrays)
+    copied = start_to_host(chain.from_iterable(pending.values()))
+    counts = {name: len(tensors) for name, tensors in pending.items()}
+
+    def finish() -> UnwrittenArrays:
+        on_cpu = iter(copied())
+        arrays: dict[str, np.ndarray] = {}
+        for name, count in counts.items():
+            linear, within, largest, *stored = (tensor.numpy() for tensor in islice(on_cpu, count))
+            place, how = places[name], layers[name]["encoding"]
+            if not within:
+                raise StoreError(f"{place}: a bin is beyond the grid, or the bins are not rows of scan 0")
+            if not np.array_equal(arrays.setdefault(place, linear.view(np.uint32)), linear.view(np.uint32)):
+                raise StoreError(f"{place}: teacher layers of this resolution have different coordinates")
+            check_storable(float(largest), how, name)
+            arrays |= {f"{name}{suffix}": array for suffix, array in zip(STORED_DTYPES[how], stored, strict=True)}
+        return UnwrittenArrays({**attributes, "grid_shape": list(grid_shape), "features": layers}, arrays)
+
+    return finish
 
 
 def placed_bins(bins: torch.Tensor, shape: tuple[int, ...], name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,5 @@
 """Targets of many scans in one storage, with a manifest that says what made them."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +12,23 @@ from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_id import ScanId
 from common.scans.view import View
-from common.targets.store.archive import ArchiveStorage
-from common.targets.store.checks import ForeignFileError, check_arrays, check_belongs, check_scan_file, read_checked
+from common.targets.store.checks import (
+    ForeignFileError,
+    check_arrays,
+    check_belongs,
+    check_scan_file,
+    errors_named,
+    read_checked,
+)
 from common.targets.store.chunks import MemberError
-from common.targets.store.encoding import UnstorableError
 from common.targets.store.file_names import SEQUENCES, ScanView, file_name, is_scan_file, scan_view_of
 from common.targets.store.identity import StoreIdentity, differences, grid_identity
+from common.targets.store.layout import scan_hash
 from common.targets.store.manifest import MANIFEST, manifest_bytes, read_manifest
-from common.targets.store.members import read_members
-from common.targets.store.remote import open_remote
-from common.targets.store.scan_file import EncodedTargets, encoded_scan
-from common.targets.store.storage import FolderStorage, MissingFileError, Storage
+from common.targets.store.members import UnwrittenArrays, read_members
+from common.targets.store.open_storage import open_storage
+from common.targets.store.scan_file import EncodedTargets, start_encoding
+from common.targets.store.storage import MissingFileError, Storage
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import TeacherTargets
 
@@ -156,6 +161,16 @@ class TargetStore:
             StoreError: the targets are not what this store's identity promises (see `checks.check_arrays`), the view
                 is not one of the store's, or the file cannot be written.
         """
+        return self.write_arrays(scan, index, self.start_encoding(scan, index, view, targets, scan_hash(points))())
+
+    def start_encoding(
+        self, scan: ScanId, index: int, view: View, targets: TeacherTargets, scan_sha256: str
+    ) -> Callable[[], UnwrittenArrays]:
+        """The first half of `write`: launch the encoding on the device of the targets.
+
+        Returns:
+            a function that waits for it, in any thread, and gives what `write_arrays` takes. Both raise as `write`.
+        """
         views = self.identity.views.count
         if not 0 <= index < views:
             raise StoreError(f"scan {scan}: there is no view {index} among the {views} of {self.location}")
@@ -163,18 +178,24 @@ class TargetStore:
             "scan": str(scan),
             "view_index": index,
             "view": view.model_dump(mode="json"),
-            "scan_sha256": scan_hash(points),
+            "scan_sha256": scan_sha256,
             "teacher_hash": self.identity.teacher_hash,
             "identity_hash": self.identity.hash,
         }
-        try:
-            encoded = encoded_scan(targets, self.identity.grid.shape, self.identity.encoding, attributes)
-            check_arrays(encoded, self.identity, scan, index)
-        except UnstorableError as error:
-            raise UnstorableError(f"scan {scan}, view {index}: {error.message}") from error
-        except (StoreError, MemberError, ForeignFileError) as error:
-            raise StoreError(f"scan {scan}, view {index}: {error}") from error
-        data = zip_of_group(encoded.arrays, encoded.attributes, self.identity.encoding)
+        with errors_named(scan, index):
+            finish = start_encoding(targets, self.identity.grid.shape, self.identity.encoding, attributes)
+
+        def encoded() -> UnwrittenArrays:
+            with errors_named(scan, index):
+                return finish()
+
+        return encoded
+
+    def write_arrays(self, scan: ScanId, index: int, arrays: UnwrittenArrays) -> int:
+        """The second half of `write`: check, compress and write what is encoded; returns and raises as `write`."""
+        with errors_named(scan, index):
+            check_arrays(arrays, self.identity, scan, index)
+        data = zip_of_group(arrays.arrays, arrays.attributes, self.identity.encoding)
         self.storage.write(self.name(scan, index), data)
         return len(data)
 
@@ -277,22 +298,3 @@ class TargetStore:
                 f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
                 "exactly what is missing."
             ) from error
-
-
-def scan_hash(points: np.ndarray) -> str:
-    """SHA-256 of a scan's points as stored on disk."""
-    return hashlib.sha256(np.ascontiguousarray(points).data).hexdigest()
-
-
-def open_storage(location: str | Path | Storage) -> Storage:
-    """The storage at a path or URL: a folder, a `.zip` archive, or `s3://bucket/prefix` and the like; one as it is.
-
-    Raises:
-        StoreError: the URL's scheme needs a package that is not installed, or is unknown.
-    """
-    if not isinstance(location, str | Path):
-        return location
-    text = str(location)
-    if "://" in text:
-        return open_remote(text)
-    return ArchiveStorage(Path(text)) if text.endswith(".zip") else FolderStorage(Path(text))

@@ -18,8 +18,8 @@ from common.scans.polar_grid import PolarGrid
 from common.scans.view import IDENTITY
 from common.targets.store import TargetStore, remote
 from common.targets.store.local_copy import CopySettings, LocalCopy, copied_locally
+from common.targets.store.open_storage import open_storage
 from common.targets.store.remote import RemoteStorage, open_remote
-from common.targets.store.store import open_storage
 from stage2_train_student.training.data import StudentData
 from tests.shared.dataset_writer import write_dataset
 from tests.targets.store.conformance import WritableConformance

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from common.targets.store.store import open_storage
+from common.targets.store.open_storage import open_storage
 from tests.shared.reduced import fail, succeed
 from tests.shared.small_stores import FIRST, TRAIN, dump_words, flip_byte_of, scan_files, stage_one
 from tests.targets.store.made_up_targets import all_files

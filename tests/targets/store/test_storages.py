@@ -13,8 +13,8 @@ from common.base.errors import StoreError
 from common.base.files import TEMPORARY_SUFFIX
 from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
+from common.targets.store.open_storage import open_storage
 from common.targets.store.storage import FolderStorage
-from common.targets.store.store import open_storage
 from tests.shared.memory_storage import MemoryStorage
 from tests.targets.store.conformance import StorageConformance, WritableConformance
 from tests.targets.store.made_up_targets import SCANS, all_files, fill, identity, store_files, write_archive, write_one

@@ -1,0 +1,186 @@
+"""Processes that work for the threads of this one.
+
+Threads take turns with Python's lock: one that launches a GPU's kernels, thousands a second, waits for it after each of
+them once others compute beside it. Processes do not share the lock. Arrays travel in shared memory, whose blocks are
+used again and again: fresh memory would have to be mapped page by page, which holds up the launching thread as well.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from common.base.errors import PolarDistillError
+from common.base.memory import keep_freed_memory
+
+Result = TypeVar("Result")
+Arrays = Mapping[str, np.ndarray]
+Places = dict[str, tuple[str, tuple[int, ...], int]]
+"""Of arrays in a block: dtype, shape and first byte by name."""
+
+SHARED_MEMORY = Path("/dev/shm")
+ALIGNMENT = 64
+LEAST_BLOCK = 2**20
+
+# Of a process that works for another one: what it was given, and the blocks that it has seen.
+_given: list[Any] = []
+_blocks: dict[str, SharedMemory] = {}
+
+
+class WorkerProcesses:
+    """Some processes that run functions for whichever thread asks; as a context manager, they end with it.
+
+    They also end when this process does, however that is, and leave Ctrl-C and SIGTERM to it.
+    """
+
+    def __init__(self, count: int, given: Any) -> None:
+        """Start them when they are needed.
+
+        Args:
+            count: how many.
+            given: first argument of every call; it travels once to each process.
+        """
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(given,))
+        self._free: list[SharedMemory] = []
+        self._block_bytes = LEAST_BLOCK
+
+    def __enter__(self) -> "WorkerProcesses":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        while self._free:
+            _drop(self._free.pop())
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function(given, *arguments)` returns or raises in one of the processes; waits for it.
+
+        Raises:
+            PolarDistillError: a process has ended, which none does by itself.
+        """
+        try:
+            return self._pool.submit(_with_given, function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise PolarDistillError(
+                "a process that reads or writes scans was ended from outside, most likely because memory ran out. Run "
+                "the command again, it goes on where it stopped; with fewer readers and writers, or processes=false."
+            ) from error
+
+    def call_with(self, function: Callable[..., Result], arrays: Arrays, *arguments: Any) -> Result:
+        """What `function(given, arrays, *arguments)` returns; the arrays are its own only until then. As `call`."""
+        places, size = _places_of(arrays)
+        with self._block(size) as block:
+            _fill(block, places, arrays)
+            return self.call(_with_arrays, function, block.name, places, *arguments)
+
+    def call_for(
+        self, function: Callable[..., tuple[Result, Arrays]], *arguments: Any
+    ) -> tuple[Result, dict[str, np.ndarray]]:
+        """What `function(given, *arguments)` returns: something small, and arrays. As `call`."""
+        with self._block(0) as block:
+            result, places, arrays = self.call(_for_arrays, function, block.name, *arguments)
+            if arrays is not None:
+                # They came through a pipe; the next ones will find room.
+                self._block_bytes = max(self._block_bytes, places[1])
+                return result, dict(arrays)
+            return result, {name: values.copy() for name, values in _arrays_in(block, places[0]).items()}
+
+    @contextmanager
+    def _block(self, size: int) -> Iterator[SharedMemory]:
+        """One that nobody else uses, of at least so many bytes."""
+        self._block_bytes = max(self._block_bytes, size)
+        block = self._free.pop() if self._free else None
+        if block is None or block.size < self._block_bytes:
+            if block is not None:
+                _drop(block)
+            block = SharedMemory(create=True, size=self._block_bytes * 3 // 2)
+        try:
+            yield block
+        finally:
+            self._free.append(block)
+
+
+def _drop(block: SharedMemory) -> None:
+    block.close()
+    block.unlink()
+
+
+def _begin(given: Any) -> None:
+    """In a process that has just started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    _given[:] = [given]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:
+    return function(*_given, *arguments)
+
+
+def _with_arrays(given: Any, function: Callable[..., Result], block: str, places: Places, *arguments: Any) -> Result:
+    return function(given, _arrays_in(_attached(block), places), *arguments)
+
+
+def _for_arrays(
+    given: Any, function: Callable[..., tuple[Result, Arrays]], name: str, *arguments: Any
+) -> tuple[Result, tuple[Places, int], Arrays | None]:
+    result, arrays = function(given, *arguments)
+    places, size = _places_of(arrays)
+    block = _attached(name)
+    if size > block.size:
+        return result, (places, size), arrays
+    _fill(block, places, arrays)
+    return result, (places, size), None
+
+
+def _attached(name: str) -> SharedMemory:
+    """A block of the process that this one works for; mapped once."""
+    if name not in _blocks:
+        _blocks[name] = SharedMemory(name)
+    return _blocks[name]
+
+
+def _places_of(arrays: Arrays) -> tuple[Places, int]:
+    """Where arrays lie in a block one after another, and its bytes."""
+    places, size = {}, 0
+    for name, values in arrays.items():
+        places[name] = (values.dtype.str, values.shape, size)
+        size += -(-values.nbytes // ALIGNMENT) * ALIGNMENT
+    return places, size
+
+
+def _arrays_in(block: SharedMemory, places: Places) -> dict[str, np.ndarray]:
+    return {name: np.ndarray(shape, dtype, block.buf, start) for name, (dtype, shape, start) in places.items()}
+
+
+def _fill(block: SharedMemory, places: Places, arrays: Arrays) -> None:
+    for name, values in _arrays_in(block, places).items():
+        np.copyto(values, arrays[name])
+
+
+def shared_memory_free() -> int:
+    """Bytes that processes can still share; containers often come with 64 MB in all."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

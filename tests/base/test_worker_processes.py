@@ -1,0 +1,135 @@
+"""Processes that work for threads: same results and errors, arrays in shared memory, none left behind by a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from common.base.errors import DataError, PolarDistillError
+from common.base.worker_processes import LEAST_BLOCK, SHARED_MEMORY, WorkerProcesses
+from tests.golden.golden_files import REPOSITORY
+
+ARRAYS = {
+    "rows": np.arange(35, dtype=np.float32).reshape(5, 7),
+    "bytes": np.arange(3, dtype=np.int8),
+    "nothing": np.empty((0, 4), np.float16),
+    "turned": np.arange(12, dtype=np.uint32).reshape(3, 4).T,
+}
+
+LARGE = {"large": np.arange(LEAST_BLOCK)}
+
+PARENT = """
+import time
+import numpy as np
+from common.base.worker_processes import WorkerProcesses
+from tests.base.test_worker_processes import pid_of, sums
+if __name__ == "__main__":
+    with WorkerProcesses(1, None) as workers:
+        workers.call_with(sums, {"a": np.zeros(9)}, 0)
+        print(workers.call(pid_of), flush=True)
+        time.sleep(60)
+"""
+
+
+def pid_of(given: object) -> int:
+    return os.getpid()
+
+
+def scaled(factor: int, number: int) -> int:
+    return factor * number
+
+
+def sums(factor: int, arrays: dict[str, np.ndarray], more: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    return {name: (values.dtype.str, values.shape, int(values.sum()) + more) for name, values in arrays.items()}
+
+
+def repeated(factor: int, arrays: dict[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
+    return factor, {name: np.concatenate([values] * factor) for name, values in arrays.items()}
+
+
+def refuse(given: object, message: str) -> None:
+    raise DataError(message)
+
+
+def end(given: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with WorkerProcesses(2, 3) as started:
+        yield started
+
+
+def test_calls_of_many_threads_are_answered_elsewhere(workers):
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda number: workers.call(scaled, number), range(20)))
+    assert answers == [3 * number for number in range(20)]
+    assert workers.call(pid_of) != os.getpid()
+
+
+def test_arrays_travel_in_shared_memory(workers):
+    found = workers.call_with(sums, ARRAYS, 5)
+    assert found == {name: (one.dtype.str, one.shape, int(one.sum()) + 5) for name, one in ARRAYS.items()}
+    for arrays in (ARRAYS, LARGE, LARGE, ARRAYS):
+        factor, found = workers.call_for(repeated, arrays)
+        assert factor == 3
+        assert found.keys() == arrays.keys()
+        for name, values in arrays.items():
+            assert found[name].dtype == values.dtype
+            np.testing.assert_array_equal(found[name], np.concatenate([values] * 3))
+
+
+def test_calls_at_once_do_not_share_a_block(workers):
+    def call(number: int) -> bool:
+        values = np.full(50_000, number)
+        return workers.call_with(sums, {"a": values}, 0)["a"][2] == values.sum()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(call, range(60)))
+
+
+def test_errors_come_back_as_they_are(workers):
+    with pytest.raises(DataError, match="scan 00/000003: is empty"):
+        workers.call(refuse, "scan 00/000003: is empty")
+
+
+def test_ctrl_c_is_left_to_the_process_that_asks(workers):
+    os.kill(workers.call(pid_of), signal.SIGINT)
+    assert workers.call(scaled, 2) == 6
+
+
+def test_a_process_that_was_killed_is_told():
+    with WorkerProcesses(1, None) as workers, pytest.raises(PolarDistillError, match="was ended from outside"):
+        workers.call(end)
+
+
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    before = set(SHARED_MEMORY.iterdir())
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.kill()
+    for _ in range(100):
+        left = set(SHARED_MEMORY.glob("psm_*")) - before
+        if not is_running(worker) and not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {worker} outlived the one that started it, or left {left}")
+
+
+def is_running(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
