@@ -153,10 +153,11 @@ def test_another_teacher_does_not_touch_the_store(data, cache, reduced_teacher, 
     assert files(cache) == before
 
 
-def test_a_killed_dump_leaves_whole_scans_and_goes_on(tmp_path, reduced_teacher):
+@pytest.mark.parametrize("workers", [(), ("processes=true", "writers=2")], ids=["alone", "processes"])
+def test_a_killed_dump_leaves_whole_scans_and_goes_on(tmp_path, reduced_teacher, workers):
     data, cache, reference = tmp_path / "dataset", tmp_path / "cache", tmp_path / "reference"
     write_dataset(data, {"00": 3, "11": 1}, points=3000, unlabelled=("11",))
-    options = ("splits=[train, test]", "views.count=3", "voxel_features=true")
+    options = ("splits=[train, test]", "views.count=3", "voxel_features=true", *workers)
     process = start("-m", "stage1_dump_teacher", *dump_words(data, reduced_teacher, cache, STREET_GRID, *options))
     deadline = time.monotonic() + 120
     while not list(cache.rglob("*.zarr.zip")) and process.poll() is None and time.monotonic() < deadline:
