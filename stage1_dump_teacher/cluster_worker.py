@@ -59,8 +59,9 @@ class DumpWorker:
         dataset = open_dataset(job.data, self.settings.dataset)
         self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
         source = ScanSource(self.settings, dataset, self.settings.grid.grid())
-        # They end with this process.
-        reading, self.writing = ExitStack().enter_context(worker_processes(source, self.store, self.device))
+        # Kept open: they end with this process.
+        self.helpers = ExitStack()
+        reading, self.writing = self.helpers.enter_context(worker_processes(source, self.store, self.device))
         self.prepare = preparer(source, self.device, self.teacher, reading)
         self.writer: ScanWriter | None = None
         return str(self.teacher)

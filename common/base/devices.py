@@ -1,18 +1,14 @@
-"""Choosing the device to compute on, its precision, and sharing it between threads."""
+"""Choosing the device to compute on, its precision, and waiting for what was launched there."""
 
 import os
 import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from common.base.errors import SettingsError
 
 CPU = torch.device("cpu")
-_OF_THREAD = threading.local()
 DEVICE_NAME = re.compile(r"cpu|cuda(:(?P<index>\d+))?")
 
 
@@ -49,23 +45,6 @@ def use_device(device: torch.device) -> None:
     """Make a GPU the current device of the calling thread; each thread has its own."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-
-
-@contextmanager
-def side_stream(device: torch.device) -> Iterator[None]:
-    """Let what this thread launches on a GPU run beside what others launch, on a stream of the thread's own.
-
-    It waits for nothing: what it reads has to be there (`Launch.wait`), and what it leaves to others has to be waited
-    for, as `to_host` does. On a CPU nothing changes.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    use_device(device)
-    if getattr(_OF_THREAD, "device", None) != device:
-        _OF_THREAD.device, _OF_THREAD.stream = device, torch.cuda.Stream(device)
-    with torch.cuda.stream(_OF_THREAD.stream):
-        yield
 
 
 class Launch:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +53,9 @@ class WorkerProcesses:
             given: first argument of every call; it travels once to each process.
         """
         methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        # What takes seconds to import, PyTorch above all, is imported once for all of them.
+        context.set_forkserver_preload([__name__])
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(given,))
         self._free: list[SharedMemory] = []
         self._block_bytes = LEAST_BLOCK
@@ -103,20 +105,45 @@ class WorkerProcesses:
     def _block(self, size: int) -> Iterator[SharedMemory]:
         """One that nobody else uses, of at least so many bytes."""
         self._block_bytes = max(self._block_bytes, size)
-        block = self._free.pop() if self._free else None
-        if block is None or block.size < self._block_bytes:
-            if block is not None:
-                _drop(block)
-            block = SharedMemory(create=True, size=self._block_bytes * 3 // 2)
+        block = None
+        with suppress(IndexError):
+            block = self._free.pop()
+        if block is not None and block.size < self._block_bytes:
+            _drop(block)
+            block = None
+        if block is None:
+            block = _new_block(self._block_bytes * 3 // 2)
         try:
             yield block
         finally:
             self._free.append(block)
 
 
+def _new_block(size: int) -> SharedMemory:
+    """Shared memory that is there: what is promised only would end the process that writes to it.
+
+    Raises:
+        PolarDistillError: there is not so much.
+    """
+    block = None
+    try:
+        block = SharedMemory(create=True, size=size)
+        with open(SHARED_MEMORY / block.name, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if block is not None:
+            _drop(block)
+        raise PolarDistillError(
+            f"{SHARED_MEMORY}: no room for {size / 1e6:.0f} MB to hand scans over ({error.strerror}). Give the "
+            "container more (docker: --shm-size=4g, or --ipc=host), or set processes=false."
+        ) from error
+    return block
+
+
 def _drop(block: SharedMemory) -> None:
-    block.close()
     block.unlink()
+    with suppress(BufferError):
+        block.close()
 
 
 def _begin(given: Any) -> None:
@@ -182,5 +209,5 @@ def _fill(block: SharedMemory, places: Places, arrays: Arrays) -> None:
 
 
 def shared_memory_free() -> int:
-    """Bytes that processes can still share; containers often come with 64 MB in all."""
+    """Bytes that processes can still share, 0 where they cannot; containers often come with 64 MB in all."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

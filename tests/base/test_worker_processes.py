@@ -1,5 +1,6 @@
 """Processes that work for threads: same results and errors, arrays in shared memory, none left behind by a kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -92,6 +93,17 @@ def test_calls_at_once_do_not_share_a_block(workers):
 
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(call, range(60)))
+
+
+def test_memory_that_is_not_there_is_refused(monkeypatch):
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = set(SHARED_MEMORY.iterdir())
+    with WorkerProcesses(1, None) as workers, pytest.raises(PolarDistillError, match="no room for 2 MB to hand scans"):
+        workers.call_with(sums, ARRAYS, 0)
+    assert set(SHARED_MEMORY.iterdir()) == before
 
 
 def test_errors_come_back_as_they_are(workers):

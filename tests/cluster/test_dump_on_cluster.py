@@ -81,6 +81,13 @@ def test_nodes_that_are_killed_cost_nothing_but_time(cluster, scans, alone, tmp_
     assert scan_files(tmp_path / "cache") == alone
 
 
+def test_processes_read_and_write_for_workers(cluster, scans, alone, tmp_path):
+    words = dump_words(scans / "dataset", scans / "quick.txt", tmp_path / "cache", STREET_GRID, *SLEEPY)
+    further = ("--set", "processes=true", "--set", "writers=1")
+    assert "40 scan-views written" in succeed(command(stage_one, *words, *further, "--ray", cluster.address))
+    assert scan_files(tmp_path / "cache") == alone
+
+
 def test_ctrl_c_stops_and_the_same_command_dumps_the_rest(cluster, scans, alone, tmp_path):
     process = started(scans, tmp_path / "cache", cluster.address)
     wait_for_files(process, tmp_path / "cache", 3)

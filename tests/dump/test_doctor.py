@@ -120,7 +120,7 @@ def test_gpus_that_spconv_has_no_code_for_are_told(capability, found):
 
 def test_copies_from_the_device_are_checked(monkeypatch):
     assert check_copies("cpu").status == "ok"
-    monkeypatch.setattr("common.base.records.to_host", lambda tensors: [tensor + 1 for tensor in tensors])
+    monkeypatch.setattr("common.base.records.start_to_host", lambda tensors: lambda: [tensor + 1 for tensor in tensors])
     result = check_copies("cpu")
     assert result.status == "problem"
     assert "30 of 30" in result.finding

@@ -230,8 +230,17 @@ def test_a_run_stops_when_validations_stop_getting_better(streets, street_cache,
 # Precision and compilation
 
 
-def test_bfloat16_is_near_float32_and_its_losses_are_float32(loaded, semantic_kitti):
+@pytest.mark.parametrize("tiles", [False, True], ids=["channels first", "channels last"])
+def test_bfloat16_is_near_float32_and_its_losses_are_float32(loaded, semantic_kitti, monkeypatch, tiles):
+    """With maps as they are on CPUs with and without AMX; layouts are told apart by the network's output."""
+    monkeypatch.setattr("stage2_train_student.students.pillar_maps.computes_bfloat16_tiles", lambda: tiles)
     state = state_of(reduced(), semantic_kitti)
+    layouts = []
+    state.networks.student.BEV_model.network.register_forward_hook(
+        lambda network, maps, layers: layouts.append(
+            [layer.is_contiguous(memory_format=torch.channels_last) for layer in layers.values()]
+        )
+    )
     batch = loaded[0].batch
     targets = targets_of(loaded[0], batch, None, CPU)
     results = []
@@ -242,8 +251,11 @@ def test_bfloat16_is_near_float32_and_its_losses_are_float32(loaded, semantic_ki
             )
         assert {value.dtype for value in (loss, *terms.values())} == {torch.float32}
         results.append(loss.item())
+        loss.backward()
     assert results[0] != results[1]
     assert results[1] == pytest.approx(results[0], rel=0.05)
+    assert [set(last) for last in layouts] == [{False}, {tiles}]
+    assert all(gradient.isfinite().all() for gradient in gradients(state))
 
 
 def test_bfloat16_keeps_weights_and_gradients_in_float32(loaded, semantic_kitti):
