@@ -22,7 +22,8 @@ def in_layout(maps: torch.Tensor) -> torch.Tensor:
 def computes_bfloat16_tiles() -> bool:
     """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX)."""
     # PyTorch 2.6 cannot be asked.
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def pillars_last(features: torch.Tensor) -> torch.Tensor:
