@@ -1,14 +1,15 @@
 """How many threads read and write in a dump, and whether processes do it for them."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 import torch
 
 from common.base.environment import processors_of_rank
 from common.base.errors import SettingsError
-from common.base.worker_processes import SHARED_MEMORY, WorkerProcesses, shared_memory_free
+from common.base.worker_processes import SHARED_MEMORY, WorkerError, WorkerProcesses, shared_memory_free
 from common.targets.store import TargetStore
 from common.targets.store.storage import FolderStorage
 from stage1_dump_teacher.scan_reading import ScanSource
@@ -37,14 +38,22 @@ def worker_processes(
     """Processes that read, and those that write, where a dump is to have them; see `DumpSettings.processes`.
 
     Raises:
-        SettingsError: they are asked for and cannot be had.
+        SettingsError: they are asked for, but cannot share enough memory.
+        WorkerError: they are asked for and do not start, for example since the dataset cannot be pickled.
     """
     local = isinstance(store.storage, FolderStorage)
-    if not in_processes(source.settings, device, local):
-        yield None, None
-        return
-    readers, writers = threads_of(source.settings, device, local)
-    with WorkerProcesses(readers, source) as reading, WorkerProcesses(max(writers, 1), store) as writing:
+    with ExitStack() as started:
+        reading = writing = None
+        if in_processes(source.settings, device, local):
+            readers, writers = threads_of(source.settings, device, local)
+            try:
+                reading = started.enter_context(WorkerProcesses(readers, source))
+                writing = started.enter_context(WorkerProcesses(max(writers, 1), store))
+            except WorkerError as error:
+                if source.settings.processes:
+                    raise
+                click.echo(f"note     {error.message}; threads do it, which slows a GPU's teacher down")
+                reading = writing = None
         yield reading, writing
 
 
@@ -52,10 +61,11 @@ def in_processes(settings: DumpSettings, device: torch.device, local: bool) -> b
     """Whether processes read and write. Raises SettingsError as `worker_processes`."""
     if settings.processes is None and (device.type != "cuda" or not local):
         return False
-    room = shared_memory_free() >= SHARED_BYTES
+    needed = SHARED_BYTES * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = shared_memory_free() >= needed
     if settings.processes and not room:
         raise SettingsError(
-            f"processes=true: {SHARED_MEMORY} has less than {SHARED_BYTES / 1e9:.0f} GB free, in which processes hand "
+            f"processes=true: {SHARED_MEMORY} has less than {needed / 1e9:.0f} GB free, in which processes hand "
             "scans over. Give the container more (docker: --shm-size=4g, or --ipc=host), or set processes=false."
         )
     if settings.processes is None and not room:

@@ -113,7 +113,8 @@ def preparer(
         if unanswered:
             without = {item for item, _ in (*prepared.refused, *unanswered)}
             refused = [*prepared.refused, *unanswered]
-            prepared = replace(read([item for item in items if item not in without]), refused=refused)
+            prepared = read([item for item in items if item not in without])
+            prepared.refused.extend(refused)
         use_device(device)
         # On the stream of the teacher: its next pass comes after the copy, and nobody has to wait.
         return replace(prepared, batch=prepared.batch and prepared.batch.to(device))

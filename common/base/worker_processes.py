@@ -6,7 +6,6 @@ used again and again: fresh memory would have to be mapped page by page, which h
 """
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,10 @@ _given: list[Any] = []
 _blocks: dict[str, SharedMemory] = {}
 
 
+class WorkerError(PolarDistillError):
+    """Processes cannot be started, or one has ended."""
+
+
 class WorkerProcesses:
     """Some processes that run functions for whichever thread asks; as a context manager, they end with it.
 
@@ -46,25 +51,44 @@ class WorkerProcesses:
     """
 
     def __init__(self, count: int, given: Any) -> None:
-        """Start them when they are needed.
+        """Start them all.
 
         Args:
             count: how many.
             given: first argument of every call; it travels once to each process.
+
+        Raises:
+            WorkerError: they cannot be started, or `given` cannot travel.
         """
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        # What takes seconds to import, PyTorch above all, is imported once for all of them.
-        context.set_forkserver_preload([__name__])
-        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(given,))
+        # Each is a fresh Python: forks of one with threads, as PyTorch has, can hang.
+        context = multiprocessing.get_context("spawn")
+        lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(given, lifeline))
         self._free: list[SharedMemory] = []
         self._block_bytes = LEAST_BLOCK
+        # Started by hand: whoever starts it lets signals through again.
+        resource_tracker.ensure_running()
+        try:
+            # What is held back here is held back in them, from their first moment on.
+            held_back = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            try:
+                started = [self._pool.submit(os.getpid) for _ in range(count)]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+            for future in started:
+                future.result()
+        except Exception as error:  # whatever a dataset or a store of somebody's own raises when it is pickled
+            self.__exit__(error)
+            raise WorkerError(f"processes that read and write could not be started: {error}") from error
 
     def __enter__(self) -> "WorkerProcesses":
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._lifeline.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lifeline.close()
         while self._free:
             _drop(self._free.pop())
 
@@ -72,14 +96,16 @@ class WorkerProcesses:
         """What `function(given, *arguments)` returns or raises in one of the processes; waits for it.
 
         Raises:
-            PolarDistillError: a process has ended, which none does by itself.
+            WorkerError: a process has ended, which none does by itself.
         """
         try:
             return self._pool.submit(_with_given, function, *arguments).result()
         except BrokenProcessPool as error:
-            raise PolarDistillError(
-                "a process that reads or writes scans was ended from outside, most likely because memory ran out. Run "
-                "the command again, it goes on where it stopped; with fewer readers and writers, or processes=false."
+            # The others may wait for ever for a lock that it held.
+            self._lifeline.close()
+            raise WorkerError(
+                "a process that reads or writes scans was ended from outside, perhaps because memory ran out. Run the "
+                "command again, it goes on where it stopped; with fewer readers and writers, or processes=false."
             ) from error
 
     def call_with(self, function: Callable[..., Result], arrays: Arrays, *arguments: Any) -> Result:
@@ -146,21 +172,19 @@ def _drop(block: SharedMemory) -> None:
         block.close()
 
 
-def _begin(given: Any) -> None:
+def _begin(given: Any, lifeline: Connection) -> None:
     """In a process that has just started."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory()
     _given[:] = [given]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+def _end_with(lifeline: Connection) -> None:
+    """Nothing is ever sent: waiting ends when the process at the other end lets go of it, or has ended."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)
 
 
 def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:

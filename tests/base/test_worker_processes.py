@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.base.errors import DataError, PolarDistillError
-from common.base.worker_processes import LEAST_BLOCK, SHARED_MEMORY, WorkerProcesses
+from common.base.worker_processes import LEAST_BLOCK, SHARED_MEMORY, WorkerError, WorkerProcesses
 from tests.golden.golden_files import REPOSITORY
 
 ARRAYS = {
@@ -37,6 +38,29 @@ if __name__ == "__main__":
 """
 
 
+SIGNALLED = """
+import os, signal, threading, time
+from common.base.worker_processes import WorkerProcesses
+from tests.base.test_worker_processes import scaled
+
+def signal_all():
+    while going:
+        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    going = True
+    threading.Thread(target=signal_all, daemon=True).start()
+    with WorkerProcesses(2, 3) as workers:
+        time.sleep(0.2)
+        print(workers.call(scaled, 5))
+    going = False
+"""
+
+
 def pid_of(given: object) -> int:
     return os.getpid()
 
@@ -55,10 +79,6 @@ def repeated(factor: int, arrays: dict[str, np.ndarray]) -> tuple[int, dict[str,
 
 def refuse(given: object, message: str) -> None:
     raise DataError(message)
-
-
-def end(given: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +131,30 @@ def test_errors_come_back_as_they_are(workers):
         workers.call(refuse, "scan 00/000003: is empty")
 
 
-def test_ctrl_c_is_left_to_the_process_that_asks(workers):
-    os.kill(workers.call(pid_of), signal.SIGINT)
-    assert workers.call(scaled, 2) == 6
+def test_signals_to_all_are_left_to_the_process_that_asks(tmp_path):
+    """From the first moment on, while they are starting too."""
+    script = tmp_path / "parent.py"
+    script.write_text(SIGNALLED)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, start_new_session=True, timeout=60
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("15\n", "", 0)
 
 
-def test_a_process_that_was_killed_is_told():
-    with WorkerProcesses(1, None) as workers, pytest.raises(PolarDistillError, match="was ended from outside"):
-        workers.call(end)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_was_killed_is_told_and_nothing_hangs(which):
+    with WorkerProcesses(2, None) as workers:
+        os.kill(sorted(workers._pool._processes)[which], signal.SIGKILL)
+        with pytest.raises(WorkerError, match="was ended from outside"):
+            for _ in range(100):
+                workers.call(pid_of)
+                time.sleep(0.1)
+
+
+def test_what_cannot_travel_is_named_at_once():
+    with pytest.raises(WorkerError, match="could not be started: cannot pickle '_thread.lock' object"):
+        WorkerProcesses(1, threading.Lock())
 
 
 def test_processes_end_with_one_that_is_killed(tmp_path):

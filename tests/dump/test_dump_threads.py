@@ -10,14 +10,19 @@ import torch
 from common.base.config import load_settings
 from common.base.devices import Launch
 from common.base.records import move_tensors, start_to_host, to_host
+from common.base.worker_processes import WorkerError
 from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
+from common.targets.store import TargetStore
 from common.targets.store.encoding import DecodableFeatures
-from stage1_dump_teacher.dump_workers import in_processes, threads_of
+from common.targets.store.storage import FolderStorage
+from stage1_dump_teacher.dump_workers import in_processes, threads_of, worker_processes
+from stage1_dump_teacher.scan_reading import ScanSource
 from stage1_dump_teacher.settings import DumpSettings
 from tests.shared.dataset_writer import write_dataset
 from tests.shared.reduced import CONFIGS, DATASET, STREET_GRID, dump, fail, succeed
 from tests.shared.small_stores import scan_files
+from tests.targets.store import made_up_targets
 
 WORDS = ("splits=[train]", "views.count=3")
 THREADS = ("readers=3", "writers=3")
@@ -71,6 +76,18 @@ def test_processes_need_memory_that_they_can_share(data, tmp_path, reduced_teach
     assert "--shm-size" in message
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
     assert not in_processes(settings, torch.device("cuda", 0), local=True)
+
+
+def test_where_processes_do_not_start_threads_do_it_unless_they_are_asked_for(tmp_path, capsys):
+    settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
+    store, locked = TargetStore(FolderStorage(tmp_path), made_up_targets.identity()), threading.Lock()
+    unpicklable = ScanSource(settings, locked, settings.grid.grid())
+    with worker_processes(unpicklable, store, torch.device("cuda", 0)) as workers:
+        assert workers == (None, None)
+    assert "cannot pickle" in capsys.readouterr().out
+    asked = unpicklable._replace(settings=settings.model_copy(update={"processes": True}))
+    with pytest.raises(WorkerError, match="cannot pickle"), worker_processes(asked, store, torch.device("cpu")):
+        pass
 
 
 def test_processes_by_default_for_a_gpu_and_a_folder():

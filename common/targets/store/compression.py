@@ -9,8 +9,11 @@ import numcodecs.blosc
 import numpy as np
 from backports import zstd
 
+from common.base.errors import StoreError
 from common.targets.store.chunks import BLOSC_HEADER, BLOSC_VERSION, CHECKSUM_BYTES
 from common.targets.store.identity import TargetEncoding
+
+LARGEST_CHUNK = 2**31 - 2**10
 
 BLOCK_BYTES = 2**20
 """Of a Blosc block: smaller ones take more time, larger ones make the file no smaller."""
@@ -50,8 +53,14 @@ def compressors(itemsize: int, encoding: TargetEncoding) -> list[dict[str, Any]]
 
 
 def chunk_bytes(values: np.ndarray, encoding: TargetEncoding) -> bytes:
-    """The one chunk of an array: little-endian bytes, compressed, with their checksum."""
+    """The one chunk of an array: little-endian bytes, compressed, with their checksum.
+
+    Raises:
+        StoreError: the codecs cannot count so many bytes.
+    """
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    if values.nbytes > LARGEST_CHUNK:
+        raise StoreError(f"an array of {values.nbytes:,} bytes is larger than a chunk can be; keep less of a scan")
     if encoding.codec == "none":
         parts = [values.tobytes()]
     elif encoding.codec == "zstd" and values.dtype.itemsize == 1:

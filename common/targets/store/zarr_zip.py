@@ -25,6 +25,8 @@ MADE_ON_UNIX = 3 << 8 | ZIP_VERSION
 NAME_IN_UTF8 = 0x800
 FIRST_OF_1980 = 1 << 5 | 1
 OWNER_READS_AND_WRITES = 0o600 << 16
+LARGEST_ZIP = 2**32 - 2**20
+"""Bytes of its members: the plain format counts to 4 GiB, headers and directory included."""
 
 
 def zip_of_group(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any], encoding: TargetEncoding) -> bytes:
@@ -79,6 +81,10 @@ def stored_zip(members: Mapping[str, bytes]) -> bytes:
     Raises:
         StoreError: it would be too large for the plain zip format.
     """
+    if sum(map(len, members.values())) > LARGEST_ZIP:
+        raise StoreError(
+            f"a scan's targets are larger than {LARGEST_ZIP:,} bytes, which no zip file can hold; keep less"
+        )
     parts: list[bytes] = []
     directory: list[bytes] = []
     offset = 0
@@ -86,15 +92,10 @@ def stored_zip(members: Mapping[str, bytes]) -> bytes:
         encoded = name.encode()
         flags = 0 if name.isascii() else NAME_IN_UTF8
         common = (ZIP_VERSION, flags, zipfile.ZIP_STORED, 0, FIRST_OF_1980, zlib.crc32(data), len(data), len(data))
-        try:
-            header = LOCAL_HEADER.pack(LOCAL_SIGNATURE, *common, len(encoded), 0)
-            entry = DIRECTORY_ENTRY.pack(
-                b"PK\x01\x02", MADE_ON_UNIX, *common, len(encoded), 0, 0, 0, 0, OWNER_READS_AND_WRITES, offset
-            )
-        except struct.error as error:
-            raise StoreError(f"{name}: a scan's targets are larger than a zip file of 4 GiB; keep less") from error
+        header = LOCAL_HEADER.pack(LOCAL_SIGNATURE, *common, len(encoded), 0)
+        place = (len(encoded), 0, 0, 0, 0, OWNER_READS_AND_WRITES, offset)
         parts += [header, encoded, data]
-        directory += [entry, encoded]
+        directory += [DIRECTORY_ENTRY.pack(b"PK\x01\x02", MADE_ON_UNIX, *common, *place), encoded]
         offset += len(header) + len(encoded) + len(data)
     size = sum(map(len, directory))
     end = DIRECTORY_END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), size, offset, 0)

@@ -11,8 +11,9 @@ import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore, ZipStore
 
+from common.base.errors import StoreError
 from common.targets.store import TargetEncoding
-from common.targets.store.zarr_zip import zip_of_group
+from common.targets.store.zarr_zip import stored_zip, zip_of_group
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -51,6 +52,12 @@ def compressors(values: np.ndarray, encoding: TargetEncoding) -> list[BloscCodec
         return [ZstdCodec(level=encoding.level)]
     shuffle = BloscShuffle.shuffle if values.dtype.itemsize > 1 else BloscShuffle.bitshuffle
     return [BloscCodec(cname=encoding.codec, clevel=encoding.level, shuffle=shuffle, typesize=values.dtype.itemsize)]
+
+
+def test_what_no_zip_can_hold_is_refused():
+    part = bytes(2**28)
+    with pytest.raises(StoreError, match="no zip file can hold"):
+        stored_zip({str(number): part for number in range(16)})
 
 
 def members_of(data: bytes) -> dict[str, bytes]:
