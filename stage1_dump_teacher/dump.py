@@ -87,8 +87,8 @@ def dump_missing(
 ) -> None:
     """Read ahead, run the teacher and write behind, some scan-views after others, until all is done or Ctrl-C.
 
-    On a GPU this thread launches the teacher and the encoding of its targets, and waits for the end of a pass in between:
-    other threads, or processes for them, read, wait for what is encoded, and write.
+    On a GPU this thread launches the teacher and the encoding of its targets, and waits for the end of a pass in
+    between: other threads, or processes for them, read, wait for what is encoded, and write.
     """
     use_device(device)
     kept = scan_writer.store.identity
