@@ -111,8 +111,8 @@ def preparer(
         prepared = read(items)
         unanswered = unanswered_scans(teacher, prepared.scans) if teacher is not None else []
         if unanswered:
-            without = {item for item, _ in (*prepared.refused, *unanswered)}
             refused = [*prepared.refused, *unanswered]
+            without = {item for item, _ in refused}
             prepared = read([item for item in items if item not in without])
             prepared.refused.extend(refused)
         use_device(device)

@@ -134,10 +134,9 @@ class WorkerProcesses:
         block = None
         with suppress(IndexError):
             block = self._free.pop()
-        if block is not None and block.size < self._block_bytes:
-            _drop(block)
-            block = None
-        if block is None:
+        if block is None or block.size < self._block_bytes:
+            if block is not None:
+                _drop(block)
             block = _new_block(self._block_bytes * 3 // 2)
         try:
             yield block
