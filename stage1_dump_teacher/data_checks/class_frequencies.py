@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.base.command_options import data_option, path_type
 from common.base.config import parse_settings, read_yaml
-from common.base.config_files import find_config
+from common.base.config_files import find_config, lasting
 from common.base.errors import DataError, SettingsError
 from common.base.files import write_atomically
 from common.base.overlap import started_ahead
@@ -26,7 +26,7 @@ READERS = 4
 @data_option
 @click.option("--dataset", type=path_type, required=True, help="YAML file with the dataset's format and classes.")
 @click.option("--split", "splits", multiple=True, default=["train"], help="Split or sequence to count; repeatable.")
-@click.option("--write", is_flag=True, help="Put the shares into the YAML file; without it they are printed.")
+@click.option("--write", is_flag=True, help="Put the shares into your YAML file; without it they are printed.")
 def class_frequencies(data: Path, dataset: Path, splits: tuple[str, ...], write: bool) -> None:
     """Count the points of each label id, for the class weights of the losses (`content` in the dataset's YAML file).
 
@@ -40,6 +40,12 @@ def class_frequencies(data: Path, dataset: Path, splits: tuple[str, ...], write:
     found = find_config(dataset, LabelMap.config_folder)
     if found is None:
         raise SettingsError(f"{dataset}: no such file.")
+    # A path says which file is meant; a name may stand for one that other datasets and users share.
+    if write and not dataset.exists() and not lasting(dataset, LabelMap.config_folder).is_absolute():
+        raise SettingsError(
+            f"{dataset}: stands for {found}, which is installed with the program. Copy it to a file of your own and "
+            "name that with --dataset, here and wherever the dataset is named; without --write the shares are printed."
+        )
     label_map = without_content(found)
     opened = Dataset.open(data, label_map)
     scans, notes = opened.select(splits)
