@@ -46,7 +46,7 @@ class FilePattern:
         ]
         return next((place for place in places[1:] if not is_there(places[0]) and is_there(place)), places[0])
 
-    def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> Iterator[Found]:
+    def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> list[Found]:
         """What fits below a folder, sorted; a frame is empty where the pattern has none.
 
         Args:
@@ -58,14 +58,15 @@ class FilePattern:
             DataError: a folder cannot be listed.
         """
         if "{sequence}" not in self.text and sequence not in (None, ONLY_SEQUENCE):
-            return
+            return []
+        found: list[Found] = []
         for known in [{}] if sequence is None else [{"sequence": name} for name in _names_of(sequence)]:
-            empty = True
             for fields, path in _fitting(root, Path(self.text).parts, known, [] if hidden is None else hidden):
-                name, empty = fields.get("sequence", ONLY_SEQUENCE), False
-                yield Found(name.zfill(2) if name.isdigit() else name, fields.get("frame", ""), path)
-            if not empty:
-                return
+                name = fields.get("sequence", ONLY_SEQUENCE)
+                found.append(Found(name.zfill(2) if name.isdigit() else name, fields.get("frame", ""), path))
+            if found:
+                break
+        return found
 
     def without(self, other: "FilePattern", found: list[Found]) -> list[Found]:
         """What fits this pattern and is not another pattern's file of the same: `0_labels.npy` beside `0.npy`."""
@@ -96,7 +97,7 @@ def _fitting(
         if len(parts) > 1 or is_there(folder / part):
             yield from _fitting(folder / part, parts[1:], known, hidden)
         return
-    expression = _expression(part)
+    expression = path_expression(part)
     for name in sorted(names_in(folder) or ()):
         match = expression.fullmatch(name)
         if name.startswith(HIDDEN):
@@ -105,15 +106,15 @@ def _fitting(
             yield from _fitting(folder / name, parts[1:], known | match.groupdict(), hidden)
 
 
-def _expression(part: str) -> re.Pattern[str]:
-    """What fits one part of a path; a field that comes again must say the same."""
+def path_expression(pattern: str) -> re.Pattern[str]:
+    """What fits a pattern, or a part of one; a field that comes again must say the same."""
     seen: set[str] = set()
 
     def group(name: str) -> str:
         again = name in seen
         seen.add(name)
-        return f"(?P={name})" if again else f"(?P<{name}>.+)"
+        return f"(?P={name})" if again else f"(?P<{name}>[^/]+)"
 
     # The pieces between fields have even numbers, the names of fields odd ones.
-    pieces = FIELD.split(part)
+    pieces = FIELD.split(pattern)
     return re.compile("".join(group(piece) if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))

@@ -24,14 +24,10 @@ class ScanFiles(ABC):
     name: ClassVar[str]
 
     def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
-        """Scans below a folder.
-
-        Args:
-            root: the folder.
-            options: of the format, as the dataset's YAML file has them; one that takes any overrides this.
+        """A format that takes options, as the dataset's YAML file has them, overrides this.
 
         Raises:
-            SettingsError: the format does not have these options.
+            SettingsError: there are options, and the format has none.
         """
         if options:
             raise SettingsError(f"options: the format '{self.name}' has none; {', '.join(options)} must go")
@@ -78,16 +74,10 @@ class ScanFiles(ABC):
         """
 
     def prediction(self, scan: ScanId, labels: np.ndarray, label_map: LabelMap, split: str | None) -> tuple[str, bytes]:
-        """A file of the benchmark's submission; SemanticKITTI's, unless a format has its own.
+        """A file of the benchmark's submission, by its path below the submission's folder, and its content.
 
-        Args:
-            scan: which scan.
-            labels: uint8 [N], predicted training labels.
-            label_map: says which raw ids they are.
-            split: that the scan belongs to, None for none.
-
-        Returns:
-            its path below the submission's folder, and its content.
+        It is SemanticKITTI's, unless a format has its own. `labels` are predicted training labels, uint8 [N]; `split`
+        is the one that the scan belongs to, None for none.
         """
         name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
         return name, label_map.to_raw(labels).astype("<u4").tobytes()
@@ -109,14 +99,9 @@ class ScanFiles(ABC):
         return []
 
     def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
-        """Training labels of `points` as one for each point on disk, 0 where a point was left out.
+        """Training labels of `points`, integers [N], as one for each point on disk, in the order of the file, [M].
 
-        Args:
-            scan: which scan.
-            labels: integers [N].
-
-        Returns:
-            integers [M], in the order of the file.
+        They are 0 where `points` leaves a point out.
         """
         return labels
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.base.errors import DataError
+from common.scans.file_pattern import path_expression
 from common.scans.readers import BAG_SUFFIXES, SUFFIXES, is_bag
 from common.scans.scan_id import HIDDEN
 
@@ -47,10 +48,10 @@ def find_files(folder: Path) -> FoundFiles:
     chosen, _ = kinds.most_common(1)[0]
     alike = [path for path, kind in scans.items() if (kind, len(path.parts)) == chosen]
     pattern = scan_pattern(alike, chosen[0])
-    expression = _expression(pattern)
+    expression = path_expression(pattern)
     fitting = [match for path in alike if (match := expression.fullmatch(str(path)))]
     labels = label_pattern([path for path in paths if is_label(path)], fitting)
-    known = [expression] if labels is None else [expression, _expression(labels)]
+    known = [expression] if labels is None else [expression, path_expression(labels)]
     others = [path for path in paths if not any(one.fullmatch(str(path)) for one in known)]
     return FoundFiles(pattern, labels, dict(Counter(map(_suffix, others))))
 
@@ -123,8 +124,3 @@ def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]
 
 def _suffix(path: PurePosixPath) -> str:
     return path.suffix or path.name
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    escaped = re.escape(pattern)
-    return re.compile(escaped.replace(r"\{sequence\}", "(?P<sequence>[^/]+)").replace(r"\{frame\}", "(?P<frame>[^/]+)"))

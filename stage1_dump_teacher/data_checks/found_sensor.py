@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -92,11 +91,13 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
     Raises:
         DataError: none can be read, or their columns cannot be told.
     """
-    reader = SensorFiles(folder, {"scans": files.scans, "labels": files.labels, "topic": topic})
+    options = {"scans": files.scans, "labels": files.labels, "topic": topic, "reflectance": None}
+    reader = SensorFiles(folder, options)
     scans = reader.scans(reader.sequences())
-    in_bags = "{frame}" not in files.scans
     pattern = FilePattern(files.scans)
     names, named = columns_of([pattern.path(folder, scan) for scan in evenly(scans, LOOKED_AT)], topic)
+    if not named:
+        reader = SensorFiles(folder, options | {"columns": names})
     found = FoundSensor(
         files=files,
         columns=names,
@@ -107,12 +108,11 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
         sequences=Counter(scan.sequence for scan in scans),
     )
     # Of a bag the first messages will do: one in the middle is found by reading all before it.
-    near = [scan for scan in scans if not in_bags or int(scan.frame) < FIRST_MESSAGES]
+    near = scans if "{frame}" in files.scans else [scan for scan in scans if int(scan.frame) < FIRST_MESSAGES]
     for scan in tqdm(evenly(near, LOOKED_AT), unit="scan", desc="new-dataset", leave=False):
         labels = None if files.labels is None else FilePattern(files.labels).path(folder, scan)
-        clouds = read_cloud(pattern.path(folder, scan), names, topic)
         try:
-            found.add(next(islice(clouds, int(scan.frame) if in_bags else 0, None)), labels)
+            found.add(reader.cloud(scan), labels)
         except DataError as error:
             found.refused.append(error.message)
     if not found.points:

@@ -134,9 +134,8 @@ class SensorFiles(ScanFiles):
             if self._in_bags:
                 frames = [f"{index:06d}" for index in range(len(self._bag(sequence)))]
             else:
-                found = list(self._scans.found(self.root, sequence))
-                found = found if self._labels is None else self._scans.without(self._labels, found)
-                frames = [one.frame for one in found]
+                found = self._scans.found(self.root, sequence)
+                frames = [one.frame for one in (self._scans.without(self._labels, found) if self._labels else found)]
             if not frames:
                 raise DataError(
                     f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
@@ -148,7 +147,7 @@ class SensorFiles(ScanFiles):
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         hidden: list[Path] = []
         for sequence in sequences:
-            list(self._scans.found(self.root, sequence, hidden))
+            self._scans.found(self.root, sequence, hidden)
         return sorted({str(path.relative_to(self.root)) for path in hidden})
 
     def points(self, scan: ScanId) -> np.ndarray:
@@ -160,7 +159,7 @@ class SensorFiles(ScanFiles):
             return is_there(self._labels.path(self.root, scan))
         column = self.settings.label_column
         if column is not None and scan.sequence not in self._labelled:
-            self._labelled[scan.sequence] = column in self._cloud(scan).columns
+            self._labelled[scan.sequence] = column in self.cloud(scan).columns
         return column is not None and self._labelled[scan.sequence]
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
@@ -185,7 +184,7 @@ class SensorFiles(ScanFiles):
         return self._latest.get(scan) or self._read(scan)
 
     def _read(self, scan: ScanId) -> SensorScan:
-        cloud, settings = self._cloud(scan), self.settings
+        cloud, settings = self.cloud(scan), self.settings
         kept: np.ndarray | None = None
         labels: np.ndarray | None = None
         # A message without points may be one without fields.
@@ -211,7 +210,12 @@ class SensorFiles(ScanFiles):
             self._latest.pop(oldest, None)
         return found
 
-    def _cloud(self, scan: ScanId) -> Cloud:
+    def cloud(self, scan: ScanId) -> Cloud:
+        """All columns of a scan, as its file has them.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         if self._in_bags:
             if not scan.frame.isdecimal():
                 raise DataError(f"scan {scan}: scans of a bag are numbered, such as {scan.sequence}/000000.")

@@ -30,11 +30,8 @@ META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": F
 
 
 class NuScenesOptions(Settings):
-    """The `options` of a dataset whose format is `nuscenes`.
-
-    Attributes:
-        version: folder of the tables, such as `v1.0-mini`, or several; None for all that lie below DATA.
-    """
+    """The `options` of a dataset whose format is `nuscenes`: the folder of the tables, such as `v1.0-mini`, or several;
+    None for all that lie below DATA."""
 
     version: str | list[str] | None = None
 
