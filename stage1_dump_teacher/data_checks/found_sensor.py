@@ -14,7 +14,15 @@ from common.scans.formats.files import SensorFiles
 from common.scans.point_checks import BRIGHTEST
 from common.scans.readers import Cloud, is_bag, raw_ids, read_cloud, read_label_file
 from common.scans.readers.extras import unreadable
-from stage1_dump_teacher.data_checks.columns import FEWEST, guess_width, label_column_of, name_columns, reflectance_of
+from stage1_dump_teacher.data_checks.columns import (
+    FEWEST,
+    LABELS,
+    REFLECTANCES,
+    column_called,
+    guess_width,
+    name_columns,
+    width_scores,
+)
 from stage1_dump_teacher.data_checks.found_files import FoundFiles
 from stage1_dump_teacher.data_checks.survey import count_ids
 
@@ -102,8 +110,8 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
         files=files,
         columns=names,
         named=named,
-        reflectance=reflectance_of(names),
-        label_column=None if files.labels is not None else label_column_of(names),
+        reflectance=column_called(names, REFLECTANCES),
+        label_column=None if files.labels is not None else column_called(names, LABELS),
         topic=topic,
         sequences=Counter(scan.sequence for scan in scans),
     )
@@ -157,7 +165,7 @@ def bare_rows(path: Path) -> np.ndarray | None:
     with unreadable(path):
         data = path.read_bytes()
     numbers = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
-    width = guess_width(numbers) if len(data) % 4 == 0 else None
+    width = guess_width(width_scores(numbers)) if len(data) % 4 == 0 else None
     if width is None:
         raise DataError(
             f"{path}: {len(data)} bytes that do not look like rows of float32 numbers (x, y, z, ...). Convert the "

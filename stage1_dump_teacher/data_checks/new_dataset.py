@@ -88,15 +88,8 @@ def found_lines(found: FoundSensor, known: LabelMap) -> list[str]:
 
 
 def description(name: str, found: FoundSensor, known: LabelMap) -> str:
-    """The text of the YAML file.
-
-    Args:
-        name: of the dataset.
-        found: its files.
-        known: SemanticKITTI's classes.
-    """
-    parts = [_head(name, found), _options(found), *_classes(found, known), _splits(found)]
-    return "\n".join(parts)
+    """The text of the YAML file of a dataset; `known` are SemanticKITTI's classes."""
+    return "\n".join([_head(name, found), _options(found), *_classes(found, known), _splits(found)])
 
 
 def scale_of(found: FoundSensor) -> float:
