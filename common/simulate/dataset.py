@@ -84,6 +84,7 @@ def sensor_pose(settings: SimulationSettings, street: Street, scan: ScanId) -> n
     steps = np.linalg.norm(np.diff(street.path, axis=0), axis=1)
     travelled = np.concatenate(([0], np.cumsum(steps)))
     place = min(int(np.searchsorted(travelled, frame * settings.spacing)), len(street.path) - 6)
+    # The vehicle points along the metre of its way around this place.
     ahead = street.path[place + 5] - street.path[max(place - 5, 0)]
     yaw = np.arctan2(ahead[1], ahead[0])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 0))
@@ -100,7 +101,7 @@ def simulate_scan(settings: SimulationSettings, scan: ScanId) -> Scan:
     pose = sensor_pose(settings, street, scan)
     shapes = at_time(street, frame * settings.spacing / DRIVING_SPEED, pose[:2, 3])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 1))
-    return measure(settings.sensor, street, shapes, pose[:3, 3], pose[:3, :3], generator)
+    return measure(settings.sensor, street, shapes, pose, generator)
 
 
 def all_scans(settings: SimulationSettings) -> list[ScanId]:

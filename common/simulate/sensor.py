@@ -87,12 +87,7 @@ def beam_degrees(settings: SensorSettings) -> np.ndarray:
 
 
 def measure(
-    settings: SensorSettings,
-    street: Street,
-    shapes: Shapes,
-    origin: np.ndarray,
-    rotation: np.ndarray,
-    generator: np.random.Generator,
+    settings: SensorSettings, street: Street, shapes: Shapes, pose: np.ndarray, generator: np.random.Generator
 ) -> Scan:
     """One turn of the sensor at one place; the vehicle stands still meanwhile.
 
@@ -100,22 +95,21 @@ def measure(
         settings: of the sensor.
         street: gives the ground its classes.
         shapes: the street's solids at that time, the `street.blocks` raised blocks first.
-        origin: position of the sensor in the world, float64 [3], metres.
-        rotation: from the sensor's frame to the world's, float64 [3, 3].
+        pose: from the sensor's frame to the world's, float64 [4, 4], metres.
         generator: of everything random in this turn.
     """
     # Each beam turns from straight ahead to the left and around.
     azimuths = (np.arange(settings.columns) + 0.5) * (2 * np.pi / settings.columns)
     beams = Beams(np.radians(beam_degrees(settings)), azimuths)
-    hits = cast(beams, origin, rotation, shapes, settings.maximum_range, generator)
-    returned = np.isfinite(hits.ranges) & (hits.ranges >= settings.minimum_range)
+    first_ranges, first_hits = cast(beams, pose, shapes, settings.maximum_range, generator)
+    returned = np.isfinite(first_ranges) & (first_ranges >= settings.minimum_range)
     if settings.own_vehicle:
         returned &= ~_behind_own_roof(beams)
     beam, column = np.nonzero(returned)
-    ranges, shape = hits.ranges[beam, column].astype(np.float64), hits.shape[beam, column]
+    ranges, shape = first_ranges[beam, column].astype(np.float64), first_hits[beam, column]
     local = beams.directions(beam, column)
-    directions = local @ rotation.T
-    hit_at = origin + ranges[:, None] * directions
+    directions = local @ pose[:3, :3].T
+    hit_at = pose[:3, 3] + ranges[:, None] * directions
 
     raw, remission = _surface(street, shapes, shape, hit_at)
     cosine = incidence(hit_at, directions, shape, shapes)

@@ -111,18 +111,18 @@ def with_content(text: str, content: dict[int, float]) -> str:
         lines += [f"  {pair}" for pair in _pairs(content.items())]
         return text + ("" if text.endswith("\n") else "\n") + "\n".join(lines) + "\n"
     if not isinstance(node, yaml.MappingNode) or node.flow_style or not node.value:
+        # Nothing, or all in braces: it has no lines of its own to keep.
         start, end = node.start_mark.index, node.end_mark.index
         return text[:start].rstrip(" ") + " {" + ", ".join(_pairs(content.items())) + "}" + text[end:]
+    # New ids follow the last line, then each share is replaced: from the end to the start, so that places stay true.
     line_end = "\r\n" if "\r\n" in text else "\n"
-    # From the end to the start, so that places before stay true.
     there = {yaml.safe_load(key.value) for key, _ in node.value}
     *_, (last_key, last_value) = node.value
     after = text.find("\n", last_value.end_mark.index)
     after = len(text) if after < 0 else after + 1
     indent = " " * last_key.start_mark.column
-    added = "".join(
-        f"{indent}{pair}{line_end}" for pair in _pairs(item for item in content.items() if item[0] not in there)
-    )
+    missing = _pairs(item for item in content.items() if item[0] not in there)
+    added = "".join(f"{indent}{pair}{line_end}" for pair in missing)
     gap = line_end if added and not text[:after].endswith("\n") else ""
     text = text[:after] + gap + added + text[after:]
     for key, value in reversed(node.value):

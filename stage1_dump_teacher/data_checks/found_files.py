@@ -92,12 +92,16 @@ def is_label(path: PurePosixPath) -> bool:
 
 
 def scan_pattern(paths: Sequence[PurePosixPath], kind: str) -> str:
-    """The pattern of scans that lie equally deep."""
+    """The pattern of scans that lie equally deep: folders as most are called, but for that which names the sequence.
+
+    That is rather one of numbers, or below a folder `sequences`, and else the one of which there are most. A bag is a
+    sequence itself.
+    """
     folders = [list(column) for column in zip(*(path.parts[:-1] for path in paths), strict=True)]
-    name = paths[0].suffix
+    suffix = paths[0].suffix
     usual = [Counter(column).most_common(1)[0][0] for column in folders]
     if kind in ("", *BAG_SUFFIXES):
-        return "/".join([*usual, f"{{sequence}}{name}"])
+        return "/".join([*usual, f"{{sequence}}{suffix}"])
     scores = [
         (all(part.isdigit() for part in column) or usual[place - 1 : place] == ["sequences"], len(set(column)))
         for place, column in enumerate(folders)
@@ -105,7 +109,7 @@ def scan_pattern(paths: Sequence[PurePosixPath], kind: str) -> str:
     best = max(scores, default=(False, 1))
     if best > (False, 1):
         usual[scores.index(best)] = "{sequence}"
-    return "/".join([*usual, f"{{frame}}{name}"])
+    return "/".join([*usual, f"{{frame}}{suffix}"])
 
 
 def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]) -> str | None:

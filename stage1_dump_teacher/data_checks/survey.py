@@ -134,13 +134,17 @@ class Measured:
     raw_ids: Counter[int] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
 
-    def add(self, points: np.ndarray, grid: PolarGrid) -> np.ndarray:
-        """Count a scan, float32 [N, 4]; returns which points are not at the origin, bool [N]."""
+    def add(self, points: np.ndarray, raw: np.ndarray | None, grid: PolarGrid, class_0: Sequence[int]) -> None:
+        """Count a scan, float32 [N, 4], and its raw labels, uint32 [N]; `class_0` are the ids that mean nothing."""
         echo = np.abs(points[:, :3]).max(axis=1) > AT_ORIGIN
         echoes = points[echo]
         self.scans += 1
         self.points += len(points)
         self.origin += len(points) - len(echoes)
+        if raw is not None:
+            self.raw_ids.update(count_ids(raw))
+            self.labelled += len(echoes)
+            self.unlabelled += int(np.isin(raw[echo] & 0xFFFF, class_0).sum())
         if len(echoes):
             polar = to_polar(echoes[:, :3])
             self.duplicates += duplicates(echoes[:, :3])
@@ -151,13 +155,6 @@ class Measured:
             height = ground_height(polar)
             self.ground += [] if height is None else [height]
             self.kept.append(echoes[:: -(-len(echoes) // KEPT_POINTS)])
-        return echo
-
-    def add_labels(self, raw: np.ndarray, echo: np.ndarray, class_0: Sequence[int]) -> None:
-        """Count raw labels, uint32 [N], of a scan that `add` counted; `class_0` are the ids that mean nothing."""
-        self.raw_ids.update(count_ids(raw))
-        self.labelled += int(echo.sum())
-        self.unlabelled += int(np.isin(raw[echo] & 0xFFFF, class_0).sum())
 
     def summary(self, grid: GridSettings, source: str) -> Survey:
         """All of it in shares and percentiles.
@@ -207,10 +204,8 @@ def measure(dataset: Dataset, scans: Sequence[ScanId], grid: PolarGrid) -> Measu
             raw = dataset.files.raw_labels(scan, len(points)) if dataset.has_labels(scan) else None
         except DataError as error:
             found.refused.append(error.message)
-            continue
-        echo = found.add(points, grid)
-        if raw is not None:
-            found.add_labels(raw, echo, class_0)
+        else:
+            found.add(points, raw, grid, class_0)
     return found
 
 
@@ -244,11 +239,7 @@ def covered_degrees(sectors: np.ndarray) -> float:
 
 
 def ground_height(polar: np.ndarray) -> float | None:
-    """Height of the ground near the sensor, metres: the lowest height at which many points lie.
-
-    Args:
-        polar: float32 [N, 3], rho and z in metres.
-    """
+    """Height of the ground near the sensor, metres: the lowest at which many of the points, float32 [N, 3], lie."""
     nearest, farthest = GROUND_RING
     z = polar[(polar[:, 0] > nearest) & (polar[:, 0] < farthest), 2]
     counts, edges = np.histogram(z, round((HIGHEST - LOWEST) / SLICE), (LOWEST, HIGHEST))

@@ -118,7 +118,7 @@ def _lidar_records(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Say which table is damaged."""
+    """Whatever goes wrong while a table is read becomes a DataError that names it."""
     try:
         yield
     except OSError as error:
