@@ -55,9 +55,12 @@ def convert_paris_lille(
       polar-distill train-teacher --data data/paris --set dataset=paris_lille
     """
     table = None if classes is None else read_classes(classes)
-    for path in files:
-        if (folder / "sequences" / path.stem).exists():
-            raise DataError(f"{folder / 'sequences' / path.stem}: is there already. Remove it, or name another folder.")
+    names = [path.stem for path in files]
+    for name in names:
+        if (folder / "sequences" / name).exists():
+            raise DataError(f"{folder / 'sequences' / name}: is there already. Remove it, or name another folder.")
+        if names.count(name) > 1:
+            raise DataError(f"several files are called {name}, as their scans' folders are. Rename all but one.")
     for path in files:
         cloud = read_file(path)
         windows = cut(cloud, window, step)

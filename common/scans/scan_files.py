@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from common.base.errors import DataError, SettingsError
+from common.base.text import shortened
 from common.scans.label_map import LabelMap
 from common.scans.scan_id import ScanId
 
@@ -89,6 +90,11 @@ class ScanFiles(ABC):
     def not_on_disk(self, sequences: Iterable[str]) -> list[str]:
         """Scans that the dataset's own tables list and that are not on this disk, as paths below the root."""
         return []
+
+    def missing(self, what: str) -> DataError:
+        """The error for a sequence that is not here; `what` says which one, and where it was looked for."""
+        there = shortened(self.sequences()) or "none"
+        return DataError(f"{what}. Sequences present: {there}. Complete the download, or choose among them.")
 
     def labels_of(self, scan: ScanId) -> str:
         """Where the labels of a scan are, for messages."""

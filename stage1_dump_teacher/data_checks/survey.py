@@ -21,7 +21,9 @@ POINT_LIMIT = 256
 AT_ORIGIN = 1e-3
 """Metres: no sensor sees itself, nearer points stand for beams that did not come back."""
 
-SECTORS = 72
+SECTORS, FEW_IN_SECTOR = 72, 0.1
+"""Of the circle, and the share of the usual points of a sector that are few."""
+
 GROUND_RING = 3.0, 15.0
 """Metres from the sensor where the ground is looked for: beyond its own vehicle, before hills."""
 
@@ -168,13 +170,15 @@ class Measured:
         points = np.concatenate(self.kept)
         echoes, brightest = self.points - self.origin, float(points[:, 3].max())
         labels = sum(self.raw_ids.values())
+        # A sector with few points counts as empty.
+        seen = self.sectors > FEW_IN_SECTOR * np.median(self.sectors[self.sectors > 0])
         return Survey(
             source=source,
             scans=self.scans,
             points=round(self.points / self.scans, 1),
             origin=round(self.origin / self.points, 5),
             duplicates=round(self.duplicates / echoes, 5),
-            degrees=covered_degrees(self.sectors),
+            degrees=float(seen.mean() * 360),
             ground=round(float(np.median(self.ground)), 3) if self.ground else None,
             distance=Distribution.of(np.hypot(points[:, 0], points[:, 1]), 0.0, 100.0),
             height=Distribution.of(points[:, 2], -6.0, 6.0),
@@ -230,12 +234,6 @@ def crowded(polar: np.ndarray, grid: PolarGrid) -> int:
     bins = bin_indices(polar, grid)
     counts = np.bincount(bins[:, 0] * grid.shape[1] + bins[:, 1])
     return int(np.maximum(counts - POINT_LIMIT, 0).sum())
-
-
-def covered_degrees(sectors: np.ndarray) -> float:
-    """How much of the circle has points, from their number in each sector; a sector with few counts as empty."""
-    usual = np.median(sectors[sectors > 0])
-    return float((sectors > 0.1 * usual).sum() * 360 / len(sectors))
 
 
 def ground_height(polar: np.ndarray) -> float | None:

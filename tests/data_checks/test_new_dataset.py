@@ -39,6 +39,7 @@ def touch(root, *names):
         ),
         (["one.bag", "two.bag", "readme.md"], "{sequence}.bag", None),
         (["one/metadata.yaml", "one/one_0.db3", "two/metadata.yaml", "two/two_0.db3", "LICENSE"], "{sequence}", None),
+        (["run.1/metadata.yaml", "run.2/metadata.yaml", "run.3/metadata.yaml"], "{sequence}", None),
         (["unlabelled/1.bin", "unlabelled/2.bin"], "unlabelled/{frame}.bin", None),
     ],
 )

@@ -137,10 +137,7 @@ class SensorFiles(ScanFiles):
                 found = self._scans.found(self.root, sequence)
                 frames = [one.frame for one in (self._scans.without(self._labels, found) if self._labels else found)]
             if not frames:
-                raise DataError(
-                    f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
-                    f"present: {', '.join(self.sequences())}. Complete the download, or choose among them."
-                )
+                raise self.missing(f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'")
             scans += [ScanId(sequence, frame) for frame in frames]
         return scans
 

@@ -33,16 +33,12 @@ class SemanticKitti(ScanFiles):
         return sorted(name for name in names if not name.startswith(HIDDEN) and self._has_scans(name))
 
     def scans(self, sequences: Iterable[str]) -> list[ScanId]:
-        present = self.sequences()
         scans: list[ScanId] = []
         for sequence in sequences:
             folder = self._folder(sequence)
             frames = sorted(name.removesuffix(SCAN_SUFFIX) for name in names_in(folder) or () if _is_scan(name))
             if not frames:
-                raise DataError(
-                    f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here. Sequences present: "
-                    f"{', '.join(present) or 'none'}. Complete the download, or choose sequences that are there."
-                )
+                raise self.missing(f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here")
             scans += [ScanId(sequence, frame) for frame in frames]
         return scans
 
