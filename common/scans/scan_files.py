@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from common.base.errors import DataError, SettingsError
 from common.base.text import shortened
 from common.scans.label_map import LabelMap
+from common.scans.readers.extras import unreadable
 from common.scans.scan_id import ScanId
 
 
@@ -118,10 +120,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: it cannot be read.
     """
-    try:
+    with unreadable(path):
         return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def is_there(path: Path) -> bool:
@@ -130,13 +130,10 @@ def is_there(path: Path) -> bool:
     Raises:
         DataError: there is no telling, the folder cannot be read.
     """
-    try:
+    with unreadable(path), suppress(FileNotFoundError, NotADirectoryError):
         path.stat()
         return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return False
 
 
 def names_in(folder: Path) -> list[str] | None:
@@ -145,16 +142,6 @@ def names_in(folder: Path) -> list[str] | None:
     Raises:
         DataError: it cannot be read.
     """
-    try:
+    with unreadable(folder), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise unreadable(folder, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> DataError:
-    """The error for a file or folder of a dataset that cannot be read."""
-    return DataError(
-        f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
-    )
+    return None

@@ -14,6 +14,7 @@ from common.scans.formats.files import SensorFiles
 from common.scans.point_checks import BRIGHTEST
 from common.scans.readers import Cloud, is_bag, raw_ids, read_cloud, read_label_file
 from common.scans.readers.extras import unreadable
+from common.scans.scan_files import read_bytes
 from stage1_dump_teacher.data_checks.columns import (
     FEWEST,
     LABELS,
@@ -162,8 +163,7 @@ def bare_rows(path: Path) -> np.ndarray | None:
         return array
     if suffix != ".bin":
         return None
-    with unreadable(path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     numbers = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
     width = guess_width(width_scores(numbers)) if len(data) % 4 == 0 else None
     if width is None:

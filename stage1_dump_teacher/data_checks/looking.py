@@ -15,7 +15,7 @@ from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.formats.semantic_kitti import SemanticKitti, scan_path
 from common.scans.polar_grid import to_polar
-from common.scans.readers.extras import unreadable
+from common.scans.scan_files import read_bytes
 from common.scans.scan_id import ScanId
 from stage1_dump_teacher.data_checks.columns import contradicted
 from stage1_dump_teacher.data_checks.judgement import Line, judged
@@ -118,8 +118,7 @@ def check_columns(dataset: Dataset, scan: ScanId) -> Check | None:
         path, width = FilePattern(files.settings.scans).path(files.root, scan), len(files.settings.columns)
     else:
         return None
-    with unreadable(path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     other = contradicted(np.frombuffer(data[: len(data) // 4 * 4], "<f4"), width)
     if other is None:
         return Check("ok", f"{width} in each point")
