@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from common.scans.scan_files import is_there, names_in
 from common.scans.scan_id import HIDDEN, ScanId
+from common.scans.sequence_names import folder_name
 
 FIELD = re.compile(r"\{(sequence|frame)\}")
 BRACES = re.compile(r"\{\w*\}")
@@ -62,8 +63,8 @@ class FilePattern:
         found: list[Found] = []
         for known in [{}] if sequence is None else [{"sequence": name} for name in _names_of(sequence)]:
             for fields, path in _fitting(root, Path(self.text).parts, known, [] if hidden is None else hidden):
-                name = fields.get("sequence", ONLY_SEQUENCE)
-                found.append(Found(name.zfill(2) if name.isdigit() else name, fields.get("frame", ""), path))
+                name = folder_name(fields.get("sequence", ONLY_SEQUENCE))
+                found.append(Found(name, fields.get("frame", ""), path))
             if found:
                 break
         return found

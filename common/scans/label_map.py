@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from common.base.config import Settings, load_settings
 from common.base.errors import DataError
-from common.scans.sequence_names import Sequences
+from common.scans.sequence_names import Sequences, folder_name
 
 UNKNOWN = 255
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -108,7 +108,7 @@ class LabelMap(Settings):
         """Sequences of splits (`train`, `val`, `test`), and those named themselves (`00`, `8`); in order, each once."""
         found: list[str] = []
         for name in names:
-            found += self.splits.get(name, [name.zfill(2) if name.isdigit() else name])
+            found += self.splits.get(name, [folder_name(name)])
         return list(dict.fromkeys(found))
 
     def split_of(self, sequence: str, preferred: Iterable[str] = ()) -> str | None:

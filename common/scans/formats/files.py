@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.base.config import Settings, parse_settings
 from common.base.errors import DataError
 from common.scans.file_pattern import FilePattern
 from common.scans.point_checks import check_points
-from common.scans.readers import BAG_SUFFIXES, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
+from common.scans.readers import BAG_SUFFIXES, POINT_COLUMNS, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
 from common.scans.scan_files import ScanFiles, is_there
 from common.scans.scan_id import ScanId
 
@@ -26,6 +26,13 @@ REFLECTANCE_NOT_FINITE = (
     "Their x, y and z are numbers, so drop_origin keeps them: restore the file, or do without reflectance "
     "(options.reflectance: null, or --file-option reflectance=null)."
 )
+
+
+def _pattern(text: str) -> str:
+    return FilePattern(text).text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class FilesSettings(Settings):
@@ -45,21 +52,14 @@ class FilesSettings(Settings):
         topic: of a bag, None for its only PointCloud2 topic.
     """
 
-    scans: str
-    labels: str | None = None
+    scans: Pattern
+    labels: Pattern | None = None
     label_column: str | None = None
-    columns: list[str] = ["x", "y", "z", "intensity"]
+    columns: list[str] = [*POINT_COLUMNS]
     reflectance: str | None = "intensity"
     reflectance_scale: float = Field(1.0, gt=0)
     drop_origin: bool = False
     topic: str | None = None
-
-    @field_validator("scans", "labels")
-    @classmethod
-    def _pattern(cls, text: str | None) -> str | None:
-        if text is not None:
-            FilePattern(text)
-        return text
 
     @field_validator("columns")
     @classmethod
