@@ -139,17 +139,18 @@ class Dataset:
             DataError: nothing is there, a sequence asked for itself is missing, or one cannot be listed.
         """
         names, label_map, splits = list(names), self.label_map, self.label_map.splits
-        present = self.files.sequences()
-        there = f"Sequences present: {shortened(present) or 'none'}."
+        present = dict.fromkeys(self.files.sequences())
+        there = f"Sequences present: {shortened(list(present)) or 'none'}."
         for name in names:
             if not (name in splits or name in present or name.isdigit() or label_map.split_of(name)):
                 raise DataError(
                     f"'{name}' is neither a split ({', '.join(splits)}) nor a sequence that is here. {there}"
                 )
         wanted = label_map.sequences(names)
-        asked_for = label_map.sequences(name for name in names if name not in splits)
-        absent = [sequence for sequence in wanted if sequence not in present and sequence not in asked_for]
-        found = [sequence for sequence in wanted if sequence not in absent]
+        # A sequence asked for itself stays in: where it is not here, the format says what is missing.
+        kept = {*present, *label_map.sequences(name for name in names if name not in splits)}
+        found = [sequence for sequence in wanted if sequence in kept]
+        absent = [sequence for sequence in wanted if sequence not in kept]
         if not found:
             raise DataError(
                 f"{self.root}: no sequence of {', '.join(names)} ({shortened(wanted)}) is here. {there} Choose among "

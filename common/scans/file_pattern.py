@@ -70,7 +70,10 @@ class FilePattern:
         return found
 
     def without(self, other: "FilePattern", found: list[Found]) -> list[Found]:
-        """What fits this pattern and is not another pattern's file of the same: `0_labels.npy` beside `0.npy`."""
+        """Of what was found by this pattern, all but what the other pattern makes of its fields.
+
+        Where labels are `{frame}_labels.npy`, the pattern of scans `{frame}.npy` fits `0_labels.npy` too.
+        """
         if Path(self.text).parent != Path(other.text).parent:
             return found
         name = Path(other.text).name
@@ -84,12 +87,14 @@ def _names_of(sequence: str) -> tuple[str, ...]:
 
 
 def _filled(text: str, known: Mapping[str, object]) -> str:
+    """The pattern with the fields that are known filled in."""
     return FIELD.sub(lambda field: str(known.get(field[1], field[0])), text)
 
 
 def _fitting(
     folder: Path, parts: tuple[str, ...], known: dict[str, str], hidden: list[Path]
 ) -> Iterator[tuple[dict[str, str], Path]]:
+    """Fields and path of all that fits the parts of a pattern below a folder, in the order of names."""
     if not parts:
         yield known, folder
         return
