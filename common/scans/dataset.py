@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
@@ -24,14 +24,10 @@ Item = TypeVar("Item")
 
 
 class VolumeSettings(Settings):
-    """A volume of one's own, a full circle around the sensor.
+    """A volume of one's own, a full circle around the sensor: smallest and largest distance from its axis, and smallest
+    and largest height, metres."""
 
-    Attributes:
-        rho: smallest and largest distance from the sensor's axis, metres.
-        z: smallest and largest height, metres.
-    """
-
-    rho: tuple[float, float]
+    rho: tuple[NonNegativeFloat, NonNegativeFloat]
     z: tuple[float, float]
 
     @field_validator("rho", "z")
@@ -39,13 +35,6 @@ class VolumeSettings(Settings):
     def _rises(cls, limits: tuple[float, float]) -> tuple[float, float]:
         if limits[0] >= limits[1]:
             raise ValueError("the first is the smallest value, the second the largest")
-        return limits
-
-    @field_validator("rho")
-    @classmethod
-    def _is_a_distance(cls, limits: tuple[float, float]) -> tuple[float, float]:
-        if limits[0] < 0:
-            raise ValueError("distances are not negative")
         return limits
 
 
@@ -70,7 +59,7 @@ class GridSettings(Settings):
         return shape
 
     def grid(self) -> PolarGrid:
-        """The grid itself."""
+        """The grid that these settings describe."""
         if isinstance(self.volume, str):
             return PolarGrid.named(self.volume, self.shape)
         (nearest, farthest), (lowest, highest) = self.volume.rho, self.volume.z
@@ -92,12 +81,7 @@ class GridSettings(Settings):
 
 
 class ScanSelection(NamedTuple):
-    """Scans of some splits and sequences.
-
-    Attributes:
-        scans: in order.
-        notes: one line for each kind of thing that was left out.
-    """
+    """Scans in order, and one line for each kind of thing that was left out."""
 
     scans: list[ScanId]
     notes: list[str]
@@ -120,12 +104,7 @@ class LabelledScan:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Scans on disk and what their labels mean.
-
-    Attributes:
-        files: the scans.
-        label_map: classes, splits and label ids.
-    """
+    """Scans on disk and what their labels mean."""
 
     files: ScanFiles
     label_map: LabelMap
@@ -153,28 +132,29 @@ class Dataset:
     def select(self, names: Iterable[str]) -> ScanSelection:
         """Scans of splits and sequences, in order.
 
-        A sequence asked for by its number must have scans. Of a split, the sequences that have some are taken and the
-        others reported, since people often keep a part of a dataset on disk.
+        A sequence asked for itself must have scans. Of a split, the sequences that have some are taken and the others
+        reported, since people often keep a part of a dataset on disk.
 
         Raises:
-            DataError: nothing is there, a sequence asked for by number is missing, or one cannot be listed.
+            DataError: nothing is there, a sequence asked for itself is missing, or one cannot be listed.
         """
         names, label_map, splits = list(names), self.label_map, self.label_map.splits
-        present = set(self.files.sequences())
-        numbered = set(label_map.sequences((name for name in names if name not in splits), present))
-        wanted = label_map.sequences(names, present)
-        unknown = [name for name in names if not name.isdigit() and not label_map.knows(name) and name not in present]
-        if unknown:
-            raise DataError(
-                f"'{unknown[0]}' is neither a split ({', '.join(splits)}) nor a sequence that is here. Sequences "
-                f"present: {shortened(sorted(present))}."
-            )
-        absent = [sequence for sequence in wanted if sequence not in present and sequence not in numbered]
-        found = [sequence for sequence in wanted if sequence not in absent]
+        present = dict.fromkeys(self.files.sequences())
+        there = f"Sequences present: {shortened(list(present)) or 'none'}."
+        for name in names:
+            if not (name in splits or name in present or name.isdigit() or label_map.split_of(name)):
+                raise DataError(
+                    f"'{name}' is neither a split ({', '.join(splits)}) nor a sequence that is here. {there}"
+                )
+        wanted = label_map.sequences(names)
+        # A sequence asked for itself stays in: where it is not here, the format says what is missing.
+        kept = {*present, *label_map.sequences(name for name in names if name not in splits)}
+        found = [sequence for sequence in wanted if sequence in kept]
+        absent = [sequence for sequence in wanted if sequence not in kept]
         if not found:
             raise DataError(
-                f"{self.root}: no sequence of {', '.join(names)} ({shortened(wanted)}) is here. Sequences present: "
-                f"{shortened(sorted(present)) or 'none'}. Choose among them by number, or complete the download."
+                f"{self.root}: no sequence of {', '.join(names)} ({shortened(wanted)}) is here. {there} Choose among "
+                "them by number, or complete the download."
             )
         scans, notes = self.files.scans(found), []
         if absent:

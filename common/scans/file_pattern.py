@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from common.scans.scan_files import is_there, names_in
 from common.scans.scan_id import HIDDEN, ScanId
+from common.scans.sequence_names import folder_name
 
 FIELD = re.compile(r"\{(sequence|frame)\}")
 BRACES = re.compile(r"\{\w*\}")
@@ -46,7 +47,7 @@ class FilePattern:
         ]
         return next((place for place in places[1:] if not is_there(places[0]) and is_there(place)), places[0])
 
-    def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> Iterator[Found]:
+    def found(self, root: Path, sequence: str | None = None, hidden: list[Path] | None = None) -> list[Found]:
         """What fits below a folder, sorted; a frame is empty where the pattern has none.
 
         Args:
@@ -58,17 +59,21 @@ class FilePattern:
             DataError: a folder cannot be listed.
         """
         if "{sequence}" not in self.text and sequence not in (None, ONLY_SEQUENCE):
-            return
+            return []
+        found: list[Found] = []
         for known in [{}] if sequence is None else [{"sequence": name} for name in _names_of(sequence)]:
-            empty = True
             for fields, path in _fitting(root, Path(self.text).parts, known, [] if hidden is None else hidden):
-                name, empty = fields.get("sequence", ONLY_SEQUENCE), False
-                yield Found(name.zfill(2) if name.isdigit() else name, fields.get("frame", ""), path)
-            if not empty:
-                return
+                name = folder_name(fields.get("sequence", ONLY_SEQUENCE))
+                found.append(Found(name, fields.get("frame", ""), path))
+            if found:
+                break
+        return found
 
     def without(self, other: "FilePattern", found: list[Found]) -> list[Found]:
-        """What fits this pattern and is not another pattern's file of the same: `0_labels.npy` beside `0.npy`."""
+        """Of what was found by this pattern, all but what the other pattern makes of its fields.
+
+        Where labels are `{frame}_labels.npy`, the pattern of scans `{frame}.npy` fits `0_labels.npy` too.
+        """
         if Path(self.text).parent != Path(other.text).parent:
             return found
         name = Path(other.text).name
@@ -82,12 +87,14 @@ def _names_of(sequence: str) -> tuple[str, ...]:
 
 
 def _filled(text: str, known: Mapping[str, object]) -> str:
+    """The pattern with the fields that are known filled in."""
     return FIELD.sub(lambda field: str(known.get(field[1], field[0])), text)
 
 
 def _fitting(
     folder: Path, parts: tuple[str, ...], known: dict[str, str], hidden: list[Path]
 ) -> Iterator[tuple[dict[str, str], Path]]:
+    """Fields and path of all that fits the parts of a pattern below a folder, in the order of names."""
     if not parts:
         yield known, folder
         return
@@ -96,7 +103,7 @@ def _fitting(
         if len(parts) > 1 or is_there(folder / part):
             yield from _fitting(folder / part, parts[1:], known, hidden)
         return
-    expression = _expression(part)
+    expression = path_expression(part)
     for name in sorted(names_in(folder) or ()):
         match = expression.fullmatch(name)
         if name.startswith(HIDDEN):
@@ -105,15 +112,15 @@ def _fitting(
             yield from _fitting(folder / name, parts[1:], known | match.groupdict(), hidden)
 
 
-def _expression(part: str) -> re.Pattern[str]:
-    """What fits one part of a path; a field that comes again must say the same."""
+def path_expression(pattern: str) -> re.Pattern[str]:
+    """What fits a pattern, or a part of one; a field that comes again must say the same."""
     seen: set[str] = set()
 
     def group(name: str) -> str:
         again = name in seen
         seen.add(name)
-        return f"(?P={name})" if again else f"(?P<{name}>.+)"
+        return f"(?P={name})" if again else f"(?P<{name}>[^/]+)"
 
     # The pieces between fields have even numbers, the names of fields odd ones.
-    pieces = FIELD.split(part)
+    pieces = FIELD.split(pattern)
     return re.compile("".join(group(piece) if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))

@@ -1,6 +1,6 @@
 """Classes of a dataset: names, colours, and the map between raw label ids and training classes."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,24 +9,19 @@ from pydantic import Field, model_validator
 
 from common.base.config import Settings, load_settings
 from common.base.errors import DataError
-from common.scans.sequence_names import Sequences
+from common.scans.sequence_names import Sequences, folder_name
 
 UNKNOWN = 255
 Byte = Annotated[int, Field(ge=0, le=255)]
+RawId = Annotated[int, Field(ge=0, le=0xFFFF)]
 CLASS_WEIGHT_OFFSET = 0.001
 
 
 class ClassInfo(Settings):
-    """One training class.
-
-    Attributes:
-        name: shown in tables.
-        raw_id: id written to prediction files for this class, 0..65535.
-        colour: red, green, blue in 0..255.
-    """
+    """A training class: its name in tables, its id in prediction files, and red, green and blue of pictures."""
 
     name: str
-    raw_id: int = Field(ge=0, le=0xFFFF)
+    raw_id: RawId
     colour: tuple[Byte, Byte, Byte]
 
 
@@ -51,8 +46,8 @@ class LabelMap(Settings):
     name: str
     format: str = "semantic_kitti"
     options: dict[str, Any] = {}
-    classes: list[ClassInfo]
-    learning_map: dict[int, int]
+    classes: list[ClassInfo] = Field(min_length=2, max_length=UNKNOWN - 1)
+    learning_map: dict[RawId, int]
     content: dict[int, float]
     splits: dict[str, Sequences]
     volumes: list[str] = []
@@ -60,11 +55,7 @@ class LabelMap(Settings):
 
     @model_validator(mode="after")
     def _classes_agree(self) -> "LabelMap":
-        if not 2 <= len(self.classes) < UNKNOWN:
-            raise ValueError(f"classes: 2 to {UNKNOWN - 1} are possible, {len(self.classes)} are listed")
         for raw, label in self.learning_map.items():
-            if not 0 <= raw <= 0xFFFF:
-                raise ValueError(f"learning_map: raw id {raw} does not fit into 16 bits")
             if not 0 <= label < len(self.classes):
                 raise ValueError(f"learning_map: raw id {raw} maps to class {label}, which is not listed in classes")
         for label, info in enumerate(self.classes):
@@ -113,33 +104,12 @@ class LabelMap(Settings):
         """Loss weight of each class, 1 / (share + 0.001), float32 [C] (PolarNet's and Jiang et al.'s choice)."""
         return (1.0 / (self.class_shares() + CLASS_WEIGHT_OFFSET)).astype(np.float32)
 
-    def sequences(self, names: Iterable[str], present: Collection[str] = ()) -> list[str]:
-        """Sequences of splits (`train`, `val`, `test`), named ones (`00`), or both; in order, each once.
-
-        Args:
-            names: splits and sequences.
-            present: sequences that there are besides those of the splits, where that is known.
-
-        Raises:
-            DataError: a name is neither a split nor a sequence: where all of the splits' sequences are numbers, others
-                must be numbers too, or present.
-        """
-        numbered = all(name.isdigit() for split in self.splits.values() for name in split)
+    def sequences(self, names: Iterable[str]) -> list[str]:
+        """Sequences of splits (`train`, `val`, `test`), and those named themselves (`00`, `8`); in order, each once."""
         found: list[str] = []
         for name in names:
-            if name in self.splits:
-                found += self.splits[name]
-            elif name.isdigit():
-                found.append(name.zfill(2))
-            elif not numbered or name in present:
-                found.append(name)
-            else:
-                raise DataError(f"'{name}' is neither a split ({', '.join(self.splits)}) nor a sequence number")
+            found += self.splits.get(name, [folder_name(name)])
         return list(dict.fromkeys(found))
-
-    def knows(self, name: str) -> bool:
-        """Whether a name is that of a split or of a sequence in one."""
-        return name in self.splits or self.split_of(name) is not None
 
     def split_of(self, sequence: str, preferred: Iterable[str] = ()) -> str | None:
         """A split that has a sequence: of those preferred, otherwise the first; None where none has it."""

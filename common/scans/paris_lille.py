@@ -6,8 +6,8 @@ centred on the sensor, whose position the files hold for every point.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import click
@@ -17,8 +17,7 @@ from tqdm import tqdm
 from common.base.command_options import path_type
 from common.base.commands import Command
 from common.base.errors import DataError
-from common.base.files import write_atomically
-from common.scans.formats.semantic_kitti import label_path, scan_path
+from common.scans.formats.semantic_kitti import write_scan
 from common.scans.readers import Cloud, read_file
 from common.scans.scan_id import ScanId
 
@@ -33,18 +32,6 @@ FEWEST = 1000
 MOST_WINDOWS = 10_000_000
 BRIGHTEST = 255
 """Reflectance as stored is a byte; scans hold it as SemanticKITTI's do, in 0..1."""
-
-
-class Windows(NamedTuple):
-    """Windows of time.
-
-    Attributes:
-        order: int64 [N], points in the order of time.
-        bounds: int64 [W, 2], first place in `order` and the one after the last.
-    """
-
-    order: np.ndarray
-    bounds: np.ndarray
 
 
 @click.command("convert-paris-lille", cls=Command)
@@ -68,20 +55,19 @@ def convert_paris_lille(
       polar-distill train-teacher --data data/paris --set dataset=paris_lille
     """
     table = None if classes is None else read_classes(classes)
-    for path in files:
-        if (folder / "sequences" / path.stem).exists():
-            raise DataError(f"{folder / 'sequences' / path.stem}: is there already. Remove it, or name another folder.")
+    names = [path.stem for path in files]
+    for name in names:
+        if (folder / "sequences" / name).exists():
+            raise DataError(f"{folder / 'sequences' / name}: is there already. Remove it, or name another folder.")
+        if names.count(name) > 1:
+            raise DataError(f"several files are called {name}, as their scans' folders are. Rename all but one.")
     for path in files:
         cloud = read_file(path)
         windows = cut(cloud, window, step)
-        for frame, (start, end) in enumerate(tqdm(windows.bounds, desc=path.stem, unit="scan")):
-            rows, scan = windows.order[start:end], ScanId(path.stem, f"{frame:06d}")
-            if CLASS in cloud.columns:
-                labels = coarse_labels(cloud.columns[CLASS][rows], table, path)
-                write_atomically(label_path(folder, scan), labels.astype("<u4").tobytes())
-            # Points come last: a scan that is there has its labels.
-            write_atomically(scan_path(folder, scan), window_points(cloud, rows).astype("<f4").tobytes())
-        click.echo(f"{path}: {len(windows.bounds)} scans in {folder / 'sequences' / path.stem}")
+        for frame, rows in enumerate(tqdm(windows, desc=path.stem, unit="scan")):
+            labels = coarse_labels(cloud.columns[CLASS][rows], table, path) if CLASS in cloud.columns else None
+            write_scan(folder, ScanId(path.stem, f"{frame:06d}"), window_points(cloud, rows), labels)
+        click.echo(f"{path}: {len(windows)} scans in {folder / 'sequences' / path.stem}")
 
 
 def read_classes(path: Path) -> dict[int, int]:
@@ -105,15 +91,10 @@ def read_classes(path: Path) -> dict[int, int]:
 
 
 def coarse_labels(classes: np.ndarray, table: dict[int, int] | None, source: Path) -> np.ndarray:
-    """The benchmark's classes 0..9, [N], of class ids [N].
-
-    Args:
-        classes: as the file has them.
-        table: coarse class by id; None where the file has coarse classes.
-        source: for messages.
+    """The benchmark's classes 0..9, [N], of class ids [N]; `table` is None where the file has coarse classes itself.
 
     Raises:
-        DataError: an id has no coarse class.
+        DataError: an id has no coarse class; names `source`.
     """
     known = {coarse: coarse for coarse in range(COARSE)} if table is None else table
     ids, place = np.unique(classes, return_inverse=True)
@@ -126,8 +107,10 @@ def coarse_labels(classes: np.ndarray, table: dict[int, int] | None, source: Pat
     return np.array([known[int(one)] for one in ids])[place.reshape(-1)]
 
 
-def cut(cloud: Cloud, window: float, step: float) -> Windows:
-    """Windows of time of a cloud; those of fewer than 1000 points are left out, and those of the same points.
+def cut(cloud: Cloud, window: float, step: float) -> list[np.ndarray]:
+    """Rows of the points in each window of time, int64 [K] in the order of time.
+
+    Windows of fewer than 1000 points are left out, and those of the same points as another.
 
     Args:
         cloud: with its times in seconds.
@@ -155,7 +138,7 @@ def cut(cloud: Cloud, window: float, step: float) -> Windows:
             f"{cloud.source}: no window of {window} s has {FEWEST} points ({len(time)} points in {duration:.3g} s). "
             "Choose a longer --window."
         )
-    return Windows(order, bounds)
+    return [order[start:end] for start, end in bounds]
 
 
 def window_points(cloud: Cloud, rows: np.ndarray) -> np.ndarray:
@@ -163,9 +146,10 @@ def window_points(cloud: Cloud, rows: np.ndarray) -> np.ndarray:
 
     The middle is the mean position of the sensor; of the points where the file does not hold the sensor's.
     """
-    place = np.stack([cloud.column(name)[rows] for name in PLACE], axis=1).astype(np.float64)
-    middle = place
-    if all(name in cloud.columns for name in SENSOR):
-        middle = np.stack([cloud.columns[name][rows] for name in SENSOR], axis=1).astype(np.float64)
-    reflectance = cloud.column(REFLECTANCE)[rows].astype(np.float64) / BRIGHTEST
-    return np.column_stack([place - middle.mean(axis=0), reflectance]).astype(np.float32)
+    place, reflectance = _columns(cloud, PLACE, rows), _columns(cloud, [REFLECTANCE], rows) / BRIGHTEST
+    sensor = _columns(cloud, SENSOR, rows) if all(name in cloud.columns for name in SENSOR) else place
+    return np.hstack([place - sensor.mean(axis=0), reflectance]).astype(np.float32)
+
+
+def _columns(cloud: Cloud, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    return np.stack([cloud.column(name)[rows] for name in names], axis=1).astype(np.float64)

@@ -25,7 +25,6 @@ VOLUMES = {
 }
 """Named volumes as (minimum, maximum) of (rho in metres, phi in radians, z in metres). A checkpoint fits one only."""
 
-
 COARSEST_STRIDE = 8
 """Stride of the coarsest teacher layer that is distilled."""
 

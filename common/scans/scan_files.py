@@ -3,13 +3,16 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from common.base.errors import DataError, SettingsError
+from common.base.text import shortened
 from common.scans.label_map import LabelMap
+from common.scans.readers.extras import unreadable
 from common.scans.scan_id import ScanId
 
 
@@ -24,14 +27,10 @@ class ScanFiles(ABC):
     name: ClassVar[str]
 
     def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
-        """Scans below a folder.
-
-        Args:
-            root: the folder.
-            options: of the format, as the dataset's YAML file has them; one that takes any overrides this.
+        """A format that takes options, as the dataset's YAML file has them, overrides this.
 
         Raises:
-            SettingsError: the format does not have these options.
+            SettingsError: there are options, and the format has none.
         """
         if options:
             raise SettingsError(f"options: the format '{self.name}' has none; {', '.join(options)} must go")
@@ -78,16 +77,10 @@ class ScanFiles(ABC):
         """
 
     def prediction(self, scan: ScanId, labels: np.ndarray, label_map: LabelMap, split: str | None) -> tuple[str, bytes]:
-        """A file of the benchmark's submission; SemanticKITTI's, unless a format has its own.
+        """A file of the benchmark's submission, by its path below the submission's folder, and its content.
 
-        Args:
-            scan: which scan.
-            labels: uint8 [N], predicted training labels.
-            label_map: says which raw ids they are.
-            split: that the scan belongs to, None for none.
-
-        Returns:
-            its path below the submission's folder, and its content.
+        It is SemanticKITTI's, unless a format has its own. `labels` are predicted training labels, uint8 [N]; `split`
+        is the one that the scan belongs to, None for none.
         """
         name = f"sequences/{scan.sequence}/predictions/{scan.frame}.label"
         return name, label_map.to_raw(labels).astype("<u4").tobytes()
@@ -100,6 +93,11 @@ class ScanFiles(ABC):
         """Scans that the dataset's own tables list and that are not on this disk, as paths below the root."""
         return []
 
+    def missing(self, what: str) -> DataError:
+        """The error for a sequence that is not here; `what` says which one, and where it was looked for."""
+        there = shortened(self.sequences()) or "none"
+        return DataError(f"{what}. Sequences present: {there}. Complete the download, or choose among them.")
+
     def labels_of(self, scan: ScanId) -> str:
         """Where the labels of a scan are, for messages."""
         return f"scan {scan}"
@@ -109,14 +107,9 @@ class ScanFiles(ABC):
         return []
 
     def restored(self, scan: ScanId, labels: np.ndarray) -> np.ndarray:
-        """Training labels of `points` as one for each point on disk, 0 where a point was left out.
+        """Training labels of `points`, integers [N], as one for each point on disk, in the order of the file, [M].
 
-        Args:
-            scan: which scan.
-            labels: integers [N].
-
-        Returns:
-            integers [M], in the order of the file.
+        They are 0 where `points` leaves a point out.
         """
         return labels
 
@@ -127,10 +120,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: it cannot be read.
     """
-    try:
+    with unreadable(path):
         return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def is_there(path: Path) -> bool:
@@ -139,13 +130,10 @@ def is_there(path: Path) -> bool:
     Raises:
         DataError: there is no telling, the folder cannot be read.
     """
-    try:
+    with unreadable(path), suppress(FileNotFoundError, NotADirectoryError):
         path.stat()
         return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return False
 
 
 def names_in(folder: Path) -> list[str] | None:
@@ -154,16 +142,6 @@ def names_in(folder: Path) -> list[str] | None:
     Raises:
         DataError: it cannot be read.
     """
-    try:
+    with unreadable(folder), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise unreadable(folder, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> DataError:
-    """The error for a file or folder of a dataset that cannot be read."""
-    return DataError(
-        f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
-    )
+    return None

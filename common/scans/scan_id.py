@@ -16,10 +16,7 @@ class _SequenceAndFrame(NamedTuple):
 
 
 class ScanId(_SequenceAndFrame):
-    """Names one scan of a dataset; prints as `00/000000`.
-
-    Both names become parts of paths, in datasets, stores and predictions: see `is_name`.
-    """
+    """Names one scan of a dataset; prints as `00/000000`."""
 
     __slots__ = ()
 

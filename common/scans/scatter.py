@@ -76,11 +76,9 @@ def majority_label(labels: np.ndarray, segment: np.ndarray, segments: int, class
     Args:
         labels: uint8 [N], values in 0..classes-1.
         segment: int64 [N], values in 0..segments-1.
-        segments: number of segments M.
-        classes: number of classes C.
 
     Returns:
-        uint8 [M].
+        uint8 [segments].
     """
     votes = np.bincount(segment * classes + labels, minlength=segments * classes)
     return votes.reshape(segments, classes).argmax(axis=1).astype(np.uint8)

@@ -26,8 +26,13 @@ def _names(values: object) -> list[str]:
     return [sequence_name(value) for value in values]
 
 
+def folder_name(name: str) -> str:
+    """The folder of a sequence: numbers have two digits at least."""
+    return name.zfill(2) if name.isdigit() else name
+
+
 def _folders(values: object) -> list[str]:
-    return [name.zfill(2) if name.isdigit() else name for name in _names(values)]
+    return [folder_name(name) for name in _names(values)]
 
 
 Names = Annotated[list[str], BeforeValidator(_names)]

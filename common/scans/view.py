@@ -104,13 +104,8 @@ def draw_view(policy: ViewPolicy, scan: ScanId, index: int, run_seed: int = 0) -
     """View number `index` of a scan; 0 is the identity.
 
     Each view has a generator of its own, keyed by (seed, scan, index), so it does not depend on the order in which
-    scans are visited or on how many processes share the work.
-
-    Args:
-        policy: how views are drawn.
-        scan: the scan.
-        index: of the view.
-        run_seed: of a training run, where its views are its own; 0 draws those that a store of this policy holds.
+    scans are visited or on how many processes share the work. `run_seed` is that of a training run whose views are its
+    own; 0 draws those that a store of this policy holds.
     """
     if index == 0:
         return IDENTITY
@@ -204,13 +199,9 @@ def anchor_view(anchors: AnchorSet, index: int, azimuth_bins: int) -> View:
 
 
 def from_anchors(anchors: AnchorSet, flip: int, position: int, azimuth_bins: int) -> AnchoredView:
-    """How a flip in one of the aligned rotations is reached from the anchors of that flip.
+    """How flip number `flip` in one of the aligned rotations is reached from the anchors of that flip.
 
-    Args:
-        anchors: the anchors.
-        flip: number of the flip among theirs.
-        position: 0..`aligned_rotations` - 1, the rotation in units of `ALIGNED_BINS`.
-        azimuth_bins: of the grid.
+    `position` is the rotation in units of `ALIGNED_BINS`, 0..`aligned_rotations` - 1.
     """
     steps = [position - anchor for anchor in anchor_positions(anchors.rotations, azimuth_bins)]
     numbers = sorted(range(len(steps)), key=lambda number: abs(steps[number]))

@@ -168,7 +168,7 @@ def bush(generator: Generator, size: float) -> list[Part]:
     return parts
 
 
-def lamp(generator: Generator) -> list[Part]:
+def lamp() -> list[Part]:
     """A street lamp."""
     return [
         Part(CYLINDER, (0, 0, 0.4), (0.12, 0.12, 0.4), POLE, 0.25),
@@ -191,7 +191,7 @@ def litter_bin(generator: Generator) -> list[Part]:
     return [Part(BOX, (0, 0, half[2]), tuple(half), OTHER_OBJECT, 0.3)]
 
 
-def shelter(generator: Generator) -> list[Part]:
+def shelter() -> list[Part]:
     """A bus shelter or kiosk, open in front: other-structure."""
     return [
         Part(BOX, (-0.7, 0, 1.2), (0.04, 1.8, 1.2), OTHER_STRUCTURE, 0.36),

@@ -95,7 +95,10 @@ class Side:
         return self.origin[0] - aside, self.origin[1] + along
 
     def yaw(self, turn: float) -> float:
-        """World yaw of something that points along the traffic of this side (the right side drives along)."""
+        """World yaw of something that is turned by so many radians from the traffic of this side.
+
+        Traffic of the right side drives along, that of the left side against it.
+        """
         return self.heading * np.pi / 2 + (np.pi if self.left else 0) + turn
 
     def patch(self, begin: float, end: float, inner: float, outer: float, raw: int) -> Patch:

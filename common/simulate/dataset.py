@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from common.base.config import Settings, load_settings, write_yaml
 from common.base.errors import DataError
 from common.base.files import write_atomically
-from common.scans.formats.semantic_kitti import label_path, scan_path
+from common.scans.formats.semantic_kitti import label_path, scan_path, write_scan
 from common.scans.scan_id import ScanId
 from common.scans.sequence_names import Sequences, sequence_name
 from common.simulate.layout import make_street
@@ -33,13 +33,6 @@ STREET, TURN = 0, 1
 """Streams of random numbers: one makes a sequence's street, one each of its scans."""
 
 
-def _names(scans: object) -> object:
-    return {sequence_name(name).zfill(2): count for name, count in scans.items()} if isinstance(scans, dict) else scans
-
-
-ScanCounts = Annotated[dict[str, Annotated[int, Field(ge=0, le=1_000_000)]], BeforeValidator(_names)]
-
-
 class SimulationSettings(Settings):
     """A simulated dataset.
 
@@ -56,20 +49,23 @@ class SimulationSettings(Settings):
     """
 
     seed: int = Field(0, ge=0)
-    scans: ScanCounts = {f"{name:02d}": 20 for name in range(12)}
+    scans: dict[str, Annotated[int, Field(ge=0, le=1_000_000)]] = {f"{name:02d}": 20 for name in range(12)}
     spacing: float = Field(4.0, gt=0)
     unlabelled: Sequences = []
     busy: float = Field(1.0, ge=0, le=20)
     lean: float = Field(0.4, ge=0, le=3)
     sensor: SensorSettings = SensorSettings()
 
-    @field_validator("scans")
+    @field_validator("scans", mode="before")
     @classmethod
-    def _numbered(cls, scans: dict[str, int]) -> dict[str, int]:
-        wrong = [name for name in scans if not name.isdecimal()]
+    def _numbered(cls, scans: object) -> object:
+        if not isinstance(scans, dict):
+            return scans
+        named = {sequence_name(name).zfill(2): count for name, count in scans.items()}
+        wrong = [name for name in named if not name.isdecimal()]
         if wrong:
             raise ValueError(f"sequences are numbers such as 00, not {', '.join(wrong)}")
-        return scans
+        return named
 
 
 def street_of(settings: SimulationSettings, sequence: str) -> Street:
@@ -88,6 +84,7 @@ def sensor_pose(settings: SimulationSettings, street: Street, scan: ScanId) -> n
     steps = np.linalg.norm(np.diff(street.path, axis=0), axis=1)
     travelled = np.concatenate(([0], np.cumsum(steps)))
     place = min(int(np.searchsorted(travelled, frame * settings.spacing)), len(street.path) - 6)
+    # The vehicle points along the metre of its way around this place.
     ahead = street.path[place + 5] - street.path[max(place - 5, 0)]
     yaw = np.arctan2(ahead[1], ahead[0])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 0))
@@ -104,7 +101,7 @@ def simulate_scan(settings: SimulationSettings, scan: ScanId) -> Scan:
     pose = sensor_pose(settings, street, scan)
     shapes = at_time(street, frame * settings.spacing / DRIVING_SPEED, pose[:2, 3])
     generator = np.random.default_rng((settings.seed, int(scan.sequence), TURN, frame, 1))
-    return measure(settings.sensor, street, shapes, pose[:3, 3], pose[:3, :3], generator)
+    return measure(settings.sensor, street, shapes, pose, generator)
 
 
 def all_scans(settings: SimulationSettings) -> list[ScanId]:
@@ -165,19 +162,15 @@ def write_dataset(settings: SimulationSettings, root: Path, jobs: int = 1) -> It
 
 def _write_scan(settings: SimulationSettings, root: Path, scan: ScanId) -> None:
     simulated = simulate_scan(settings, scan)
-    if scan.sequence not in settings.unlabelled:
-        write_atomically(label_path(root, scan), simulated.raw_labels.astype("<u4").tobytes())
-    # Points come last: a scan that is there has its labels.
-    write_atomically(scan_path(root, scan), simulated.points.astype("<f4").tobytes())
+    write_scan(root, scan, simulated.points, None if scan.sequence in settings.unlabelled else simulated.raw_labels)
 
 
 def _write_drive(settings: SimulationSettings, root: Path, sequence: str) -> None:
     """`poses.txt` and `calib.txt`: camera poses relative to the first scan, and the camera from the sensor."""
     street = street_of(settings, sequence)
-    scans = [ScanId(sequence, f"{frame:06d}") for frame in range(settings.scans[sequence])]
+    scans = [scan for scan in all_scans(settings) if scan.sequence == sequence]
     poses = [sensor_pose(settings, street, scan) for scan in scans]
-    first = np.linalg.inv(poses[0])
-    back = np.linalg.inv(CAMERA_FROM_SENSOR)
+    first, back = np.linalg.inv(poses[0]), np.linalg.inv(CAMERA_FROM_SENSOR)
     lines = [_numbers(CAMERA_FROM_SENSOR @ first @ pose @ back) for pose in poses]
     calibration = [f"P{camera}: {_numbers(np.eye(4))}" for camera in range(4)] + [f"Tr: {_numbers(CAMERA_FROM_SENSOR)}"]
     folder = root / "sequences" / sequence

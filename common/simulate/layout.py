@@ -16,8 +16,8 @@ LANES = ((0.0, a.ROAD), (2.2, a.ROAD), (2.2, a.PARKING))
 
 LANE_SHARES = (0.6, 0.28, 0.12)
 
-TURN_RADIUS = 7.0
-PATH_STEP = 0.1
+TURN_RADIUS, PATH_STEP = 7.0, 0.1
+"""Of the sensor's way, metres."""
 
 
 def make_street(length: float, generator: np.random.Generator, busy: float = 1.0) -> Street:
@@ -26,6 +26,7 @@ def make_street(length: float, generator: np.random.Generator, busy: float = 1.0
     `busy` is how many times as many rare things there are as usual.
     """
     builder = Builder(generator, busy)
+    # Half widths of the street and of its side streets; blocks lie in the spans between these.
     half = generator.uniform(2.8, 4.4)
     crossings = _crossings(length, generator)
     halves = [float(generator.uniform(2.6, 4.0)) for _ in crossings]
@@ -44,10 +45,11 @@ def make_street(length: float, generator: np.random.Generator, busy: float = 1.0
         verge = float(generator.choice((0.0, generator.uniform(1.2, 3.0))))
         verge_raw = int(generator.choice((a.TERRAIN, a.OTHER_GROUND), p=(0.93, 0.07)))
         width = generator.uniform(1.6, 3.6)
+        # From the middle outwards: the lane ends at the kerb, verge and pavement at the inner edge of the plots.
         kerb = half + lane
+        inner = kerb + verge + width
         if lane:
             side.cover(*(side.patch(*span, half, kerb, lane_raw) for span in spans))
-        inner = kerb + verge + width
         for span in spans:
             inside = (span[0] + 1.8, span[1] - 1.8)
             ground = side.patch(*span, kerb, kerb + REACH, a.SIDEWALK)
@@ -95,6 +97,7 @@ def _crossings(length: float, generator: np.random.Generator) -> list[float]:
 
 def _line_side_street(side: Side, main_left: bool, half: float, room: float, start: float) -> None:
     """Parked cars and plots of so much `room`, metres, beyond the plots of the main street, which begin at `start`."""
+    # Away from the main street; on its right, a side street's along runs towards it.
     span, near = (start, start + REACH - 35), (start - 22, start + 30)
     if not main_left:
         span, near = ((-end, -begin) for begin, end in (span, near))

@@ -16,7 +16,7 @@ def furnish_kerb(side: Side, span: Interval, kerb: float, width: float, verge: f
     begin, end = span
     along = begin + generator.uniform(2, 20)
     while along < end:
-        side.put(a.lamp(generator), along, kerb + 0.4)
+        side.put(a.lamp(), along, kerb + 0.4)
         along += generator.uniform(30, 60)
     for along in np.arange(begin + generator.uniform(1, 25), end, generator.uniform(30, 90)):
         side.put(a.sign(generator), along, kerb + 0.35)
@@ -32,9 +32,7 @@ def furnish_kerb(side: Side, span: Interval, kerb: float, width: float, verge: f
     for along in generator.uniform(begin, end, generator.poisson((end - begin) / 45)):
         side.put(a.litter_bin(generator), along, kerb + verge + width - 0.4)
     if end - begin > 20 and generator.random() < 0.2:
-        side.put(
-            a.shelter(generator), generator.uniform(begin + 3, end - 3), kerb + verge + width - 0.9, turn=-np.pi / 2
-        )
+        side.put(a.shelter(), generator.uniform(begin + 3, end - 3), kerb + verge + width - 0.9, turn=-np.pi / 2)
     for along in side.builder.scattered("persons", span, 450):
         walks = generator.random() < 0.6
         out = kerb + verge + generator.uniform(0.3, width - 0.3)

@@ -14,7 +14,7 @@ import numpy as np
 from common.simulate.shapes import BOX, CYLINDER, ELLIPSOID, Shapes
 
 NOTHING, GROUND = -2, -1
-"""What `Hits.shape` holds where a ray meets no solid: no return at all, or the plane z = 0."""
+"""In place of the row of a solid where a ray meets none: no return at all, or the plane z = 0."""
 
 DIFFUSE_COSINE = 0.7
 """Cosine of the incidence where leaves and meshes are hit: their surfaces point everywhere."""
@@ -39,51 +39,39 @@ class Beams:
         return np.stack((level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)), axis=1)
 
 
-@dataclass(frozen=True)
-class Hits:
-    """First hit of each ray.
-
-    Attributes:
-        ranges: float32 [B, C], metres, infinite where nothing is met.
-        shape: int32 [B, C], row of the solid, or GROUND, or NOTHING.
-    """
-
-    ranges: np.ndarray
-    shape: np.ndarray
-
-
 def cast(
-    beams: Beams,
-    origin: np.ndarray,
-    rotation: np.ndarray,
-    shapes: Shapes,
-    maximum_range: float,
-    generator: np.random.Generator,
-) -> Hits:
+    beams: Beams, pose: np.ndarray, shapes: Shapes, maximum_range: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the first hit of every ray, on a solid or on the plane z = 0, which is always there.
 
     Args:
         beams: directions in the sensor's frame.
-        origin: position of the sensor in the world, float64 [3], metres.
-        rotation: from the sensor's frame to the world's, float64 [3, 3].
+        pose: from the sensor's frame to the world's, float64 [4, 4], metres.
         shapes: the solids.
         maximum_range: metres.
         generator: draws how deep a ray gets into leaves and meshes.
+
+    Returns:
+        ranges, float32 [B, C], metres, infinite where nothing is met; and what is hit, int32 [B, C]: the row of a
+        solid, GROUND or NOTHING.
     """
+    origin, rotation = pose[:3, 3], pose[:3, :3]
     cos_elevation, sin_elevation = _pair(beams.elevations)
     cos_azimuth, sin_azimuth = _pair(beams.azimuths)
-    down = rotation[2].astype(np.float32)
-    fall = cos_elevation[:, None] * (down[0] * cos_azimuth + down[1] * sin_azimuth) + (down[2] * sin_elevation)[:, None]
+    # The third number of each direction in the world: negative for rays that meet the plane z = 0.
+    up = rotation[2].astype(np.float32)
+    fall = cos_elevation[:, None] * (up[0] * cos_azimuth + up[1] * sin_azimuth) + (up[2] * sin_elevation)[:, None]
     with np.errstate(divide="ignore"):
         ranges = np.where(fall < 0, np.float32(-origin[2]) / fall, np.float32(np.inf))
     ranges[ranges > maximum_range] = np.inf
     hit = np.where(np.isfinite(ranges), GROUND, NOTHING).astype(np.int32)
 
-    for row, distance, top, bottom, first, last in _spans(beams, origin, rotation, shapes, maximum_range):
+    for row, distance, top, bottom, first, last in _spans(beams, pose, shapes, maximum_range):
         pieces = _pieces(first, last, len(beams.azimuths))
         # Nearest first: a solid wholly behind others is passed over.
         if all(ranges[top:bottom, left:right].max() <= distance for left, right in pieces):
             continue
+        # Into the frame in which the solid is a unit box, cylinder or sphere at the origin.
         half = shapes.half[row]
         cosine, sine = np.cos(shapes.yaw[row]), np.sin(shapes.yaw[row])
         turn = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]]) / half[:, None]
@@ -102,7 +90,7 @@ def cast(
             first_hit = (near <= far) & (near > 0) & (near < best) & (near <= maximum_range)
             np.copyto(best, near, where=first_hit)
             np.copyto(hit[top:bottom, left:right], row, where=first_hit)
-    return Hits(ranges, hit)
+    return ranges, hit
 
 
 def incidence(points: np.ndarray, directions: np.ndarray, shape: np.ndarray, shapes: Shapes) -> np.ndarray:
@@ -185,15 +173,20 @@ def _pieces(first: int, last: int, count: int) -> list[tuple[int, int]]:
 
 
 def _spans(
-    beams: Beams, origin: np.ndarray, rotation: np.ndarray, shapes: Shapes, maximum_range: float
+    beams: Beams, pose: np.ndarray, shapes: Shapes, maximum_range: float
 ) -> Iterable[tuple[int, float, int, int, int, int]]:
-    """Solids that may be seen, nearest first; for each its distance, beams (top, bottom) and columns (first, last)."""
+    """Solids that may be seen, nearest first: row, distance, beams from top to bottom, columns from first to last.
+
+    These are the beams and columns that meet the solid's bounding box, and perhaps a few more.
+    """
+    origin, rotation = pose[:3, 3], pose[:3, :3]
     offset = shapes.centre - origin
     local = np.abs(_turned(offset, shapes.yaw))
     distance = np.linalg.norm(np.maximum(local - shapes.half, 0)[:, :2], axis=1)
     rows = np.flatnonzero(distance < maximum_range)
     offset, distance, half, yaw = offset[rows], distance[rows], shapes.half[rows], shapes.yaw[rows]
 
+    # The eight corners of each box, in the axes of the world and in the sensor's.
     signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, 8).T
     cosine, sine = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
     x, y, z = np.moveaxis(half[:, None, :] * signs, 2, 0)

@@ -72,7 +72,7 @@ class Scan:
     Attributes:
         points: float32 [N, 4], x, y, z in metres in the sensor's frame, remission in 0..1 in steps of 0.01.
         raw_labels: uint32 [N], semantic id in the low 16 bits, instance in the high 16.
-        beam: uint8 or uint16 [N], which beam saw the point, 0 the highest.
+        beam: uint16 [N], which beam saw the point, 0 the highest.
     """
 
     points: np.ndarray
@@ -86,43 +86,33 @@ def beam_degrees(settings: SensorSettings) -> np.ndarray:
     return np.concatenate([np.linspace(top, bottom, each) for top, bottom in settings.field_of_view])
 
 
-def beams_of(settings: SensorSettings) -> Beams:
-    """Directions of one turn: beam by beam from above, each from straight ahead to the left and around."""
-    azimuths = (np.arange(settings.columns) + 0.5) * (2 * np.pi / settings.columns)
-    return Beams(np.radians(beam_degrees(settings)), azimuths)
-
-
 def measure(
-    settings: SensorSettings,
-    street: Street,
-    shapes: Shapes,
-    origin: np.ndarray,
-    rotation: np.ndarray,
-    generator: np.random.Generator,
+    settings: SensorSettings, street: Street, shapes: Shapes, pose: np.ndarray, generator: np.random.Generator
 ) -> Scan:
     """One turn of the sensor at one place; the vehicle stands still meanwhile.
 
     Args:
-        settings: the sensor.
+        settings: of the sensor.
         street: gives the ground its classes.
         shapes: the street's solids at that time, the `street.blocks` raised blocks first.
-        origin: position of the sensor in the world, float64 [3], metres.
-        rotation: from the sensor's frame to the world's, float64 [3, 3].
+        pose: from the sensor's frame to the world's, float64 [4, 4], metres.
         generator: of everything random in this turn.
     """
-    beams = beams_of(settings)
-    hits = cast(beams, origin, rotation, shapes, settings.maximum_range, generator)
-    returned = np.isfinite(hits.ranges) & (hits.ranges >= settings.minimum_range)
+    # Each beam turns from straight ahead to the left and around.
+    azimuths = (np.arange(settings.columns) + 0.5) * (2 * np.pi / settings.columns)
+    beams = Beams(np.radians(beam_degrees(settings)), azimuths)
+    first_ranges, first_hits = cast(beams, pose, shapes, settings.maximum_range, generator)
+    returned = np.isfinite(first_ranges) & (first_ranges >= settings.minimum_range)
     if settings.own_vehicle:
         returned &= ~_behind_own_roof(beams)
     beam, column = np.nonzero(returned)
-    ranges, shape = hits.ranges[beam, column].astype(np.float64), hits.shape[beam, column]
+    ranges, shape = first_ranges[beam, column].astype(np.float64), first_hits[beam, column]
     local = beams.directions(beam, column)
-    directions = local @ rotation.T
-    points = origin + ranges[:, None] * directions
+    directions = local @ pose[:3, :3].T
+    hit_at = pose[:3, 3] + ranges[:, None] * directions
 
-    raw, remission = _surface(street, shapes, shape, points)
-    cosine = incidence(points, directions, shape, shapes)
+    raw, remission = _surface(street, shapes, shape, hit_at)
+    cosine = incidence(hit_at, directions, shape, shapes)
     noise = 1 + settings.remission_noise * generator.standard_normal(len(ranges))
     remission = np.clip(remission * noise, 0, 0.99)
     strength = remission * cosine * (settings.maximum_range / ranges) ** 2
@@ -134,9 +124,8 @@ def measure(
     ranges[stray] = settings.minimum_range + before * generator.random(len(before))
     raw[stray] = OUTLIER
 
-    xyz = ranges[:, None] * local
-    points = np.column_stack((xyz, np.round(remission, 2))).astype(np.float32)[kept]
-    return Scan(points, raw[kept], beam[kept].astype(np.uint16))
+    points = np.column_stack((ranges[:, None] * local, np.round(remission, 2))).astype(np.float32)
+    return Scan(points[kept], raw[kept], beam[kept].astype(np.uint16))
 
 
 def _surface(street: Street, shapes: Shapes, shape: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,7 +72,7 @@ def placed(
     """An assembly, made around the origin with its front along x, put into the world.
 
     Args:
-        parts: the assembly.
+        parts: of the assembly.
         place: where its origin goes, x, y, z in metres.
         yaw: where its front points, radians.
         instance: instance id of all parts, 0 for none.

@@ -5,15 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.simulate import assemblies as a
-from common.simulate.assemblies import ROAD
+from common.simulate.assemblies import LANE_MARKING, OTHER_GROUND, PARKING, ROAD, SIDEWALK, TERRAIN, VEGETATION
 from common.simulate.shapes import Shapes
 
 KERB = 0.12
 """Height of pavements and plots above the road, metres."""
 
-GROUND_REMISSION = {ROAD: 0.29, a.PARKING: 0.34, a.SIDEWALK: 0.36, a.OTHER_GROUND: 0.38}
-GROUND_REMISSION |= {a.LANE_MARKING: 0.6, a.TERRAIN: 0.4, a.VEGETATION: 0.36}
+CLEARANCE = 3.5
+"""How near moving things may come to the sensor, metres."""
+
+GROUND_REMISSION = {ROAD: 0.29, PARKING: 0.34, SIDEWALK: 0.36, OTHER_GROUND: 0.38}
+GROUND_REMISSION |= {LANE_MARKING: 0.6, TERRAIN: 0.4, VEGETATION: 0.36}
 
 
 class Patch(NamedTuple):
@@ -67,15 +69,15 @@ def ground_remission(raw: np.ndarray) -> np.ndarray:
     return table[raw]
 
 
-def at_time(street: Street, seconds: float, place: np.ndarray, clearance: float = 3.5) -> Shapes:
+def at_time(street: Street, seconds: float, place: np.ndarray) -> Shapes:
     """The solids of a street after so many seconds, without the moving things that would touch the sensor's vehicle.
 
-    These are nearer than `clearance`, metres, to its `place`, float64 [2], metres.
+    Its `place` is float64 [2], metres.
     """
     shapes = street.shapes
     centre = shapes.centre.copy()
     centre[:, :2] += seconds * shapes.velocity
     moving = (shapes.velocity != 0).any(axis=1)
-    near = moving & (np.linalg.norm(centre[:, :2] - place, axis=1) - shapes.half[:, :2].max(axis=1) < clearance)
+    near = moving & (np.linalg.norm(centre[:, :2] - place, axis=1) - shapes.half[:, :2].max(axis=1) < CLEARANCE)
     touching = np.unique(shapes.raw[near])
     return replace(shapes, centre=centre).take(~(moving & np.isin(shapes.raw, touching)))

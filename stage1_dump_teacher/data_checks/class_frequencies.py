@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.base.command_options import data_option, path_type
 from common.base.config import parse_settings, read_yaml
-from common.base.config_files import find_config
+from common.base.config_files import find_config, lasting
 from common.base.errors import DataError, SettingsError
 from common.base.files import write_atomically
 from common.base.overlap import started_ahead
@@ -26,7 +26,7 @@ READERS = 4
 @data_option
 @click.option("--dataset", type=path_type, required=True, help="YAML file with the dataset's format and classes.")
 @click.option("--split", "splits", multiple=True, default=["train"], help="Split or sequence to count; repeatable.")
-@click.option("--write", is_flag=True, help="Put the shares into the YAML file; without it they are printed.")
+@click.option("--write", is_flag=True, help="Put the shares into your YAML file; without it they are printed.")
 def class_frequencies(data: Path, dataset: Path, splits: tuple[str, ...], write: bool) -> None:
     """Count the points of each label id, for the class weights of the losses (`content` in the dataset's YAML file).
 
@@ -40,6 +40,12 @@ def class_frequencies(data: Path, dataset: Path, splits: tuple[str, ...], write:
     found = find_config(dataset, LabelMap.config_folder)
     if found is None:
         raise SettingsError(f"{dataset}: no such file.")
+    # A path says which file is meant; a name may stand for one that other datasets and users share.
+    if write and not dataset.exists() and not lasting(dataset, LabelMap.config_folder).is_absolute():
+        raise SettingsError(
+            f"{dataset}: stands for {found}, which is installed with the program. Copy it to a file of your own and "
+            "name that with --dataset, here and wherever the dataset is named; without --write the shares are printed."
+        )
     label_map = without_content(found)
     opened = Dataset.open(data, label_map)
     scans, notes = opened.select(splits)
@@ -105,18 +111,18 @@ def with_content(text: str, content: dict[int, float]) -> str:
         lines += [f"  {pair}" for pair in _pairs(content.items())]
         return text + ("" if text.endswith("\n") else "\n") + "\n".join(lines) + "\n"
     if not isinstance(node, yaml.MappingNode) or node.flow_style or not node.value:
+        # Nothing, or all in braces: it has no lines of its own to keep.
         start, end = node.start_mark.index, node.end_mark.index
         return text[:start].rstrip(" ") + " {" + ", ".join(_pairs(content.items())) + "}" + text[end:]
+    # New ids follow the last line, then each share is replaced: from the end to the start, so that places stay true.
     line_end = "\r\n" if "\r\n" in text else "\n"
-    # From the end to the start, so that places before stay true.
     there = {yaml.safe_load(key.value) for key, _ in node.value}
     *_, (last_key, last_value) = node.value
     after = text.find("\n", last_value.end_mark.index)
     after = len(text) if after < 0 else after + 1
     indent = " " * last_key.start_mark.column
-    added = "".join(
-        f"{indent}{pair}{line_end}" for pair in _pairs(item for item in content.items() if item[0] not in there)
-    )
+    missing = _pairs(item for item in content.items() if item[0] not in there)
+    added = "".join(f"{indent}{pair}{line_end}" for pair in missing)
     gap = line_end if added and not text[:after].endswith("\n") else ""
     text = text[:after] + gap + added + text[after:]
     for key, value in reversed(node.value):

@@ -16,6 +16,8 @@ AS_GOOD = 0.95
 
 FAR_WORSE = 0.5
 MOST_RINGS = 256
+REFLECTANCES = ("intensity", "reflectance", "reflectivity", "remission", "i")
+LABELS = ("label", "labels", "class", "semantic", "classification", "scalar_label", "sem_class")
 
 
 def width_scores(numbers: np.ndarray) -> dict[int, float]:
@@ -36,12 +38,7 @@ def width_scores(numbers: np.ndarray) -> dict[int, float]:
     return scores
 
 
-def guess_width(numbers: np.ndarray) -> int | None:
-    """Number of columns of float32 [M] that were written row by row; None where it cannot be told."""
-    return best_width(width_scores(numbers))
-
-
-def best_width(scores: dict[int, float]) -> int | None:
+def guess_width(scores: dict[int, float]) -> int | None:
     """The number of columns that `width_scores` speak for; None where it cannot be told."""
     best = max(scores.values(), default=0.0)
     if best < CLEAR:
@@ -52,7 +49,7 @@ def best_width(scores: dict[int, float]) -> int | None:
 def contradicted(numbers: np.ndarray, width: int) -> int | None:
     """The number of columns that fits float32 [M] far better than `width` does; None where none does."""
     scores = width_scores(numbers)
-    guessed = best_width(scores)
+    guessed = guess_width(scores)
     return guessed if guessed is not None and scores.get(width, 0.0) < FAR_WORSE * scores[guessed] else None
 
 
@@ -72,13 +69,6 @@ def name_columns(rows: np.ndarray) -> list[str]:
     return names
 
 
-def reflectance_of(names: Sequence[str]) -> str | None:
-    """The column that holds the reflectance, by its name; None where none sounds like it."""
-    known = ("intensity", "reflectance", "reflectivity", "remission", "i")
-    return next((name for wanted in known for name in names if name.lower() == wanted), None)
-
-
-def label_column_of(names: Sequence[str]) -> str | None:
-    """The column that holds labels, by its name; None where none sounds like it."""
-    known = ("label", "labels", "class", "semantic", "classification", "scalar_label", "sem_class")
+def column_called(names: Sequence[str], known: Sequence[str]) -> str | None:
+    """The column that has one of some known names, such as `LABELS`, the first known first; None where none has."""
     return next((name for wanted in known for name in names if name.lower() == wanted), None)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.base.errors import DataError
+from common.scans.file_pattern import path_expression
 from common.scans.readers import BAG_SUFFIXES, SUFFIXES, is_bag
 from common.scans.scan_id import HIDDEN
 
@@ -36,21 +37,25 @@ def find_files(folder: Path) -> FoundFiles:
         DataError: there are no scans.
     """
     paths = list_files(folder)
-    scans = {path: kind for path in paths if (kind := kind_of(folder, path)) is not None and not is_label(path)}
-    kinds = Counter((kind, len(path.parts)) for path, kind in scans.items())
-    if not kinds:
+    groups: dict[tuple[str, int], list[PurePosixPath]] = {}
+    for path in paths:
+        # A folder is a bag, whatever it is called.
+        is_folder = (folder / path).is_dir()
+        kind = "" if is_folder else path.suffix.lower()
+        if (is_folder or kind in (*SUFFIXES, *BAG_SUFFIXES)) and not is_label(path):
+            groups.setdefault((kind, len(path.parts)), []).append(path)
+    if not groups:
         there = ", ".join(f"{count} {suffix}" for suffix, count in Counter(map(_suffix, paths)).most_common(5))
         raise DataError(
             f"{folder}: no scans here ({', '.join([*SUFFIXES, *BAG_SUFFIXES])} files, or folders of ROS 2 bags); "
             f"there are {there or 'no files'}."
         )
-    chosen, _ = kinds.most_common(1)[0]
-    alike = [path for path, kind in scans.items() if (kind, len(path.parts)) == chosen]
-    pattern = scan_pattern(alike, chosen[0])
-    expression = _expression(pattern)
+    (kind, _), alike = max(groups.items(), key=lambda group: len(group[1]))
+    pattern = scan_pattern(alike, kind and alike[0].suffix)
+    expression = path_expression(pattern)
     fitting = [match for path in alike if (match := expression.fullmatch(str(path)))]
     labels = label_pattern([path for path in paths if is_label(path)], fitting)
-    known = [expression] if labels is None else [expression, _expression(labels)]
+    known = [expression] if labels is None else [expression, path_expression(labels)]
     others = [path for path in paths if not any(one.fullmatch(str(path)) for one in known)]
     return FoundFiles(pattern, labels, dict(Counter(map(_suffix, others))))
 
@@ -79,24 +84,21 @@ def list_files(folder: Path) -> list[PurePosixPath]:
     return sorted(found)
 
 
-def kind_of(folder: Path, path: PurePosixPath) -> str | None:
-    """What kind of scans a file below a folder holds: its suffix, nothing for a bag in a folder; None for no scans."""
-    suffix = path.suffix.lower()
-    return suffix if suffix in (*SUFFIXES, *BAG_SUFFIXES) else "" if (folder / path).is_dir() else None
-
-
 def is_label(path: PurePosixPath) -> bool:
     """Whether a name sounds like labels."""
     return path.suffix == ".label" or any(LABEL_WORD.search(part) for part in path.parts)
 
 
-def scan_pattern(paths: Sequence[PurePosixPath], kind: str) -> str:
-    """The pattern of scans that lie equally deep."""
+def scan_pattern(paths: Sequence[PurePosixPath], suffix: str) -> str:
+    """The pattern of scans of one kind, equally deep: folders as most are called, but for that of the sequence.
+
+    That is rather one of numbers, or below a folder `sequences`, and else the one of which there are most. A bag is a
+    sequence itself.
+    """
     folders = [list(column) for column in zip(*(path.parts[:-1] for path in paths), strict=True)]
-    name = paths[0].suffix
     usual = [Counter(column).most_common(1)[0][0] for column in folders]
-    if kind in ("", *BAG_SUFFIXES):
-        return "/".join([*usual, f"{{sequence}}{name}"])
+    if suffix.lower() not in SUFFIXES:
+        return "/".join([*usual, f"{{sequence}}{suffix}"])
     scores = [
         (all(part.isdigit() for part in column) or usual[place - 1 : place] == ["sequences"], len(set(column)))
         for place, column in enumerate(folders)
@@ -104,7 +106,7 @@ def scan_pattern(paths: Sequence[PurePosixPath], kind: str) -> str:
     best = max(scores, default=(False, 1))
     if best > (False, 1):
         usual[scores.index(best)] = "{sequence}"
-    return "/".join([*usual, f"{{frame}}{name}"])
+    return "/".join([*usual, f"{{frame}}{suffix}"])
 
 
 def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]) -> str | None:
@@ -123,8 +125,3 @@ def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]
 
 def _suffix(path: PurePosixPath) -> str:
     return path.suffix or path.name
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    escaped = re.escape(pattern)
-    return re.compile(escaped.replace(r"\{sequence\}", "(?P<sequence>[^/]+)").replace(r"\{frame\}", "(?P<frame>[^/]+)"))

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,16 @@ from common.scans.formats.files import SensorFiles
 from common.scans.point_checks import BRIGHTEST
 from common.scans.readers import Cloud, is_bag, raw_ids, read_cloud, read_label_file
 from common.scans.readers.extras import unreadable
-from stage1_dump_teacher.data_checks.columns import FEWEST, guess_width, label_column_of, name_columns, reflectance_of
+from common.scans.scan_files import read_bytes
+from stage1_dump_teacher.data_checks.columns import (
+    FEWEST,
+    LABELS,
+    REFLECTANCES,
+    column_called,
+    guess_width,
+    name_columns,
+    width_scores,
+)
 from stage1_dump_teacher.data_checks.found_files import FoundFiles
 from stage1_dump_teacher.data_checks.survey import count_ids
 
@@ -92,27 +100,28 @@ def look_into(folder: Path, files: FoundFiles, topic: str | None = None) -> Foun
     Raises:
         DataError: none can be read, or their columns cannot be told.
     """
-    reader = SensorFiles(folder, {"scans": files.scans, "labels": files.labels, "topic": topic})
+    options = {"scans": files.scans, "labels": files.labels, "topic": topic, "reflectance": None}
+    reader = SensorFiles(folder, options)
     scans = reader.scans(reader.sequences())
-    in_bags = "{frame}" not in files.scans
     pattern = FilePattern(files.scans)
     names, named = columns_of([pattern.path(folder, scan) for scan in evenly(scans, LOOKED_AT)], topic)
+    if not named:
+        reader = SensorFiles(folder, options | {"columns": names})
     found = FoundSensor(
         files=files,
         columns=names,
         named=named,
-        reflectance=reflectance_of(names),
-        label_column=None if files.labels is not None else label_column_of(names),
+        reflectance=column_called(names, REFLECTANCES),
+        label_column=None if files.labels is not None else column_called(names, LABELS),
         topic=topic,
         sequences=Counter(scan.sequence for scan in scans),
     )
     # Of a bag the first messages will do: one in the middle is found by reading all before it.
-    near = [scan for scan in scans if not in_bags or int(scan.frame) < FIRST_MESSAGES]
+    near = scans if "{frame}" in files.scans else [scan for scan in scans if int(scan.frame) < FIRST_MESSAGES]
     for scan in tqdm(evenly(near, LOOKED_AT), unit="scan", desc="new-dataset", leave=False):
         labels = None if files.labels is None else FilePattern(files.labels).path(folder, scan)
-        clouds = read_cloud(pattern.path(folder, scan), names, topic)
         try:
-            found.add(next(islice(clouds, int(scan.frame) if in_bags else 0, None)), labels)
+            found.add(reader.cloud(scan), labels)
         except DataError as error:
             found.refused.append(error.message)
     if not found.points:
@@ -154,10 +163,9 @@ def bare_rows(path: Path) -> np.ndarray | None:
         return array
     if suffix != ".bin":
         return None
-    with unreadable(path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     numbers = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
-    width = guess_width(numbers) if len(data) % 4 == 0 else None
+    width = guess_width(width_scores(numbers)) if len(data) % 4 == 0 else None
     if width is None:
         raise DataError(
             f"{path}: {len(data)} bytes that do not look like rows of float32 numbers (x, y, z, ...). Convert the "

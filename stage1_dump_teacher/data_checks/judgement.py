@@ -12,7 +12,7 @@ DENSITY_FACTOR, DISTANCE_FACTOR, REFLECTANCE_FACTOR = 4.0, 2.0, 3.0
 MORE_ORIGIN, MORE_DUPLICATES, MORE_OUTSIDE, MORE_CROWDED, MORE_UNLABELLED = 0.01, 0.02, 0.15, 0.05, 0.2
 """How much larger a share of points may be."""
 
-FEWER_DEGREES = 36.0
+OTHER_DEGREES = 36.0
 GROUND_STEP = 0.3
 """Metres."""
 
@@ -34,13 +34,7 @@ Line = tuple[str, Check]
 
 
 def judged(found: Survey, usual: Survey, label_map: LabelMap) -> Iterator[Line]:
-    """One line of the doctor's table for each thing that was measured.
-
-    Args:
-        found: the scans.
-        usual: what the teacher was trained on.
-        label_map: of the scans.
-    """
+    """One line of the doctor's table for each thing that was measured; `usual` is what the teacher was trained on."""
     yield "points", points_line(found, usual)
     yield "origin", _share("at (0, 0, 0)", found.origin, usual.origin, MORE_ORIGIN, DROP_ORIGIN)
     yield "distance", distance_line(found, usual)
@@ -62,7 +56,7 @@ def points_line(found: Survey, usual: Survey) -> Check:
     density, dense = (survey.points * (1 - survey.origin) / survey.degrees for survey in (found, usual))
     text = f"{found.points:,.0f} a scan, {density:.0f} a degree (teacher: {usual.points:,.0f}, {dense:.0f})"
     next_step = f"Teachers are weaker on scans of another density: {OWN_TEACHER}."
-    return _within(text, density, dense, DENSITY_FACTOR, next_step)
+    return _check(text, _within(density, dense, DENSITY_FACTOR), next_step)
 
 
 def distance_line(found: Survey, usual: Survey) -> Check:
@@ -70,14 +64,14 @@ def distance_line(found: Survey, usual: Survey) -> Check:
     ours, theirs = found.distance.percentiles, usual.distance.percentiles
     text = f"half within {ours[50]:.1f} m, 95 % within {ours[95]:.1f} m (teacher: {theirs[50]:.1f}, {theirs[95]:.1f})"
     next_step = f"Check that coordinates are in metres; if they are, {OWN_TEACHER}, with the volume below."
-    return _within(text, ours[95], theirs[95], DISTANCE_FACTOR, next_step)
+    return _check(text, _within(ours[95], theirs[95], DISTANCE_FACTOR), next_step)
 
 
 def view_line(found: Survey, usual: Survey) -> Check:
     """How much of the circle is seen."""
     text = f"{found.degrees:.0f} degrees of the circle (teacher: {usual.degrees:.0f})"
     next_step = f"A teacher of the other view can be used, but one that knows yours should be better: {OWN_TEACHER}."
-    return _more(text, abs(found.degrees - usual.degrees), FEWER_DEGREES, next_step)
+    return _check(text, abs(found.degrees - usual.degrees) <= OTHER_DEGREES, next_step)
 
 
 def ground_line(found: Survey, usual: Survey) -> Check:
@@ -85,14 +79,14 @@ def ground_line(found: Survey, usual: Survey) -> Check:
     known = "none" if usual.ground is None else f"{usual.ground:.2f} m"
     if found.ground is None:
         text = f"none found near the sensor (teacher: {known})"
-        return Check("ok", text) if usual.ground is None else Check("note", text, "Check that z points up, in metres.")
+        return _check(text, usual.ground is None, "Check that z points up, in metres.")
     text = f"at {found.ground:.2f} m (teacher: {known})"
     if usual.ground is None:
         return Check("ok", text)
     higher = found.ground - usual.ground
     what = f"The sensor is {abs(higher):.2f} m {'lower' if higher > 0 else 'higher'}; teachers see heights as they are"
     next_step = f"{what}: add {-higher:.2f} m to every z when you convert, or {OWN_TEACHER}, with the volume below."
-    return _more(text, abs(higher), GROUND_STEP, next_step)
+    return _check(text, abs(higher) <= GROUND_STEP, next_step)
 
 
 def reflectance_line(found: Survey, usual: Survey) -> Check:
@@ -100,16 +94,14 @@ def reflectance_line(found: Survey, usual: Survey) -> Check:
     ours, theirs = found.reflectance.percentiles, usual.reflectance.percentiles
     text = f"{_spread(found.reflectance)} (teacher: {_spread(usual.reflectance)})"
     if ours[0] == ours[100]:
-        if theirs[0] == theirs[100]:
-            return Check("ok", text)
-        return Check("note", text, f"There is none, and the teacher knows some: {OWN_TEACHER}.")
+        return _check(text, theirs[0] == theirs[100], f"There is none, and the teacher knows some: {OWN_TEACHER}.")
     scale = theirs[100] / ours[100] if ours[100] else 0.0
     next_step = (
         f"Set options.reflectance_scale: {scale:.2g} (format: files), or multiply with it when you convert."
         if scale > 0
         else f"The teacher knows none: set options.reflectance: null, or {OWN_TEACHER}."
     )
-    return _within(text, ours[99], theirs[99], REFLECTANCE_FACTOR, next_step)
+    return _check(text, _within(ours[99], theirs[99], REFLECTANCE_FACTOR), next_step)
 
 
 def labels_line(found: Survey, usual: Survey, label_map: LabelMap) -> Check:
@@ -141,27 +133,24 @@ def classes_line(found: Survey, label_map: LabelMap) -> Check:
     text += f"; not in these scans: {', '.join(names)}" if never else ""
     shares = label_map.class_shares()
     expected = [label_map.names[label] for label in never if shares[label] > EXPECTED_SHARE]
-    if not expected:
-        return Check("ok", text)
-    return Check(
-        "note",
-        text,
+    next_step = (
         f"{', '.join(expected)}: should be common by `content`. Correct learning_map, take such classes out, or count "
-        "all labels: polar-distill class-frequencies.",
+        "all labels: polar-distill class-frequencies."
     )
+    return _check(text, not expected, next_step)
+
+
+def _check(text: str, fine: bool, next_step: str) -> Check:
+    return Check("ok", text) if fine else Check("note", text, next_step)
 
 
 def _share(what: str, ours: float, theirs: float, allowed: float, next_step: str) -> Check:
-    return _more(f"{ours:.1%} of the points {what} (teacher: {theirs:.1%})", ours - theirs, allowed, next_step)
+    text = f"{ours:.1%} of the points {what} (teacher: {theirs:.1%})"
+    return _check(text, ours - theirs <= allowed, next_step)
 
 
-def _more(text: str, more: float, allowed: float, next_step: str) -> Check:
-    return Check("note", text, next_step) if more > allowed else Check("ok", text)
-
-
-def _within(text: str, ours: float, theirs: float, factor: float, next_step: str) -> Check:
-    alike = theirs / factor <= ours <= theirs * factor
-    return Check("ok", text) if alike else Check("note", text, next_step)
+def _within(ours: float, theirs: float, factor: float) -> bool:
+    return theirs / factor <= ours <= theirs * factor
 
 
 def _spread(values: Distribution) -> str:

@@ -15,7 +15,7 @@ from common.scans.file_pattern import FilePattern
 from common.scans.formats.files import SensorFiles
 from common.scans.formats.semantic_kitti import SemanticKitti, scan_path
 from common.scans.polar_grid import to_polar
-from common.scans.readers.extras import unreadable
+from common.scans.scan_files import read_bytes
 from common.scans.scan_id import ScanId
 from stage1_dump_teacher.data_checks.columns import contradicted
 from stage1_dump_teacher.data_checks.judgement import Line, judged
@@ -59,14 +59,9 @@ def reference_of(teacher: Path | None, named: Path | None = None) -> Survey:
 def look(
     dataset: Dataset, grid: GridSettings, reference: Survey, picture: Path | None = None, kept: Path | None = None
 ) -> Iterator[Line]:
-    """Lines of the doctor's table about scans.
+    """Lines of the doctor's table about scans, put on a grid and compared with what the teacher was trained on.
 
-    Args:
-        dataset: the scans.
-        grid: that they are put on.
-        reference: what the teacher was trained on.
-        picture: PNG file that gets the picture.
-        kept: YAML file that gets what was measured.
+    A file `picture` gets a PNG picture of them, a file `kept` what was measured, as YAML.
 
     Raises:
         DataError: no scan can be used at all.
@@ -89,7 +84,12 @@ def look(
     if picture is not None:
         draw_survey(measured.kept[len(measured.kept) // 2], found, reference, grid, picture)
         yield "picture", Check("ok", str(picture))
-    say_grid(measured, found)
+    fitting, share = fitting_grid(np.concatenate(measured.kept), found.ground)
+    click.echo(
+        f"\nA grid whose volume holds {share:.1%} of these points, for the settings of train-teacher, the dump and\n"
+        "experiments alike; a published checkpoint needs the one that it was trained on:"
+    )
+    click.echo("\n".join(f"  {line}" for line in grid_lines(fitting)) + "\n")
 
 
 def surveyed(dataset: Dataset, scans: list[ScanId], grid: GridSettings) -> tuple[Measured, Survey]:
@@ -109,16 +109,6 @@ def write_survey(survey: Survey, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
-def say_grid(measured: Measured, found: Survey) -> None:
-    """Print a grid that fits the scans, ready to paste."""
-    fitting, share = fitting_grid(np.concatenate(measured.kept), found.ground)
-    click.echo(
-        f"\nA grid whose volume holds {share:.1%} of these points, for the settings of train-teacher, the dump and\n"
-        "experiments alike; a published checkpoint needs the one that it was trained on:"
-    )
-    click.echo("\n".join(f"  {line}" for line in grid_lines(fitting)) + "\n")
-
-
 def check_columns(dataset: Dataset, scan: ScanId) -> Check | None:
     """Whether a file of bare numbers has as many columns as it is read with; None where files say it themselves."""
     files = dataset.files
@@ -128,8 +118,7 @@ def check_columns(dataset: Dataset, scan: ScanId) -> Check | None:
         path, width = FilePattern(files.settings.scans).path(files.root, scan), len(files.settings.columns)
     else:
         return None
-    with unreadable(path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     other = contradicted(np.frombuffer(data[: len(data) // 4 * 4], "<f4"), width)
     if other is None:
         return Check("ok", f"{width} in each point")
@@ -182,8 +171,10 @@ def draw_survey(points: np.ndarray, found: Survey, usual: Survey, grid: GridSett
     draw_scan(places["scan"], points, grid)
     for name, unit in (("distance", "m"), ("height", "m"), ("reflectance", "")):
         axes = places[name]
-        draw_shares(axes, getattr(found, name), "these scans", fill=True)
-        draw_shares(axes, getattr(usual, name), "teacher", fill=False)
+        for survey, label, fill in ((found, "these scans", True), (usual, "teacher", False)):
+            spread: Distribution = getattr(survey, name)
+            edges = np.linspace(spread.start, spread.stop, len(spread.shares) + 1)
+            axes.stairs(spread.shares, edges, label=label, fill=fill, alpha=0.5 if fill else 1.0)
         axes.set(ylabel="share of points", xlabel=f"{name} {unit}".strip())
     for survey, colour in ((found, "tab:blue"), (usual, "tab:orange")):
         if survey.ground is not None:
@@ -206,9 +197,3 @@ def draw_scan(axes: "Axes", points: np.ndarray, grid: GridSettings) -> None:
         axes.plot(rho * np.cos(angle), rho * np.sin(angle), color="tab:red", linewidth=1)
     axes.set(aspect="equal", xlim=(-RADIUS, RADIUS), ylim=(-RADIUS, RADIUS))
     axes.set(title="one scan from above, x up; red: the volume")
-
-
-def draw_shares(axes: "Axes", values: Distribution, label: str, fill: bool) -> None:
-    """A histogram."""
-    edges = np.linspace(values.start, values.stop, len(values.shares) + 1)
-    axes.stairs(values.shares, edges, label=label, fill=fill, alpha=0.5 if fill else 1.0)

@@ -88,15 +88,8 @@ def found_lines(found: FoundSensor, known: LabelMap) -> list[str]:
 
 
 def description(name: str, found: FoundSensor, known: LabelMap) -> str:
-    """The text of the YAML file.
-
-    Args:
-        name: of the dataset.
-        found: its files.
-        known: SemanticKITTI's classes.
-    """
-    parts = [_head(name, found), _options(found), *_classes(found, known), _splits(found)]
-    return "\n".join(parts)
+    """The text of the YAML file of a dataset; `known` are SemanticKITTI's classes."""
+    return "\n".join([_head(name, found), _options(found), *_classes(found, known), _splits(found)])
 
 
 def scale_of(found: FoundSensor) -> float:
@@ -157,8 +150,9 @@ def _options(found: FoundSensor) -> str:
 
 def _classes(found: FoundSensor, known: LabelMap) -> list[str]:
     """The blocks `classes`, `learning_map` and `content`."""
+    others = unlisted(found, known)
     if is_known(found, known):
-        classes, learning_map = known.classes, known.learning_map | dict.fromkeys(unlisted(found, known), 0)
+        classes, learning_map = known.classes, known.learning_map | dict.fromkeys(others, 0)
         note = "# SemanticKITTI's, whose ids were found here. Published checkpoints need them in this order.\n"
         if not found.raw_ids:
             note = "# No labels found; these are SemanticKITTI's classes, which published checkpoints know.\n"
@@ -174,7 +168,7 @@ def _classes(found: FoundSensor, known: LabelMap) -> list[str]:
     for raw, label in sorted(learning_map.items()):
         share = found.raw_ids[raw] / labelled
         seen = f"{share:.3%} of the points" if raw in found.raw_ids else "not seen"
-        strange = ", not SemanticKITTI's: which class?" if raw in unlisted(found, known) else ""
+        strange = ", not SemanticKITTI's: which class?" if raw in others else ""
         mapped.append(f"  {raw}: {label}    # {classes[label].name}; {seen}{strange}")
         shares.append(f"  {raw}: {share if found.raw_ids else known.content[raw]:.8g}")
     return [

@@ -21,7 +21,9 @@ POINT_LIMIT = 256
 AT_ORIGIN = 1e-3
 """Metres: no sensor sees itself, nearer points stand for beams that did not come back."""
 
-SECTORS = 72
+SECTORS, FEW_IN_SECTOR = 72, 0.1
+"""Of the circle, and the share of the usual points of a sector that are few."""
+
 GROUND_RING = 3.0, 15.0
 """Metres from the sensor where the ground is looked for: beyond its own vehicle, before hills."""
 
@@ -134,13 +136,17 @@ class Measured:
     raw_ids: Counter[int] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
 
-    def add(self, points: np.ndarray, grid: PolarGrid) -> np.ndarray:
-        """Count a scan, float32 [N, 4]; returns which points are not at the origin, bool [N]."""
+    def add(self, points: np.ndarray, raw: np.ndarray | None, grid: PolarGrid, class_0: Sequence[int]) -> None:
+        """Count a scan, float32 [N, 4], and its raw labels, uint32 [N]; `class_0` are the ids that mean nothing."""
         echo = np.abs(points[:, :3]).max(axis=1) > AT_ORIGIN
         echoes = points[echo]
         self.scans += 1
         self.points += len(points)
         self.origin += len(points) - len(echoes)
+        if raw is not None:
+            self.raw_ids.update(count_ids(raw))
+            self.labelled += len(echoes)
+            self.unlabelled += int(np.isin(raw[echo] & 0xFFFF, class_0).sum())
         if len(echoes):
             polar = to_polar(echoes[:, :3])
             self.duplicates += duplicates(echoes[:, :3])
@@ -151,13 +157,6 @@ class Measured:
             height = ground_height(polar)
             self.ground += [] if height is None else [height]
             self.kept.append(echoes[:: -(-len(echoes) // KEPT_POINTS)])
-        return echo
-
-    def add_labels(self, raw: np.ndarray, echo: np.ndarray, class_0: Sequence[int]) -> None:
-        """Count raw labels, uint32 [N], of a scan that `add` counted; `class_0` are the ids that mean nothing."""
-        self.raw_ids.update(count_ids(raw))
-        self.labelled += int(echo.sum())
-        self.unlabelled += int(np.isin(raw[echo] & 0xFFFF, class_0).sum())
 
     def summary(self, grid: GridSettings, source: str) -> Survey:
         """All of it in shares and percentiles.
@@ -171,13 +170,15 @@ class Measured:
         points = np.concatenate(self.kept)
         echoes, brightest = self.points - self.origin, float(points[:, 3].max())
         labels = sum(self.raw_ids.values())
+        # A sector with few points counts as empty.
+        seen = self.sectors > FEW_IN_SECTOR * np.median(self.sectors[self.sectors > 0])
         return Survey(
             source=source,
             scans=self.scans,
             points=round(self.points / self.scans, 1),
             origin=round(self.origin / self.points, 5),
             duplicates=round(self.duplicates / echoes, 5),
-            degrees=covered_degrees(self.sectors),
+            degrees=float(seen.mean() * 360),
             ground=round(float(np.median(self.ground)), 3) if self.ground else None,
             distance=Distribution.of(np.hypot(points[:, 0], points[:, 1]), 0.0, 100.0),
             height=Distribution.of(points[:, 2], -6.0, 6.0),
@@ -207,10 +208,8 @@ def measure(dataset: Dataset, scans: Sequence[ScanId], grid: PolarGrid) -> Measu
             raw = dataset.files.raw_labels(scan, len(points)) if dataset.has_labels(scan) else None
         except DataError as error:
             found.refused.append(error.message)
-            continue
-        echo = found.add(points, grid)
-        if raw is not None:
-            found.add_labels(raw, echo, class_0)
+        else:
+            found.add(points, raw, grid, class_0)
     return found
 
 
@@ -237,18 +236,8 @@ def crowded(polar: np.ndarray, grid: PolarGrid) -> int:
     return int(np.maximum(counts - POINT_LIMIT, 0).sum())
 
 
-def covered_degrees(sectors: np.ndarray) -> float:
-    """How much of the circle has points, from their number in each sector; a sector with few counts as empty."""
-    usual = np.median(sectors[sectors > 0])
-    return float((sectors > 0.1 * usual).sum() * 360 / len(sectors))
-
-
 def ground_height(polar: np.ndarray) -> float | None:
-    """Height of the ground near the sensor, metres: the lowest height at which many points lie.
-
-    Args:
-        polar: float32 [N, 3], rho and z in metres.
-    """
+    """Height of the ground near the sensor, metres: the lowest at which many of the points, float32 [N, 3], lie."""
     nearest, farthest = GROUND_RING
     z = polar[(polar[:, 0] > nearest) & (polar[:, 0] < farthest), 2]
     counts, edges = np.histogram(z, round((HIGHEST - LOWEST) / SLICE), (LOWEST, HIGHEST))

@@ -42,7 +42,7 @@ def sequences_trained_on(settings: ExperimentSettings, evaluated_on: Collection[
 
 def shared_sequences(one: Collection[str], other: Collection[str], label_map: LabelMap) -> list[str]:
     """Sequences that are among two lists of splits and sequences, sorted."""
-    return sorted(set(label_map.sequences(one, one)) & set(label_map.sequences(other, other)))
+    return sorted(set(label_map.sequences(one)) & set(label_map.sequences(other)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
+from common.base import config_files
 from common.base.config import load_settings
 from common.scans.formats.semantic_kitti import label_path
 from common.scans.label_map import LabelMap
@@ -59,6 +60,29 @@ def test_other_splits_are_counted_on_request(sample_data, description):
     assert "none of 1 scans has labels" in fail(
         command(program, "class-frequencies", "--data", sample_data, "--dataset", description, "--split", "test")
     )
+
+
+def test_the_file_of_a_packaged_dataset_is_not_written(sample_data, tmp_path, monkeypatch):
+    packaged = tmp_path / "installed" / "configs" / "datasets" / "semantic_kitti.yaml"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_bytes(DATASET.read_bytes())
+    monkeypatch.setattr(config_files, "PACKAGED", packaged.parents[1])
+    words = ("class-frequencies", "--data", sample_data, "--write", "--dataset")
+    # From another folder, and from the folder of the sources, where the name is also that of a file below it.
+    for folder in (tmp_path, tmp_path / "installed"):
+        monkeypatch.chdir(folder)
+        message = fail(command(program, *words, "semantic_kitti"))
+        assert "semantic_kitti.yaml, which is installed with the program. Copy it" in message
+    monkeypatch.chdir(tmp_path)
+    fail(command(program, *words, "configs/datasets/semantic_kitti.yaml"))
+    assert packaged.read_bytes() == DATASET.read_bytes()
+    # Names of the working folder's own files, and paths, say which file is meant.
+    own = tmp_path / "configs" / "datasets" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    for path, name in ((own, "mine"), (packaged, packaged)):
+        path.write_bytes(DATASET.read_bytes())
+        succeed(command(program, *words, name))
+        assert path.read_bytes() != DATASET.read_bytes()
 
 
 def test_an_id_that_is_not_in_the_map_comes_with_its_line_and_does_not_stop_the_count(sample_data, description):

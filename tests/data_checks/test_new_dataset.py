@@ -39,6 +39,12 @@ def touch(root, *names):
         ),
         (["one.bag", "two.bag", "readme.md"], "{sequence}.bag", None),
         (["one/metadata.yaml", "one/one_0.db3", "two/metadata.yaml", "two/two_0.db3", "LICENSE"], "{sequence}", None),
+        (
+            ["00/1.bin", "01/1.bin", "gt/00/of_00/1.label", "gt/00/00/1.label", "gt/01/01/1.label"],
+            "{sequence}/{frame}.bin",
+            "gt/{sequence}/{sequence}/{frame}.label",
+        ),
+        (["run.1/metadata.yaml", "run.2/metadata.yaml", "run.3/metadata.yaml"], "{sequence}", None),
         (["unlabelled/1.bin", "unlabelled/2.bin"], "unlabelled/{frame}.bin", None),
     ],
 )

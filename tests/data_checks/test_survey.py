@@ -11,7 +11,14 @@ from common.scans.dataset import Dataset, GridSettings, VolumeSettings, evenly
 from common.scans.formats.semantic_kitti import label_path, scan_path
 from common.scans.polar_grid import PolarGrid, to_polar
 from common.scans.scan_id import ScanId
-from stage1_dump_teacher.data_checks.columns import contradicted, guess_width, label_column_of, name_columns
+from stage1_dump_teacher.data_checks.columns import (
+    LABELS,
+    column_called,
+    contradicted,
+    guess_width,
+    name_columns,
+    width_scores,
+)
 from stage1_dump_teacher.data_checks.looking import fitting_grid, grid_lines, look, reference_of, write_survey
 from stage1_dump_teacher.data_checks.survey import (
     POINT_LIMIT,
@@ -163,17 +170,17 @@ def test_columns_are_counted_by_what_they_hold(columns, shuffled):
     rows = np.column_stack((points, *more))[:, :columns].astype(np.float32)
     if not shuffled:
         rows = rows[np.argsort(np.arctan2(rows[:, 1], rows[:, 0]))]
-    assert guess_width(rows.ravel()) == columns
+    assert guess_width(width_scores(rows.ravel())) == columns
     assert contradicted(rows.ravel(), columns) is None
     assert contradicted(rows.ravel(), columns + 1) == columns
     assert name_columns(rows) == ["x", "y", "z", "intensity", "ring", "column_6"][:columns]
 
 
 def test_what_cannot_be_counted_is_not_guessed():
-    assert guess_width(np.zeros(0, np.float32)) is None
-    assert guess_width(np.full(120, 3.5, np.float32)) is None
-    assert label_column_of(["x", "y", "z", "Label"]) == "Label"
-    assert label_column_of(["x", "y", "z"]) is None
+    assert guess_width(width_scores(np.zeros(0, np.float32))) is None
+    assert guess_width(width_scores(np.full(120, 3.5, np.float32))) is None
+    assert column_called(["x", "y", "z", "Label"], LABELS) == "Label"
+    assert column_called(["x", "y", "z"], LABELS) is None
 
 
 def test_a_file_of_other_columns_is_a_problem_before_anything_is_measured(sample_data, semantic_kitti):

@@ -58,6 +58,14 @@ def test_a_drive_becomes_scans_around_the_sensor(tmp_path, drive):
     )
     np.testing.assert_array_equal(read.labels, np.where(read.points[:, 1] > 0, 1, 2))
     assert "is there already" in fail(command(program, *words))
+    twins = [
+        "convert-paris-lille",
+        tmp_path / "Lille1.ply",
+        tmp_path / "other" / "Lille1.ply",
+        "--to",
+        tmp_path / "new",
+    ]
+    assert "several files are called Lille1" in fail(command(program, *twins))
 
 
 def test_windows_that_do_not_overlap_hold_every_point_once_and_coarse_classes_need_no_table(tmp_path, drive):

@@ -1,5 +1,7 @@
 """The simulated sensor: exact geometry and labels, and what its settings do."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -23,13 +25,18 @@ def street_of_parts(*parts: Part, patches: tuple[Patch, ...] = ()) -> Street:
 def look(street: Street, seed: int = 0, **settings: object) -> Scan:
     """One turn at the origin, level, by default without noise."""
     sensor = SensorSettings(**(SMALL | EXACT | settings))
-    origin = np.array([0, 0, sensor.height])
-    return measure(sensor, street, street.shapes, origin, LEVEL, np.random.default_rng(seed))
+    return measure(sensor, street, street.shapes, pose_at((0, 0, sensor.height)), np.random.default_rng(seed))
+
+
+def pose_at(origin: Sequence[float], rotation: np.ndarray = LEVEL) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, origin
+    return pose
 
 
 def first_hits(shapes: Shapes, beams: Beams, origin: np.ndarray, rotation: np.ndarray = LEVEL) -> np.ndarray:
-    hits = cast(beams, origin, rotation, shapes, 80.0, np.random.default_rng(0))
-    return np.where(hits.shape >= 0, hits.ranges, np.inf)
+    ranges, hit = cast(beams, pose_at(origin, rotation), shapes, 80.0, np.random.default_rng(0))
+    return np.where(hit >= 0, ranges, np.inf)
 
 
 def test_beams_that_look_down_meet_flat_ground_at_the_right_range():

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.base.config import Settings, parse_settings
 from common.base.errors import DataError
 from common.scans.file_pattern import FilePattern
 from common.scans.point_checks import check_points
-from common.scans.readers import BAG_SUFFIXES, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
+from common.scans.readers import BAG_SUFFIXES, POINT_COLUMNS, Bag, Cloud, is_bag, raw_ids, read_file, read_label_file
 from common.scans.scan_files import ScanFiles, is_there
 from common.scans.scan_id import ScanId
 
@@ -26,6 +26,13 @@ REFLECTANCE_NOT_FINITE = (
     "Their x, y and z are numbers, so drop_origin keeps them: restore the file, or do without reflectance "
     "(options.reflectance: null, or --file-option reflectance=null)."
 )
+
+
+def _pattern(text: str) -> str:
+    return FilePattern(text).text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class FilesSettings(Settings):
@@ -45,21 +52,14 @@ class FilesSettings(Settings):
         topic: of a bag, None for its only PointCloud2 topic.
     """
 
-    scans: str
-    labels: str | None = None
+    scans: Pattern
+    labels: Pattern | None = None
     label_column: str | None = None
-    columns: list[str] = ["x", "y", "z", "intensity"]
+    columns: list[str] = [*POINT_COLUMNS]
     reflectance: str | None = "intensity"
     reflectance_scale: float = Field(1.0, gt=0)
     drop_origin: bool = False
     topic: str | None = None
-
-    @field_validator("scans", "labels")
-    @classmethod
-    def _pattern(cls, text: str | None) -> str | None:
-        if text is not None:
-            FilePattern(text)
-        return text
 
     @field_validator("columns")
     @classmethod
@@ -134,21 +134,17 @@ class SensorFiles(ScanFiles):
             if self._in_bags:
                 frames = [f"{index:06d}" for index in range(len(self._bag(sequence)))]
             else:
-                found = list(self._scans.found(self.root, sequence))
-                found = found if self._labels is None else self._scans.without(self._labels, found)
-                frames = [one.frame for one in found]
+                found = self._scans.found(self.root, sequence)
+                frames = [one.frame for one in (self._scans.without(self._labels, found) if self._labels else found)]
             if not frames:
-                raise DataError(
-                    f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'. Sequences "
-                    f"present: {', '.join(self.sequences())}. Complete the download, or choose among them."
-                )
+                raise self.missing(f"{self.root}: no scans of sequence {sequence}, pattern '{self.settings.scans}'")
             scans += [ScanId(sequence, frame) for frame in frames]
         return scans
 
     def left_out(self, sequences: Iterable[str]) -> list[str]:
         hidden: list[Path] = []
         for sequence in sequences:
-            list(self._scans.found(self.root, sequence, hidden))
+            self._scans.found(self.root, sequence, hidden)
         return sorted({str(path.relative_to(self.root)) for path in hidden})
 
     def points(self, scan: ScanId) -> np.ndarray:
@@ -160,7 +156,7 @@ class SensorFiles(ScanFiles):
             return is_there(self._labels.path(self.root, scan))
         column = self.settings.label_column
         if column is not None and scan.sequence not in self._labelled:
-            self._labelled[scan.sequence] = column in self._cloud(scan).columns
+            self._labelled[scan.sequence] = column in self.cloud(scan).columns
         return column is not None and self._labelled[scan.sequence]
 
     def raw_labels(self, scan: ScanId, points: int) -> np.ndarray:
@@ -185,7 +181,7 @@ class SensorFiles(ScanFiles):
         return self._latest.get(scan) or self._read(scan)
 
     def _read(self, scan: ScanId) -> SensorScan:
-        cloud, settings = self._cloud(scan), self.settings
+        cloud, settings = self.cloud(scan), self.settings
         kept: np.ndarray | None = None
         labels: np.ndarray | None = None
         # A message without points may be one without fields.
@@ -211,7 +207,12 @@ class SensorFiles(ScanFiles):
             self._latest.pop(oldest, None)
         return found
 
-    def _cloud(self, scan: ScanId) -> Cloud:
+    def cloud(self, scan: ScanId) -> Cloud:
+        """All columns of a scan, as its file has them.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         if self._in_bags:
             if not scan.frame.isdecimal():
                 raise DataError(f"scan {scan}: scans of a bag are numbered, such as {scan.sequence}/000000.")

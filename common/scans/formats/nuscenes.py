@@ -14,7 +14,6 @@ import numpy as np
 
 from common.base.config import Settings, parse_settings
 from common.base.errors import DataError, SettingsError
-from common.base.text import shortened
 from common.scans.formats.nuscenes_tables import LIDAR, TABLES, KeyFrame, key_frames
 from common.scans.label_map import LabelMap
 from common.scans.point_checks import check_points
@@ -30,11 +29,8 @@ META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": F
 
 
 class NuScenesOptions(Settings):
-    """The `options` of a dataset whose format is `nuscenes`.
-
-    Attributes:
-        version: folder of the tables, such as `v1.0-mini`, or several; None for all that lie below DATA.
-    """
+    """The `options` of a dataset whose format is `nuscenes`: the folder of the tables, such as `v1.0-mini`, or several;
+    None for all that lie below DATA."""
 
     version: str | list[str] | None = None
 
@@ -72,10 +68,7 @@ class NuScenes(ScanFiles):
             frames = self._scene(sequence).frames
             found = [ScanId(sequence, time) for time, frame in frames.items() if frame.file in self._on_disk]
             if not found:
-                raise DataError(
-                    f"{self.root / LIDAR}: none of the {len(frames)} scans of {sequence} is here. Scenes present: "
-                    f"{shortened(self.sequences())}. Complete the download, or choose among them."
-                )
+                raise self.missing(f"{self.root / LIDAR}: none of the {len(frames)} scans of {sequence} is here")
             scans += found
         return scans
 
@@ -163,10 +156,7 @@ class NuScenes(ScanFiles):
 
     def _scene(self, sequence: str) -> Scene:
         if sequence not in self._scenes:
-            raise DataError(
-                f"{self.root}: the tables of {', '.join(self._versions())} have no scene '{sequence}'. Scenes present: "
-                f"{shortened(self.sequences())}."
-            )
+            raise self.missing(f"{self.root}: the tables of {', '.join(self._versions())} have no scene '{sequence}'")
         return self._scenes[sequence]
 
     def _key_frame(self, scan: ScanId) -> KeyFrame:

@@ -28,12 +28,7 @@ CACHE_FORMAT = 1
 
 
 class KeyFrame(NamedTuple):
-    """A lidar scan of the tables.
-
-    Attributes:
-        token: of its record in `sample_data`.
-        file: its name in `samples/LIDAR_TOP`.
-    """
+    """A lidar scan: the token of its record in `sample_data`, and the name of its file in `samples/LIDAR_TOP`."""
 
     token: str
     file: str
@@ -44,10 +39,7 @@ Scenes = dict[str, dict[str, KeyFrame]]
 
 
 def key_frames(folder: Path) -> Scenes:
-    """The lidar key frames of a version, from the cache or from its tables.
-
-    Args:
-        folder: of the tables, such as `nuscenes/v1.0-mini`.
+    """The lidar key frames of a version, from the cache or from the tables in a folder such as `nuscenes/v1.0-mini`.
 
     Raises:
         DataError: a table is missing, truncated or damaged, or they do not belong together.
@@ -126,7 +118,7 @@ def _lidar_records(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Say which table is damaged."""
+    """Whatever goes wrong while a table is read becomes a DataError that names it."""
     try:
         yield
     except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.base.errors import DataError
+from common.base.files import write_atomically
 from common.scans.point_checks import check_points
 from common.scans.scan_files import ScanFiles, is_there, names_in, read_bytes
 from common.scans.scan_id import HIDDEN, ScanId
@@ -32,16 +33,12 @@ class SemanticKitti(ScanFiles):
         return sorted(name for name in names if not name.startswith(HIDDEN) and self._has_scans(name))
 
     def scans(self, sequences: Iterable[str]) -> list[ScanId]:
-        present = self.sequences()
         scans: list[ScanId] = []
         for sequence in sequences:
             folder = self._folder(sequence)
             frames = sorted(name.removesuffix(SCAN_SUFFIX) for name in names_in(folder) or () if _is_scan(name))
             if not frames:
-                raise DataError(
-                    f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here. Sequences present: "
-                    f"{', '.join(present) or 'none'}. Complete the download, or choose sequences that are there."
-                )
+                raise self.missing(f"{folder}: no scans (*{SCAN_SUFFIX}) of sequence {sequence} here")
             scans += [ScanId(sequence, frame) for frame in frames]
         return scans
 
@@ -101,6 +98,14 @@ def scan_path(root: str | Path, scan: ScanId) -> Path:
 def label_path(root: str | Path, scan: ScanId) -> Path:
     """Where the labels of a scan are, if it has any."""
     return Path(root) / "sequences" / scan.sequence / "labels" / f"{scan.frame}.label"
+
+
+def write_scan(root: Path, scan: ScanId, points: np.ndarray, raw_labels: np.ndarray | None) -> None:
+    """Write points [N, 4] and, where there are any, raw labels [N] of a scan, each file whole or not at all."""
+    if raw_labels is not None:
+        write_atomically(label_path(root, scan), raw_labels.astype("<u4").tobytes())
+    # Points come last: a scan that is there has its labels.
+    write_atomically(scan_path(root, scan), points.astype("<f4").tobytes())
 
 
 def _is_scan(name: str) -> bool:

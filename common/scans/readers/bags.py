@@ -14,7 +14,6 @@ from common.scans.readers.cloud import Cloud
 from common.scans.readers.extras import unreadable
 
 if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
     from rosbags.interfaces import Connection
 
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
@@ -36,6 +35,11 @@ class Bag:
     Reading them in order goes through the bag once. Another order first goes through the bag up to the message, since
     not every kind of bag can say when its messages are; after that it is found by its time. Threads take turns.
 
+    Attributes:
+        path: of the bag.
+        reader: the open bag as the library rosbags reads it.
+        connections: those of the topic, as rosbags calls them.
+
     Raises:
         DataError: the bag cannot be read, or does not have such a topic; lists those that it has.
     """
@@ -48,31 +52,21 @@ class Bag:
             from rosbags.typesys import Stores, get_typestore
 
             # Bags of ROS 2 before Iron do not say what their messages look like; PointCloud2 never changed.
-            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
-            self._reader.open()
+            self.reader: AnyReader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
+            self.reader.open()
         try:
-            self._connections = self._of_topic(topic)
+            self.connections = self._of_topic(topic)
         except DataError:
             self.close()
             raise
         self._times: list[int] = []
         """Of the messages that were passed, sorted; nanoseconds."""
-        self._going_on: Iterator[tuple[Connection, int, bytes]] = self._reader.messages(self._connections)
+        self._going_on: Iterator[tuple[Connection, int, bytes]] = self.reader.messages(self.connections)
         self._next = 0
         """Number of the message that comes next in `_going_on`."""
 
     def __len__(self) -> int:
-        return sum(connection.msgcount for connection in self._connections)
-
-    @property
-    def reader(self) -> "AnyReader":
-        """The open bag as the library rosbags reads it."""
-        return self._reader
-
-    @property
-    def connections(self) -> "list[Connection]":
-        """Those of the topic, as rosbags calls them."""
-        return self._connections
+        return sum(connection.msgcount for connection in self.connections)
 
     def read(self, index: int) -> Cloud:
         """The cloud of a message.
@@ -82,13 +76,13 @@ class Bag:
         """
         with self._lock, unreadable(self.path):
             connection, data = self._message(index)
-            message = self._reader.deserialize(data, connection.msgtype)
+            message = self.reader.deserialize(data, connection.msgtype)
             return Cloud(f"{self.path}, message {index} of {connection.topic}", message_columns(message))
 
     def close(self) -> None:
         """Close the files."""
         with suppress(Exception):
-            self._reader.close()
+            self.reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +91,7 @@ class Bag:
         self.close()
 
     def _of_topic(self, topic: str | None) -> "list[Connection]":
-        clouds = [found for found in self._reader.connections if found.msgtype == POINT_CLOUD]
+        clouds = [found for found in self.reader.connections if found.msgtype == POINT_CLOUD]
         topics = sorted({found.topic for found in clouds})
         if topic is None and len(topics) > 1:
             raise DataError(f"{self.path}: several PointCloud2 topics ({', '.join(topics)}); say which: options.topic")
@@ -117,7 +111,7 @@ class Bag:
             start = self._times[min(index, known - 1)]
             self._next = bisect_left(self._times, start)
             # Only one pass at a time: the passes of some bags share their place in the file.
-            self._going_on = self._reader.messages(self._connections, start=start)
+            self._going_on = self.reader.messages(self.connections, start=start)
         for connection, time, data in self._going_on:
             self._times += [time] if self._next == len(self._times) else []
             self._next += 1

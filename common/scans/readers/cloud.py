@@ -38,11 +38,7 @@ class Cloud:
         return self.columns[name]
 
     def points(self, reflectance: str | None = "intensity", scale: float = 1.0) -> np.ndarray:
-        """Points as networks take them, float32 [N, 4]: x, y, z, reflectance.
-
-        Args:
-            reflectance: name of its column, None for 0 everywhere.
-            scale: it is multiplied with.
+        """Points as networks take them, float32 [N, 4]: x, y, z, and a column times `scale`, or 0 without one.
 
         Raises:
             DataError: the cloud is empty, or a column is missing or not of numbers.

@@ -1,4 +1,4 @@
-"""Errors of libraries that read other people's files, as errors that a user can act on."""
+"""Errors of the disk, and of libraries that read other people's files, as errors that a user can act on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,11 @@ from pathlib import Path
 
 from common.base.config import in_one_line
 from common.base.errors import DataError, PolarDistillError
-from common.scans import scan_files
 
 
 @contextmanager
 def unreadable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read names the file and a next step.
+    """Whatever goes wrong while a file or folder is read names it and a next step.
 
     Raises:
         DataError: instead of what was raised. Libraries raise anything at all for a damaged file.
@@ -26,7 +25,9 @@ def unreadable(path: Path) -> Iterator[None]:
             "to .npy."
         ) from error
     except OSError as error:
-        raise scan_files.unreadable(path, error) from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
+        ) from error
     except Exception as error:
         said = f"{type(error).__name__}: {in_one_line(error)}"
         raise DataError(
