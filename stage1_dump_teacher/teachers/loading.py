@@ -11,9 +11,9 @@ from common.base.named import named_class
 from common.scans.label_map import LabelMap
 from common.scans.polar_grid import PolarGrid
 from common.targets.store import StoreIdentity
-from common.targets.teacher import Precision, Teacher
+from common.targets.teacher import Precision, Teacher, TeacherShare
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.averaged import AveragedTeachers, AveragedViews
+from stage1_dump_teacher.teachers.averaged import POLICY, Average
 from stage1_dump_teacher.teachers.recorded import DESCRIPTION, RecordedTeacher
 
 ROOM = "stage1_dump_teacher.teachers"
@@ -50,8 +50,8 @@ class TeacherChoice:
     checkpoints: Sequence[Path]
     label_map: LabelMap
     grid: PolarGrid
-    views: int = 1
-    weights: Sequence[float] = ()
+    views: int
+    weights: Sequence[float]
 
     @classmethod
     def of_dump(cls, settings: DumpSettings, checkpoints: Sequence[Path], label_map: LabelMap) -> "TeacherChoice":
@@ -83,12 +83,20 @@ class TeacherChoice:
                 f"{count} teachers are given, and {len(self.weights)} weights, of teacher_weights or of the store. "
                 "Give --teacher for each, in the same order."
             )
-        teachers: list[Teacher] = []
-        for checkpoint in self.checkpoints:
-            teacher = load_named_teacher(self.kind, checkpoint, device, precision).for_dataset(self.label_map)
-            # What is recorded is the same in every view.
-            recorded = self.views == 1 or isinstance(teacher, RecordedTeacher)
-            teachers.append(teacher if recorded else AveragedViews(teacher, self.views, self.grid))
-        if self.views > 1 and not any(teacher.shares for teacher in teachers):
+        teachers = [
+            load_named_teacher(self.kind, checkpoint, device, precision).for_dataset(self.label_map)
+            for checkpoint in self.checkpoints
+        ]
+        if count == 1 and self.views == 1:
+            return teachers[0]
+        # What is recorded is the same in every view.
+        views = [1 if isinstance(teacher, RecordedTeacher) else self.views for teacher in teachers]
+        if self.views > 1 and max(views) == 1:
             raise SettingsError("views_averaged: recorded predictions are the same in every view; set it to 1")
-        return teachers[0] if count == 1 else AveragedTeachers(teachers, self.weights or [1.0] * count)
+        # The weight of one teacher alone says nothing, and is no part of what a store is.
+        weights = self.weights if self.weights and count > 1 else [1.0] * count
+        shares = [
+            TeacherShare(weight=weight, views=own, policy=POLICY if own > 1 else None)
+            for weight, own in zip(weights, views, strict=True)
+        ]
+        return Average(teachers, shares, self.grid)
