@@ -14,10 +14,10 @@ from common.base.shards import Shard
 from common.base.signals import StopRequest
 from common.scans.dataset import Dataset, ScanSelection, open_dataset
 from common.scans.label_map import LabelMap
-from common.scans.polar_grid import PolarGrid, check_distillable
+from common.scans.polar_grid import check_distillable
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.members import UnwrittenArrays
-from common.targets.store.storage import FolderStorage
+from common.targets.store.storage import FolderStorage, Storage
 from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets, split_targets
 from stage1_dump_teacher.dump_workers import threads_of, worker_processes
@@ -66,15 +66,18 @@ def run(
 
 
 def teacher_and_store(
-    settings: DumpSettings, dataset: Dataset, checkpoints: Sequence[Path], cache: str | Path, device: torch.device
+    settings: DumpSettings,
+    dataset: Dataset,
+    checkpoints: Sequence[Path],
+    cache: str | Path | Storage,
+    device: torch.device,
 ) -> tuple[Teacher, TargetStore]:
     """The teacher, and the store that gets its targets; for errors see `run`."""
-    grid = settings.grid.grid()
-    check_distillable(grid.shape)
+    check_distillable(settings.grid.grid().shape)
     settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
     teacher = TeacherChoice.of_dump(settings, checkpoints, dataset.label_map).load(device, settings.precision)
-    return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
+    return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, dataset.label_map))
 
 
 def dump_missing(
@@ -139,12 +142,12 @@ def encoding_of(
     return scan, lambda: store.start_encoding(*scan.item, scan.view, targets, scan.sha256)()
 
 
-def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
+def identity_of(settings: DumpSettings, teacher: Teacher, label_map: LabelMap) -> StoreIdentity:
     """What the store will say made it. Of a teacher without layers it keeps the logits alone."""
     layers = layer_channels(teacher, settings.layers if teacher.channels else ())
     return StoreIdentity.of(
         teacher_hash=teacher.hash,
-        grid=grid,
+        grid=settings.grid.grid(),
         label_map=label_map,
         layers=layers,
         voxel_features=settings.voxel_features and bool(layers),

@@ -1,8 +1,8 @@
 """Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import click
@@ -20,7 +20,7 @@ from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Precision, Teacher
+from common.targets.teacher import Precision
 from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
@@ -44,21 +44,24 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
     """
     store = TargetStore.open(cache)
     found, finished, missing = contents(store), store.finished(), None
+    skipped, parts = read_skipped(store, finished), [reports.contents_lines(store, found)]
+    if skipped:
+        parts.append(reports.skipped_lines(skipped))
     if data is not None:
-        scans = open_dataset(data, settings.dataset).select(settings.splits).scans
-        missing = reports.Missing.of(store, finished, scans)
-    skipped = read_skipped(store, finished)
+        scans, views = open_dataset(data, settings.dataset).select(settings.splits).scans, store.identity.views.count
+        missing = {scan.sequence: [] for scan in scans}
+        for scan, view in product(scans, range(views)):
+            if (scan, view) not in finished:
+                missing[scan.sequence].append((scan, view))
+        mean_size = found.total.size / max(found.total.scan_views, 1)
+        parts.append(reports.missing_lines(missing, len(scans) * views, mean_size))
+    unfinished = len(leftovers(store))
+    if unfinished:
+        parts.append([f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."])
     if as_json:
         click.echo(json.dumps(reports.contents_json(store, found, missing, skipped), indent=1))
-        return
-    unfinished = len(leftovers(store))
-    parts = [
-        reports.contents_lines(store, found),
-        reports.skipped_lines(skipped) if skipped else [],
-        missing.lines(found.total.size / max(found.total.scan_views, 1)) if missing else [],
-        [f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."] if unfinished else [],
-    ]
-    click.echo("\n\n".join("\n".join(lines) for lines in parts if lines))
+    else:
+        click.echo("\n\n".join("\n".join(lines) for lines in parts))
 
 
 @click.command()
@@ -99,8 +102,7 @@ def verify(
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
     store = TargetStore.open(cache)
     dataset = None if data is None else open_dataset(data, settings.dataset)
-    files = None if dataset is None else dataset.files
-    finished = store.finished()
+    files, finished = None if dataset is None else dataset.files, store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
     skipped = read_skipped(store, finished)
     missing = absent(store, finished, neighbours(files, finished))
@@ -120,10 +122,8 @@ def verify(
         usable = sample([item for item in finished if item not in bad], live, seed)
         if not usable:
             raise StoreError(f"{store.location}: holds no whole scan-view to run the teacher on.")
-        chosen_device = select_device(device)
         choice = TeacherChoice.of_store(store.identity, settings.teacher, teachers, dataset.label_map)
-        load = partial(choice.load, chosen_device)
-        failed |= not compare_with_teacher(store, load, dataset.files, usable, chosen_device)
+        failed |= not compare_with_teacher(store, choice, dataset.files, usable, select_device(device))
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -137,10 +137,9 @@ def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None
     problems = [problem for problem in found if problem is not None]
     unsigned = sum(problem.is_note for problem in problems)
     if unsigned:
-        earlier = count_text(unsigned, "scan file")
         click.echo(
-            f"note       {earlier} of an earlier version without the hash of the store's identity: volume and policy "
-            "of views could not be compared"
+            f"note       {count_text(unsigned, 'scan file')} of an earlier version without the hash of the store's "
+            "identity: volume and policy of views could not be compared"
         )
     return [problem for problem in problems if not problem.is_note]
 
@@ -154,13 +153,9 @@ def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[Sc
 
 
 def compare_with_teacher(
-    store: TargetStore,
-    load: Callable[[Precision], Teacher],
-    files: ScanFiles,
-    items: list[ScanView],
-    device: torch.device,
+    store: TargetStore, choice: TeacherChoice, files: ScanFiles, items: list[ScanView], device: torch.device
 ) -> bool:
-    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained.
+    """Run the teacher on some scan-views and print how far the store is from it; returns whether that is explained.
 
     It runs in the store's precision, where the device has it, and in float32.
     """
@@ -168,7 +163,7 @@ def compare_with_teacher(
     precisions: list[Precision] = ["float32"] if device.type == "cpu" else list(dict.fromkeys((stored, "float32")))
     for precision in precisions:
         set_float32_precision(tf32=precision == "tf32")
-        compared = compare_live(store, load(precision), files, items, device)
+        compared = compare_live(store, choice.load(device, precision), files, items, device)
         errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"

@@ -1,11 +1,9 @@
 """What the commands of stage one print."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common.base.text import aligned_table, count_text, printable, size_text
-from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
@@ -23,6 +21,10 @@ LISTED_MISSING = 20
 """Missing scan-views that `verify` names one by one."""
 
 
+MissingBySequence = dict[str, list[ScanView]]
+"""Scan-views that a store does not hold yet, for each sequence of a dataset."""
+
+
 def named(items: Sequence[ScanView]) -> list[str]:
     """Scan-views in words."""
     return [f"{scan} view {view}" for scan, view in items]
@@ -33,42 +35,23 @@ def first_named(items: Sequence[ScanView]) -> str:
     return ", ".join(named(items[:LISTED_SCANS])) + (", ..." if len(items) > LISTED_SCANS else "")
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Scan-views of a dataset, and by sequence those that a store does not hold yet."""
+def missing_lines(missing: MissingBySequence, expected: int, mean_size: float) -> list[str]:
+    """How complete a store is.
 
-    expected: int
-    by_sequence: dict[str, list[ScanView]]
-
-    @classmethod
-    def of(cls, store: TargetStore, held: set[ScanView], scans: Sequence[ScanId]) -> "Missing":
-        """Hold the scans of a dataset against what a store holds."""
-        found: dict[str, list[ScanView]] = {scan.sequence: [] for scan in scans}
-        expected = [(scan, view) for scan in scans for view in range(store.identity.views.count)]
-        for item in expected:
-            if item not in held:
-                found[item[0].sequence].append(item)
-        return cls(len(expected), found)
-
-    @property
-    def count(self) -> int:
-        """In all sequences."""
-        return sum(map(len, self.by_sequence.values()))
-
-    def lines(self, mean_size: float) -> list[str]:
-        """In words; `mean_size` is the bytes of a scan-view."""
-        expected = f"{count_text(self.expected, 'scan-view')} of DATA"
-        if not self.count:
-            return [f"complete   {expected}, none is missing"]
-        share = 100 * (self.expected - self.count) / self.expected
-        size = f" (about {size_text(mean_size * self.count)})" if mean_size else ""
-        of_sequences = [
-            f"  {sequence}: {len(items):,} missing: {first_named(items)}"
-            for sequence, items in self.by_sequence.items()
-            if items
-        ]
-        head = f"complete   {share:.1f} %: {self.count:,} of {expected} are missing{size}"
-        return [head, *of_sequences, "  make dump-teacher dumps exactly these."]
+    Args:
+        missing: what it does not hold.
+        expected: scan-views that it should hold.
+        mean_size: bytes of a scan-view; 0 where it is not known.
+    """
+    count, all_of_them = sum(map(len, missing.values())), f"{count_text(expected, 'scan-view')} of DATA"
+    if not count:
+        return [f"complete   {all_of_them}, none is missing"]
+    size = f" (about {size_text(mean_size * count)})" if mean_size else ""
+    return [
+        f"complete   {100 * (expected - count) / expected:.1f} %: {count:,} of {all_of_them} are missing{size}",
+        *(f"  {name}: {len(items):,} missing: {first_named(items)}" for name, items in missing.items() if items),
+        "  make dump-teacher dumps exactly these.",
+    ]
 
 
 def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
@@ -161,7 +144,7 @@ def skipped_lines(skipped: Skipped) -> list[str]:
 
 
 def contents_json(
-    store: TargetStore, found: StoreContents, missing: Missing | None, skipped: Skipped
+    store: TargetStore, found: StoreContents, missing: MissingBySequence | None, skipped: Skipped
 ) -> dict[str, Any]:
     """The report of `info` for programs."""
     report = {
@@ -177,8 +160,8 @@ def contents_json(
         "skipped": dict(zip(named(list(skipped)), skipped.values(), strict=True)),
     }
     if missing is not None:
-        names = {sequence: named(items) for sequence, items in missing.by_sequence.items()}
-        report |= {"missing": missing.count, "missing_scan_views": names}
+        names = {sequence: named(items) for sequence, items in missing.items()}
+        report |= {"missing": sum(map(len, names.values())), "missing_scan_views": names}
     return report
 
 

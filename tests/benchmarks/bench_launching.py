@@ -82,7 +82,7 @@ def work_by_name(checkpoint: Path, folder: Path, stack: ExitStack) -> dict[str, 
         item = (dataset.select(settings.splits).scans[0], 0)
         prepared = read_scans(source, [item])
         targets = teacher.targets(prepared.usable, settings.layers, settings.voxel_features)
-        identity = identity_of(settings, teacher, grid, dataset.label_map)
+        identity = identity_of(settings, teacher, dataset.label_map)
         store = TargetStore.create_or_resume(folder / profile, identity, {})
         arrays = store.start_encoding(*item, prepared.scans[0].view, targets, prepared.scans[0].sha256)()
         for kind in ("thread", "process"):

@@ -88,7 +88,7 @@ def measure(profile: str, teacher_ms: float, scans: int, folder: Path) -> list[d
     for writers in THREADS:
         settings = settings_of(profile, scans, writers)
         store = TargetStore.create_or_resume(
-            folder / f"{profile}{writers}", identity_of(settings, real, grid, dataset.label_map), {}
+            folder / f"{profile}{writers}", identity_of(settings, real, dataset.label_map), {}
         )
         work = [(scan, view) for view in range(scans)]
         start, cpu = time.perf_counter(), time.process_time()

@@ -58,7 +58,7 @@ def dump_sample(
     """
     label_map = load_label_map(settings.dataset)
     grid = settings.grid.grid()
-    store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, grid, label_map), {})
+    store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, label_map), {})
     prepare = preparer(ScanSource(settings, Dataset.open(scans_folder(), label_map), grid))
     scans = Dataset.open(scans_folder(), label_map).select(settings.splits).scans
     cpu = torch.device("cpu")

@@ -45,7 +45,7 @@ class LossProbe:
     def __init__(self, teacher: Cylinder3DTeacher, exact: DumpSettings, data: Path, scan: ScanId, folder: Path) -> None:
         """Dump the float32 targets into a folder, and train on them once."""
         label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
-        store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
+        store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, label_map), {})
         dataset, cpu = Dataset.open(data, label_map), torch.device("cpu")
         writer = ScanWriter(store, DumpReport(), 1)
         dump_missing(writer, teacher, [(scan, 0)], exact, preparer(ScanSource(exact, dataset, grid)), cpu)

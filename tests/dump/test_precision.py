@@ -37,7 +37,7 @@ def store_in(precision: str, data: Path, teacher: Path, folder: Path, *changes: 
     words = [f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}", TRAIN, f"precision={precision}", *EXACT, *changes]
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
     dataset, grid, loaded = open_dataset(data, settings.dataset), settings.grid.grid(), load_teacher(teacher, CPU)
-    store = TargetStore.create_or_resume(folder, identity_of(settings, loaded, grid, dataset.label_map))
+    store = TargetStore.create_or_resume(folder, identity_of(settings, loaded, dataset.label_map))
     work = [(scan, 0) for scan in dataset.select(settings.splits).scans]
     writer = ScanWriter(store, DumpReport(), len(work))
     dump_missing(writer, loaded, work, settings, preparer(ScanSource(settings, dataset, grid)), CPU)
