@@ -57,13 +57,13 @@ class DumpWorker:
             torch.set_num_threads(share.cpus)
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
-        self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
-        source = ScanSource(self.settings, dataset, self.settings.grid.grid())
+        self.teacher, store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
+        source = ScanSource(self.settings, dataset)
         # Kept open: they end with this process.
         self.helpers = ExitStack()
-        reading, self.writing = self.helpers.enter_context(worker_processes(source, self.store, self.device))
+        reading, writing = self.helpers.enter_context(worker_processes(source, store, self.device))
         self.prepare = preparer(source, self.device, self.teacher, reading)
-        self.writer: ScanWriter | None = None
+        self.writer = ScanWriter(store, self.settings.on_bad_scan == "skip", writing)
         return str(self.teacher)
 
     def dump(self, items: list[ScanView], present: int, waiting: int) -> tuple[DumpReport, list[ScanView]]:
@@ -80,12 +80,6 @@ class DumpWorker:
         Raises:
             PolarDistillError: as `dump.run` does.
         """
-        if self.writer is None:
-            self.writer = ScanWriter(
-                self.store, DumpReport(), len(items) + waiting, self.settings.on_bad_scan == "skip", self.writing
-            )
         report = self.writer.report
-        report.present, before = present, report.written + len(report.skipped)
-        dump_missing(self.writer, self.teacher, items, self.settings, self.prepare, self.device)
-        done = report.written + len(report.skipped) - before
-        return report, [] if done == len(items) else [item for item in items if item not in self.writer.written]
+        report.present, self.writer.expected = present, report.written + len(items) + waiting
+        return report, dump_missing(self.writer, self.teacher, items, self.settings, self.prepare, self.device)

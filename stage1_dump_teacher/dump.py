@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import click
@@ -55,14 +56,14 @@ def run(
     work = shard.of([(scan, view) for scan in selection.scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
     announce(teacher, store, selection, len(missing), device, shard)
-    report = DumpReport(present=len(work) - len(missing))
-    source = ScanSource(settings, dataset, settings.grid.grid())
+    source = ScanSource(settings, dataset)
     with worker_processes(source, store, device) as (reading, writing):
-        writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip", writing)
+        writer = ScanWriter(store, settings.on_bad_scan == "skip", writing)
+        writer.expected, writer.report.present = len(missing), len(work) - len(missing)
         prepare = preparer(source, device, teacher, reading)
-        dump_missing(writer, teacher, missing, settings, prepare, device)
+        writer.report.left = len(dump_missing(writer, teacher, missing, settings, prepare, device))
     writer.check_all_there(finished.intersection(work))
-    return report
+    return writer.report
 
 
 def teacher_and_store(
@@ -87,11 +88,14 @@ def dump_missing(
     settings: DumpSettings,
     prepare: Callable[[list[ScanView]], PreparedBatch],
     device: torch.device,
-) -> None:
+) -> list[ScanView]:
     """Read ahead, run the teacher and write behind, some scan-views after others, until all is done or Ctrl-C.
 
     On a GPU this thread launches the teacher and the encoding of its targets, and waits for the end of a pass in
     between: other threads, or processes for them, read, wait for what is encoded, and write.
+
+    Returns:
+        scan-views that are left after Ctrl-C.
     """
     use_device(device)
     kept = scan_writer.store.identity
@@ -103,17 +107,18 @@ def dump_missing(
         with clock.measure("reading", len(items)):
             return prepare(items)
 
-    def write(encoded: list[tuple[PreparedScan, Callable[[], UnwrittenArrays]]], launch: Launch) -> None:
-        clock.add("teacher", launch.wait(), len(encoded))
-        with clock.measure("writing", len(encoded)):
-            for scan, arrays in encoded:
-                scan_writer.write(*scan.item, arrays)
+    def write(scans: list[PreparedScan], encodings: list[Callable[[], UnwrittenArrays]], launch: Launch) -> None:
+        clock.add("teacher", launch.wait(), len(scans))
+        with clock.measure("writing", len(scans)):
+            for scan, encoded in zip(scans, encodings, strict=True):
+                scan_writer.write(*scan.item, encoded)
 
     # Targets wait in memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
     together = settings.batch_size or (1 if device.type == "cpu" else BATCH_ON_GPU)
     batches = [missing[start : start + together] for start in range(0, len(missing), together)]
     ahead = closing(started_ahead(read, batches, max(settings.read_ahead, readers), readers))
+    done = 0
     with progress, StopRequest() as stop, background as writer, ahead as started:
         for items, future in started:
             prepared = future.result()
@@ -123,23 +128,21 @@ def dump_missing(
                 with Launch(device) as launch:
                     targets = teacher.targets(prepared.batch, list(kept.layers), kept.voxel_features)
                     parts = split_targets(targets, len(prepared.scans))
-                    encoded = [encoding_of(*one, scan_writer.store) for one in zip(prepared.scans, parts, strict=True)]
-                writer.submit(write, encoded, launch)
+                    pairs = zip(prepared.scans, parts, strict=True)
+                    encodings = [encoding_of(scan, part, scan_writer.store) for scan, part in pairs]
+                writer.submit(write, prepared.scans, encodings, launch)
+            done += len(items)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update(len(items))
             if stop:
                 break
-    report = scan_writer.report
-    report.left = len(missing) - report.written - len(report.skipped)
+    return missing[done:]
 
 
-def encoding_of(
-    scan: PreparedScan, targets: TeacherTargets, store: TargetStore
-) -> tuple[PreparedScan, Callable[[], UnwrittenArrays]]:
-    """A scan-view, and what gives its encoded targets: launched at once on a GPU, left to who asks on a CPU."""
-    if targets.logits.is_cuda:
-        return scan, store.start_encoding(*scan.item, scan.view, targets, scan.sha256)
-    return scan, lambda: store.start_encoding(*scan.item, scan.view, targets, scan.sha256)()
+def encoding_of(scan: PreparedScan, targets: TeacherTargets, store: TargetStore) -> Callable[[], UnwrittenArrays]:
+    """What gives the encoded targets of a scan-view: launched at once on a GPU, left to who asks on a CPU."""
+    start = partial(store.start_encoding, *scan.item, scan.view, targets, scan.sha256)
+    return start() if targets.logits.is_cuda else lambda: start()()
 
 
 def identity_of(settings: DumpSettings, teacher: Teacher, label_map: LabelMap) -> StoreIdentity:
