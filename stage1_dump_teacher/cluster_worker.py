@@ -19,15 +19,7 @@ from stage1_dump_teacher.settings import DumpSettings
 
 
 class DumpJob(NamedTuple):
-    """What every worker of a dump is told.
-
-    Attributes:
-        settings: of the dump.
-        data: the dataset.
-        checkpoints: of the teacher, or of those that are averaged.
-        cache: the store.
-        folder: in which the paths above mean what they should.
-    """
+    """What every worker of a dump is told, see `dump.run`; relative paths are below `folder`."""
 
     settings: DumpSettings
     data: Path
@@ -40,17 +32,10 @@ class DumpWorker:
     """Dumps what it is handed; one lives in each process that Ray starts for it."""
 
     def load(self, job: DumpJob, share: Share) -> str:
-        """Load the teacher, and make the store where there is none.
-
-        Args:
-            job: the dump.
-            share: of this machine.
+        """Load the teacher, and make the store where there is none; raises as `dump.run`.
 
         Returns:
             the teacher in words.
-
-        Raises:
-            PolarDistillError: as `dump.run` does.
         """
         work_in(job.folder)
         if not share.gpus:
@@ -67,7 +52,7 @@ class DumpWorker:
         return str(self.teacher)
 
     def dump(self, items: list[ScanView], present: int, waiting: int) -> tuple[DumpReport, list[ScanView]]:
-        """Dump some scan-views, as `dump.run` does.
+        """Dump some scan-views; raises as `dump.run`.
 
         Args:
             items: to be dumped.
@@ -76,9 +61,6 @@ class DumpWorker:
 
         Returns:
             what this worker did so far, and which of the items it did not do because it was asked to end.
-
-        Raises:
-            PolarDistillError: as `dump.run` does.
         """
         report = self.writer.report
         report.present, self.writer.expected = present, report.written + len(items) + waiting

@@ -11,8 +11,8 @@ from common.base.environment import cuda_device_names, package_version, processo
 SPCONV_TOLERANCE = 1e-2
 """Relative; loose enough for TF32 on a GPU, far below what a wrong kernel order would do."""
 
-SPCONV_NATIVE = (5, 0), (9, 0)
-"""Compute capabilities of GPUs for which spconv's wheels hold code; of the last one also PTX, for all later ones."""
+FIRST_NATIVE, FIRST_COMPILED = (5, 0), (10, 0)
+"""Compute capabilities of GPUs from which on spconv's wheels hold code, and from which on only PTX to compile it."""
 
 COPIES = 30
 
@@ -44,18 +44,18 @@ def check_device(name: str = "auto") -> Check:
     if device.type == "cpu":
         return Check("note", f"CPU with {processors()} processors, no GPU", "A full dump or training needs a GPU.")
     capability, all_of_them = torch.cuda.get_device_capability(device), ", ".join(cuda_device_names())
-    finding = (
+    return Check(
+        "ok",
         f"CUDA: {torch.cuda.get_device_name(device)} ({device} of {all_of_them}), sm_{capability[0]}{capability[1]}; "
-        f"PyTorch has {' '.join(torch.cuda.get_arch_list())}; spconv's code for it is {sparse_code(capability)}"
+        f"PyTorch has {' '.join(torch.cuda.get_arch_list())}; spconv's code for it is {sparse_code(capability)}",
     )
-    return Check("ok", finding)
 
 
 def sparse_code(capability: tuple[int, int]) -> str:
     """How spconv gets its code for GPUs of some capability."""
-    if SPCONV_NATIVE[0] <= capability < (SPCONV_NATIVE[1][0] + 1, 0):
-        return "native"
-    return "compiled at first use: the first start is slow" if capability > SPCONV_NATIVE[1] else "missing"
+    if capability < FIRST_NATIVE:
+        return "missing"
+    return "native" if capability < FIRST_COMPILED else "compiled at first use: the first start is slow"
 
 
 def check_spconv(name: str = "auto") -> Check:

@@ -136,11 +136,8 @@ def mean(agreements: Sequence[Agreement]) -> Agreement:
     first = agreements[0]
     argmax, divergence = np.mean([one[:2] for one in agreements], axis=0).tolist()
     layers = {name: np.mean([one.layers[name] for one in agreements], axis=0).tolist() for name in first.layers}
-    known = {name: np.ma.masked_invalid([one.places[name] for one in agreements]) for name in first.places}
-    places = {name: numbers.mean(axis=0).filled(np.nan).tolist() for name, numbers in known.items()}
-    return Agreement(
-        argmax,
-        divergence,
-        {name: LayerAgreement(*numbers) for name, numbers in layers.items()},
-        {name: PointAgreement(*numbers) for name, numbers in places.items()},
-    )
+    places = {}
+    for name in first.places:
+        known = np.ma.masked_invalid([one.places[name] for one in agreements])
+        places[name] = PointAgreement(*known.mean(axis=0).filled(np.nan).tolist())
+    return Agreement(argmax, divergence, {name: LayerAgreement(*of_layer) for name, of_layer in layers.items()}, places)
