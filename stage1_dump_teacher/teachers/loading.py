@@ -42,7 +42,7 @@ class TeacherChoice:
         checkpoints: of each, the one whose layers are kept first.
         label_map: the classes that they answer in.
         grid: that they work on.
-        views: of each scan that are averaged.
+        views: of each scan, over which their answers are averaged.
         weights: of the teachers; none for equal ones.
     """
 
