@@ -34,7 +34,7 @@ CHUNK_SECONDS = 10.0
 
 POLL_SECONDS = 1.0
 PIECES = 8
-"""Into which what a dead worker held is cut."""
+"""Into so many is cut what a dead worker held."""
 
 DEATHS = 3
 """How often workers end over one scan-view, or while they load the teacher, before it is no accident."""
@@ -48,8 +48,8 @@ class Member:
     """A worker as the driver knows it.
 
     Attributes:
-        actor: its handle.
-        started: when it was started; the same for all that were started together.
+        actor: its handle in Ray.
+        started: when; the same for all that were started together.
         held: what it was handed and has not reported on.
         since: when it was handed that.
         speed: scan-views a second; None before it has reported.
@@ -108,11 +108,7 @@ class Team:
         return bool(self.waiting or self._again)
 
     def grow(self, most: int) -> None:
-        """Start a worker wherever the cluster has room for one: there may be new machines, and workers may have ended.
-
-        Args:
-            most: workers at all.
-        """
+        """Start workers, up to so many in all, where the cluster has room: machines may be new, workers have ended."""
         now = time.monotonic()
         if now < self._settled:
             return
@@ -143,10 +139,7 @@ class Team:
         return [self.waiting.popleft() for _ in range(min(max(size, 1), len(self.waiting)))]
 
     def collect(self) -> int:
-        """Wait a moment for workers to report.
-
-        Returns:
-            number of scan-views that were done.
+        """Wait a moment for workers to report; returns how many scan-views were done.
 
         Raises:
             PolarDistillError: as `dump.run` does; or workers end again and again, over one scan-view or from the start.
@@ -193,8 +186,7 @@ class Team:
     def _pass_on(self, member: Member, reason: str) -> None:
         """Hand out again what a dead worker held, in pieces, so that a scan that ends workers is found at last.
 
-        Raises:
-            PolarDistillError: it is found, or no worker loads the teacher.
+        Raises PolarDistillError where it is found, or where no worker loads the teacher.
         """
         self._settled = time.monotonic() + SETTLE_SECONDS
         held = member.held
@@ -211,11 +203,7 @@ class Team:
 
 
 def refuse_deaths(count: int, doing: str, reason: str) -> None:
-    """Stop where workers end again and again.
-
-    Raises:
-        PolarDistillError: they do.
-    """
+    """Raise PolarDistillError where workers end again and again."""
     if count >= DEATHS:
         raise PolarDistillError(
             f"{count} times workers ended while they {doing}: {reason} Is their memory too small? The logs of Ray "
@@ -235,8 +223,7 @@ def run_on_cluster(
     """As `dump.run`, by all machines of a Ray cluster.
 
     Raises:
-        PolarDistillError: as `dump.run` does; no cluster answers, it lacks the device, or its workers end again and
-            again.
+        PolarDistillError: as `dump.run`; or no cluster answers, it lacks the device, or workers end again and again.
     """
     selection = open_dataset(data, settings.dataset).select(settings.splits)
     work = [(scan, view) for scan in selection.scans for view in range(settings.views.count)]

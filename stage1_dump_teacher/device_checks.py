@@ -80,6 +80,7 @@ def check_copies(name: str = "auto") -> Check:
     device, wrong = select_device(name), 0
     with ThreadPoolExecutor(1) as pool:
         for number in range(COPIES):
+            # What is computed takes the device a while: a copy that nobody waits for would be read before it is there.
             values = (torch.arange(2.0**20, device=device).sin().sum() * 0 + number).repeat(2**18)
             (copied,) = pool.submit(start_to_host([values])).result()
             wrong += not bool((copied == number).all())
@@ -129,7 +130,8 @@ def check_segment_max() -> Check:
     segment = torch.arange(200) % 17
     expected = torch.stack([values[segment == row].amax(0) for row in range(17)])
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    wrong = [d for d in devices if not torch.equal(segment_max(values.to(d), segment.to(d), 17).cpu(), expected)]
+    found = {name: segment_max(values.to(name), segment.to(name), 17).cpu() for name in devices}
+    wrong = [name for name, maxima in found.items() if not torch.equal(maxima, expected)]
     if wrong:
         return Check("problem", f"differs from a loop on {', '.join(wrong)}", "Remove torch-scatter or rebuild it.")
     return Check("ok", f"equals a loop on {', '.join(devices)}")

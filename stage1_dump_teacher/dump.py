@@ -26,7 +26,7 @@ from stage1_dump_teacher.scan_reading import PreparedBatch, PreparedScan, ScanSo
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import averaged_lines
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 BATCH_ON_GPU = 4
 """Scan-views of one pass of the teacher there: one alone is over before the next one is launched."""
@@ -74,10 +74,11 @@ def teacher_and_store(
     device: torch.device,
 ) -> tuple[Teacher, TargetStore]:
     """The teacher, and the store that gets its targets; for errors see `run`."""
-    check_distillable(settings.grid.grid().shape)
+    grid = settings.grid.grid()
+    check_distillable(grid.shape)
     settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
-    teacher = TeacherChoice.of_dump(settings, checkpoints, dataset.label_map).load(device, settings.precision)
+    teacher = load_teachers(settings, checkpoints, dataset.label_map, grid, device)
     return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, dataset.label_map))
 
 

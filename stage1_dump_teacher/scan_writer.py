@@ -25,14 +25,9 @@ HOPELESS = 5
 
 @dataclass
 class DumpReport:
-    """What a dump did.
+    """What a dump did: numbers of scan-views, with bytes of those written now, and reasons of those skipped.
 
-    Attributes:
-        written: scan-views written now.
-        present: scan-views that were there before.
-        size: bytes written now.
-        skipped: reasons, one for each bad scan-view.
-        left: scan-views that are still missing because the dump was asked to stop.
+    `present` were there before; `left` are still missing because the dump was asked to stop.
     """
 
     written: int = 0
@@ -112,11 +107,7 @@ class ScanWriter:
         self._watch.check_holds(present | self.written)
 
     def pass_over(self, scan: ScanId, index: int, error: PolarDistillError) -> None:
-        """Write down why a scan-view has no targets.
-
-        Raises:
-            PolarDistillError: the same, where bad scans are not to be skipped, or nothing but such is found.
-        """
+        """Write down why a scan-view has no targets; raise it where none is to be skipped, or all are such."""
         report, name = self.report, f"scan {scan}"
         with self._lock:
             alone = isinstance(error, UnstorableError) and not (report.written or report.present)

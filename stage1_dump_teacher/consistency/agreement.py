@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import kl_div
 
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.targets.transport import linear_index
+from common.training.predictor import most_likely_class
 
 TEMPERATURE = 10.0
 """Of the logits in the divergence; the inverse of the distillation's scale 0.1."""
@@ -78,9 +80,8 @@ def agreement(
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
-    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)[cloud.point_voxel]
-    # "Unlabelled" is never an answer.
-    carried_class, live_class = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
+    divergence = kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(dim=1)[cloud.point_voxel]
+    carried_class, live_class = (most_likely_class(logits)[cloud.point_voxel] for logits in (ours, theirs))
     labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
     circle = cloud.grid_shape[1] - 1
     distance = distance_of_points(cloud, [0, circle] if cuts is None else cuts)

@@ -29,7 +29,7 @@ from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
 from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
@@ -43,8 +43,11 @@ AUGMENTATION = re.compile(
 ALL = ("all", "")
 
 Scans = Iterable[tuple[ScanId, LabelledScan]]
-Teaching = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
+LiveTeacher = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
+"""Sees a scan in a view: the batch that it is, and what the teacher says of it."""
+
 Found = Iterator[tuple[str, str, Agreement]]
+"""What was done to a scan, how its targets were carried there, and how they agree with the live teacher's."""
 
 SEED = 0
 """Of the views that are drawn from anchors, and of the sectors of mixed scans."""
@@ -65,11 +68,7 @@ class Augmentation(NamedTuple):
 
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
-    """`rotate:DEGREES`, `bins:AZIMUTH_BINS`, `flip:x`, `flip:y` or `scale:FACTOR`.
-
-    Raises:
-        SettingsError: it is none of these.
-    """
+    """`rotate:DEGREES`, `bins:AZIMUTH_BINS`, `flip:x`, `flip:y` or `scale:FACTOR`; SettingsError for anything else."""
     match = AUGMENTATION.fullmatch(name)
     if match is None or (match["factor"] and float(match["factor"]) <= 0):
         raise SettingsError(
@@ -86,12 +85,8 @@ def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
     return Augmentation(name, view, None if bins % COARSEST_STRIDE else int(bins))
 
 
-def measure_transport(scans: Scans, see: Teaching, augmentations: Sequence[Augmentation]) -> Found:
-    """Targets of the scan as it is, transported to each augmentation; aligned rotations in both ways.
-
-    Yields:
-        augmentation, way of transport, agreement; for every scan.
-    """
+def measure_transport(scans: Scans, see: LiveTeacher, augmentations: Sequence[Augmentation]) -> Found:
+    """Targets of the scan as it is, carried to each augmentation through points; to aligned rotations also shifted."""
     for _, scan in scans:
         source, cached = see(scan, IDENTITY)
         for name, view, bins in augmentations:
@@ -101,11 +96,10 @@ def measure_transport(scans: Scans, see: Teaching, augmentations: Sequence[Augme
             yield name, "points", agreement(carry_through_points(cached, source, target), live, target)
 
 
-def measure_anchors(scans: Scans, see: Teaching, anchors: AnchorSet, azimuth: int, draws: int | None) -> Found:
+def measure_anchors(scans: Scans, see: LiveTeacher, anchors: AnchorSet, azimuth: int, draws: int | None) -> Found:
     """Targets composed from anchors as in training, for every flip and aligned rotation or some that are drawn.
 
-    Yields:
-        distance to the nearest anchor, flip, agreement; for every scan and view.
+    Yields them by distance to the nearest anchor, and by flip.
     """
     for name, scan in scans:
         chosen = views_to_measure(anchors, azimuth, draws, name)
@@ -132,12 +126,8 @@ def views_to_measure(anchors: AnchorSet, azimuth_bins: int, draws: int | None, s
     return [views.from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
 
 
-def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, encoding: TargetEncoding) -> Found:
-    """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher.
-
-    Yields:
-        view, encoding of the pillar features, agreement; for every scan and view.
-    """
+def measure_replay(scans: Scans, see: LiveTeacher, policy: ViewPolicy, draws: int, encoding: TargetEncoding) -> Found:
+    """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher."""
     for name, scan in scans:
         for index in range(draws):
             target, live = see(scan, views.draw_view(policy, name, index))
@@ -147,11 +137,8 @@ def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, 
             yield view, encoding.pillar_features, agreement(replayed, live, target)
 
 
-def measure_mix(scans: Scans, see: Teaching, azimuth: int, draws: int) -> Found:
+def measure_mix(scans: Scans, see: LiveTeacher, azimuth: int, draws: int) -> Found:
     """Targets of two scans as they are, mixed by sectors as in training: each scan with the one before it.
-
-    Yields:
-        number of sectors, "swapped", agreement by distance from the cuts; for every two scans and draw.
 
     Raises:
         SettingsError: there are no two scans, or the grid has no room for a sector.
@@ -197,7 +184,7 @@ def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], 
     return {key: mean(group) for key, group in groups.items()} | {ALL: together}
 
 
-def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> Teaching:
+def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTeacher:
     """A checkpoint as a function from a scan and a view to its batch and targets, both on the CPU.
 
     Raises:
@@ -205,8 +192,8 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
         SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
     set_float32_precision(tf32=settings.precision == "tf32")
-    choice = TeacherChoice.of_dump(settings, [checkpoint], label_map)
-    teacher, grid = choice.load(device, settings.precision), choice.grid
+    grid = settings.grid.grid()
+    teacher = load_teachers(settings, [checkpoint], label_map, grid, device)
 
     def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:
         batch = batch_scans([voxelise_view(scan, view, grid, label_map)], grid.shape)

@@ -1,7 +1,7 @@
 """Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Precision
+from common.targets.teacher import Precision, Teacher
 from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
 from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 
 @click.command()
@@ -43,8 +43,9 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
       polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
-    found, finished, missing = contents(store), store.finished(), None
+    found, finished = contents(store), store.finished()
     skipped, parts = read_skipped(store, finished), [reports.contents_lines(store, found)]
+    missing: reports.MissingBySequence | None = None
     if skipped:
         parts.append(reports.skipped_lines(skipped))
     if data is not None:
@@ -105,7 +106,7 @@ def verify(
     files, finished = None if dataset is None else dataset.files, store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
     skipped = read_skipped(store, finished)
-    missing = absent(store, finished, neighbours(files, finished))
+    missing = absent(store, finished, expected_scans(files, finished))
     problems = [problem for problem in missing if problem.scan_view not in skipped]
     problems += inspected(store, chosen, files, threads)
     for line in reports.problem_lines(problems):
@@ -122,15 +123,24 @@ def verify(
         usable = sample([item for item in finished if item not in bad], live, seed)
         if not usable:
             raise StoreError(f"{store.location}: holds no whole scan-view to run the teacher on.")
-        choice = TeacherChoice.of_store(store.identity, settings.teacher, teachers, dataset.label_map)
-        failed |= not compare_with_teacher(store, choice, dataset.files, usable, select_device(device))
+        shares, chosen_device = store.identity.averaged.values(), select_device(device)
+        averaging = {
+            "views_averaged": max((share.views for share in shares), default=1),
+            "teacher_weights": [share.weight for share in shares] if len(shares) > 1 else [],
+        }
+
+        def load(precision: Precision) -> Teacher:
+            as_stored = settings.model_copy(update=averaging | {"precision": precision})
+            return load_teachers(as_stored, teachers, dataset.label_map, store.identity.polar_grid, chosen_device)
+
+        failed |= not compare_with_teacher(store, load, dataset.files, usable, chosen_device)
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None, threads: int) -> list[Problem]:
     """Problems of scan-views that are in a store, with a progress bar; says what could not be found out."""
-    hashes = None if files is None else source_hashes(files, neighbours(files, items))
+    hashes = None if files is None else source_hashes(files, expected_scans(files, items))
     # Views beyond those of the store are foreign whatever they hold.
     items = [item for item in items if item[1] < store.identity.views.count]
     found = tqdm(inspect_all(store, items, hashes, threads), total=len(items), unit="scan", desc="verify", leave=False)
@@ -144,8 +154,8 @@ def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None
     return [problem for problem in problems if not problem.is_note]
 
 
-def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[ScanId]:
-    """All scans on disk of the sequences that a store holds something of: those that one would miss."""
+def expected_scans(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[ScanId]:
+    """Scans that a store should hold: all on disk of the sequences that it holds any scan of; none without files."""
     if files is None:
         return []
     held = {scan.sequence for scan, _ in finished} & set(files.sequences())
@@ -153,7 +163,11 @@ def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[Sc
 
 
 def compare_with_teacher(
-    store: TargetStore, choice: TeacherChoice, files: ScanFiles, items: list[ScanView], device: torch.device
+    store: TargetStore,
+    load: Callable[[Precision], Teacher],
+    files: ScanFiles,
+    items: list[ScanView],
+    device: torch.device,
 ) -> bool:
     """Run the teacher on some scan-views and print how far the store is from it; returns whether that is explained.
 
@@ -163,7 +177,7 @@ def compare_with_teacher(
     precisions: list[Precision] = ["float32"] if device.type == "cpu" else list(dict.fromkeys((stored, "float32")))
     for precision in precisions:
         set_float32_precision(tf32=precision == "tf32")
-        compared = compare_live(store, choice.load(device, precision), files, items, device)
+        compared = compare_live(store, load(precision), files, items, device)
         errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"

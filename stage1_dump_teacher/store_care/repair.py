@@ -52,11 +52,7 @@ class RepairPlan:
         self.left = [problem for problem in of_views if problem not in dumped]
 
     def check_readings(self) -> None:
-        """Refuse to delete anything where what is read cannot be trusted.
-
-        Raises:
-            StoreError: some file was not read the same each time.
-        """
+        """Refuse to delete anything, with a StoreError, where some file was not read the same each time."""
         unsteady = [problem for problem in self.problems if problem.kind == "unsteady"]
         if unsteady:
             raise StoreError(

@@ -181,5 +181,5 @@ def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSetti
     Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
     """
     dtype = torch.float16 if settings.checkpoint_dtype == "float16" else torch.float32
-    weights = {name: w.to(dtype) if w.ndim > 1 else w for name, w in to_published(teacher).items()}
+    weights = {name: weight.to(dtype) if weight.ndim > 1 else weight for name, weight in to_published(teacher).items()}
     write_atomically(path, sealed_safetensors(weights))

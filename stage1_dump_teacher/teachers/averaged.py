@@ -35,16 +35,7 @@ class Average(Teacher):
     name = "average"
 
     def __init__(self, teachers: Sequence[Teacher], shares: Sequence[TeacherShare], grid: PolarGrid) -> None:
-        """Average some teachers.
-
-        Args:
-            teachers: one or more.
-            shares: of each; only ratios of weights count.
-            grid: of the views that are made.
-
-        Raises:
-            SettingsError: a teacher is there twice.
-        """
+        """Average one teacher or more by their shares, on the grid; SettingsError where one is there twice."""
         self.teachers, self._grid = tuple(teachers), grid
         self._shares: dict[str, TeacherShare] = {}
         for teacher, share in zip(teachers, shares, strict=True):
@@ -56,7 +47,7 @@ class Average(Teacher):
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device) -> Teacher:
-        """Averages are made of teachers, see `TeacherChoice`."""
+        """Averages are made of teachers, see `load_teachers`."""
         raise SettingsError("an average is made of teachers: give several checkpoints, or set views_averaged")
 
     @property
