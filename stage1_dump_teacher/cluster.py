@@ -85,12 +85,14 @@ class Team:
         self.members: list[Member] = []
         self._job, self._share = job, share
         self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(DumpWorker)
+        # Calls that Ray has not answered yet, and workers that wait for one.
         self._calls: dict[Any, Member] = {}
         self._idle: list[Member] = []
+        # What workers held that ended; of each scan-view how many ended over it alone.
         self._again: deque[list[ScanView]] = deque()
         self._deaths: Counter[ScanView] = Counter()
         self._failed_starts: set[float] = set()
-        self._settled = 0.0
+        self._next_start = 0.0
 
     @property
     def alive(self) -> int:
@@ -110,7 +112,7 @@ class Team:
     def grow(self, most: int) -> None:
         """Start workers, up to so many in all, where the cluster has room: machines may be new, workers have ended."""
         now = time.monotonic()
-        if now < self._settled:
+        if now < self._next_start:
             return
         for _ in range(len(self._idle) + len(self._calls), min(self._share.places(), most)):
             member = Member(self._actor.remote(), now)
@@ -165,19 +167,20 @@ class Team:
         return len(self.done) - before
 
     def _note(self, member: Member, result: Any) -> None:
-        """Note what a worker did; one that was asked to end, as Ray does before a machine goes, gets nothing more."""
+        """Note what `DumpWorker.load` or `dump` returned."""
         import ray
 
-        left: list[ScanView] = []
         if isinstance(result, str):
             self.teacher = result
             self._failed_starts.clear()
-        else:
-            member.report, left = result
-            self.done.update(set(member.held).difference(left))
-            member.speed = len(member.held) / (time.monotonic() - member.since)
-            member.held = []
+            self._idle.append(member)
+            return
+        member.report, left = result
+        self.done.update(set(member.held).difference(left))
+        member.speed = len(member.held) / (time.monotonic() - member.since)
+        member.held = []
         if left:
+            # Ray asks workers to end before their machine goes.
             self._again.append(left)
             ray.kill(member.actor)
         else:
@@ -188,7 +191,7 @@ class Team:
 
         Raises PolarDistillError where it is found, or where no worker loads the teacher.
         """
-        self._settled = time.monotonic() + SETTLE_SECONDS
+        self._next_start = time.monotonic() + SETTLE_SECONDS
         held = member.held
         tqdm.write(f"note: a worker has ended; others do the {len(held)} scan-views that it held. {reason}")
         if not held:

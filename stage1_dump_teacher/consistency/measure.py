@@ -35,12 +35,7 @@ DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
     *("flip:y", "flip:x"),
 )
-NUMBER = r"-?\d+(?:\.\d+)?"
-AUGMENTATION = re.compile(
-    rf"rotate:(?P<degrees>{NUMBER})|bins:(?P<bins>{NUMBER})|flip:(?P<axis>[xy])|scale:(?P<factor>{NUMBER})"
-)
-
-ALL = ("all", "")
+AUGMENTATION = re.compile(r"flip:[xy]|(rotate|bins|scale):-?\d+(\.\d+)?")
 
 Scans = Iterable[tuple[ScanId, LabelledScan]]
 LiveTeacher = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
@@ -69,18 +64,18 @@ class Augmentation(NamedTuple):
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
     """`rotate:DEGREES`, `bins:AZIMUTH_BINS`, `flip:x`, `flip:y` or `scale:FACTOR`; SettingsError for anything else."""
-    match = AUGMENTATION.fullmatch(name)
-    if match is None or (match["factor"] and float(match["factor"]) <= 0):
+    kind, _, value = name.partition(":")
+    if AUGMENTATION.fullmatch(name) is None or (kind == "scale" and float(value) <= 0):
         raise SettingsError(
             f"'{name}' is not an augmentation; write rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR"
         )
-    if match["axis"]:
-        return Augmentation(name, View(flip_x=match["axis"] == "x", flip_y=match["axis"] == "y"))
-    if match["factor"]:
-        return Augmentation(name, View(scale=float(match["factor"])))
-    if match["degrees"]:
-        return Augmentation(name, View(rotation=float(match["degrees"])))
-    bins = float(match["bins"])
+    if kind == "flip":
+        return Augmentation(name, View(flip_x=value == "x", flip_y=value == "y"))
+    if kind == "scale":
+        return Augmentation(name, View(scale=float(value)))
+    if kind == "rotate":
+        return Augmentation(name, View(rotation=float(value)))
+    bins = float(value)
     view = View(rotation=bins * 360.0 / (azimuth_bins - 1))
     return Augmentation(name, view, None if bins % COARSEST_STRIDE else int(bins))
 
@@ -176,12 +171,11 @@ def joined(scans: Sequence[LabelledScan], kept: Sequence[np.ndarray]) -> Labelle
 
 
 def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], Agreement]:
-    """Means by augmentation and way, in the order of their first appearance, and last of all together."""
+    """Means by augmentation and way, in the order of their first appearance."""
     groups: dict[tuple[str, str], list[Agreement]] = {}
     for augmentation, way, one in found:
         groups.setdefault((augmentation, way), []).append(one)
-    together = mean([one for group in groups.values() for one in group])
-    return {key: mean(group) for key, group in groups.items()} | {ALL: together}
+    return {key: mean(group) for key, group in groups.items()}
 
 
 def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTeacher:

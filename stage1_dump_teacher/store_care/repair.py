@@ -18,6 +18,7 @@ from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
 from common.targets.store.maintenance import absent, leftovers
 from stage1_dump_teacher.command_options import settings_options, threads_option
+from stage1_dump_teacher.dump import run, teacher_and_store
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.commands import inspected
 from stage1_dump_teacher.store_care.reports import dump_lines, problem_lines
@@ -111,8 +112,6 @@ def repair(
       polar-distill repair --data dataset --teacher teacher.pt --dry-run
       polar-distill repair --data dataset --teacher teacher.pt --set profile=train
     """
-    from stage1_dump_teacher.dump import run, teacher_and_store
-
     chosen_device = select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)

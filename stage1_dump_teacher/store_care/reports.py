@@ -1,18 +1,15 @@
 """What the commands of stage one print."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.base.text import aligned_table, count_text, printable, size_text
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
-
-if TYPE_CHECKING:
-    # These come with the teacher, which these lines do not need.
-    from stage1_dump_teacher.scan_writer import DumpReport
-    from stage1_dump_teacher.store_care.live_check import LiveError
+from stage1_dump_teacher.scan_writer import DumpReport
+from stage1_dump_teacher.store_care.live_check import LiveError
 
 LISTED_SCANS = 5
 """Scan-views that a line names one by one."""
@@ -100,13 +97,11 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
 
 def averaged_lines(identity: StoreIdentity) -> list[str]:
     """Each teacher whose probabilities a store averages."""
-    total = sum(share.weight for share in identity.averaged.values())
-    return [
-        f"{100 * share.weight / total:.3g} %: {share.views} views averaged ({share.policy.describe()}) of {name}"
-        if share.policy is not None
-        else f"{100 * share.weight / total:.3g} %: {name}"
-        for name, share in identity.averaged.items()
-    ]
+    total, lines = sum(share.weight for share in identity.averaged.values()), []
+    for name, share in identity.averaged.items():
+        views = f"{share.views} views averaged ({share.policy.describe()}) of " if share.policy else ""
+        lines.append(f"{100 * share.weight / total:.3g} %: {views}{name}")
+    return lines
 
 
 def array_lines(found: StoreContents) -> list[str]:
@@ -179,7 +174,7 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     return lines + [line(problem) for problem in problems if problem.kind != "missing"]
 
 
-def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list[str]:
+def live_lines(errors: Sequence[LiveError], items: Sequence[ScanView]) -> list[str]:
     """The table of `verify --live`."""
     rows = [("array", "encoding", "relative error", "limit", "")]
     for error in errors:
@@ -192,7 +187,7 @@ def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list
     return [head, *aligned_table(rows), verdict]
 
 
-def dump_lines(report: "DumpReport") -> list[str]:
+def dump_lines(report: DumpReport) -> list[str]:
     """What a dump did."""
     written = f"{count_text(report.written, 'scan-view')} written ({size_text(report.size)})"
     lines = [f"{written}, {report.present:,} were there before"]
