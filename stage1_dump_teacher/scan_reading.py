@@ -37,13 +37,7 @@ class PreparedScan(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """Some scan-views, ready for the teacher.
-
-    Attributes:
-        scans: that could be used.
-        batch: of them; None without any.
-        refused: the others, and why.
-    """
+    """Scan-views ready for the teacher, with their batch (None without any), and those that are refused, with why."""
 
     scans: list[PreparedScan]
     batch: ScanBatch | None

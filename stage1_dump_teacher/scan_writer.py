@@ -41,7 +41,6 @@ class ScanWriter:
     """Writes targets into a store, or why there are none, and counts. Several threads may use it at once.
 
     Attributes:
-        store: where to.
         report: of the dump, kept up to date.
         expected: scan-views that are about to be written; the room for them is checked.
         written: scan-views written so far.
@@ -51,7 +50,7 @@ class ScanWriter:
         """Look at the store as it is.
 
         Args:
-            store: where to.
+            store: to write to.
             skip: go on after scans that cannot be used.
             processes: that compress and write, given the store; by default the thread that asks does.
         """

@@ -69,14 +69,10 @@ class Agreement(NamedTuple):
 def agreement(
     targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch, cuts: Sequence[int] | None = None
 ) -> Agreement:
-    """Compare targets with the live teacher's, row by row, on the same cloud.
+    """Compare targets with the live teacher's, row by row, on the cloud of one scan.
 
-    Args:
-        targets: of the cloud.
-        live: what the live teacher says of it.
-        cloud: of one scan.
-        cuts: first azimuth bin behind each cut of a mixed scan, from which its places are distances; None for distances
-            from the border phi = +-pi, where the live teacher's convolutions end.
+    Places are distances from the cuts of a mixed scan, given as the first azimuth bin behind each; without cuts, from
+    the border phi = +-pi, where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
@@ -104,9 +100,7 @@ def agreement(
 def distance_of_points(cloud: ScanBatch, cuts: Sequence[int]) -> torch.Tensor:
     """Azimuth bins between each point and the nearest cut, never across phi = +-pi; 0 beside a cut: int64 [N].
 
-    Args:
-        cloud: of one scan.
-        cuts: first azimuth bin behind each.
+    Cuts are given as the first azimuth bin behind each.
     """
     bins, starts = torch.arange(cloud.grid_shape[1])[:, None], torch.tensor(cuts)
     # The last bin holds phi = pi only, a place that belongs to the bin before.

@@ -32,8 +32,6 @@ class LiveError:
     """How far one array of a store is from the teacher.
 
     Attributes:
-        array: which one.
-        encoding: of it.
         error: relative error in the Frobenius norm; infinite where the coordinates differ.
         limit: the largest error that the encoding and the store's precision explain.
     """

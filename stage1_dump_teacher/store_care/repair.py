@@ -31,8 +31,7 @@ class RepairPlan:
     """What a repair is about to do.
 
     Attributes:
-        location: of the store.
-        files: number of scan files in it.
+        files: number of scan files in the store.
         problems: everything that is not as it should be.
         delete: those whose file is to go.
         dump: those that are to be dumped, again or for the first time.

@@ -33,13 +33,7 @@ def first_named(items: Sequence[ScanView]) -> str:
 
 
 def missing_lines(missing: MissingBySequence, expected: int, mean_size: float) -> list[str]:
-    """How complete a store is.
-
-    Args:
-        missing: what it does not hold.
-        expected: scan-views that it should hold.
-        mean_size: bytes of a scan-view; 0 where it is not known.
-    """
+    """How complete a store is that should hold so many scan-views, of so many bytes each (0: not known)."""
     count, all_of_them = sum(map(len, missing.values())), f"{count_text(expected, 'scan-view')} of DATA"
     if not count:
         return [f"complete   {all_of_them}, none is missing"]

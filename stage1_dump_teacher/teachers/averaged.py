@@ -95,7 +95,7 @@ class Average(Teacher):
             teacher: that is asked.
             stored: its probabilities in the stored view, float64 [V, classes].
             batch: in the stored view.
-            views: in all.
+            views: in all, the stored one included.
         """
         scans = list(zip(batch.scan_ids, batch.clouds(), strict=True))
 

@@ -58,8 +58,6 @@ class RecordedTeacher(Teacher):
     layers.
 
     Attributes:
-        folder: of the files.
-        recording: what they hold.
         columns: columns that stand for each class of the dataset, set by `for_dataset`.
     """
 
