@@ -83,7 +83,7 @@ def teacher_and_store(
 
 
 def dump_missing(
-    scan_writer: ScanWriter,
+    writer: ScanWriter,
     teacher: Teacher,
     missing: list[ScanView],
     settings: DumpSettings,
@@ -99,9 +99,9 @@ def dump_missing(
         scan-views that are left after Ctrl-C.
     """
     use_device(device)
-    kept = scan_writer.store.identity
+    kept = writer.store.identity
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
-    readers, writers = threads_of(settings, device, isinstance(scan_writer.store.storage, FolderStorage))
+    readers, writers = threads_of(settings, device, isinstance(writer.store.storage, FolderStorage))
     clock = StageClock({"reading": readers, "teacher": 1, "writing": max(writers, 1)})
 
     def read(items: list[ScanView]) -> PreparedBatch:
@@ -112,7 +112,7 @@ def dump_missing(
         clock.add("teacher", launch.wait(), len(scans))
         with clock.measure("writing", len(scans)):
             for scan, encoded in zip(scans, encodings, strict=True):
-                scan_writer.write(*scan.item, encoded)
+                writer.write(*scan.item, encoded)
 
     # Targets wait in memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
@@ -120,18 +120,18 @@ def dump_missing(
     batches = [missing[start : start + together] for start in range(0, len(missing), together)]
     ahead = closing(started_ahead(read, batches, max(settings.read_ahead, readers), readers))
     done = 0
-    with progress, StopRequest() as stop, background as writer, ahead as started:
+    with progress, StopRequest() as stop, background as behind, ahead as started:
         for items, future in started:
             prepared = future.result()
             for item, error in prepared.refused:
-                scan_writer.pass_over(*item, error)
+                writer.pass_over(*item, error)
             if prepared.batch is not None:
                 with Launch(device) as launch:
                     targets = teacher.targets(prepared.batch, list(kept.layers), kept.voxel_features)
                     parts = split_targets(targets, len(prepared.scans))
                     pairs = zip(prepared.scans, parts, strict=True)
-                    encodings = [encoding_of(scan, part, scan_writer.store) for scan, part in pairs]
-                writer.submit(write, prepared.scans, encodings, launch)
+                    encodings = [encoding_of(scan, part, writer.store) for scan, part in pairs]
+                behind.submit(write, prepared.scans, encodings, launch)
             done += len(items)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update(len(items))
@@ -171,16 +171,13 @@ def announce(
     shard: Shard = Shard(),
 ) -> None:
     """Say what is about to happen."""
+    identity, layers = store.identity, ", ".join(store.identity.layers) or "none, logits only"
     click.echo(f"teacher  {teacher} on {device}")
-    identity = store.identity
-    click.echo(
-        f"cache    {store.location}  views per scan: {identity.views.count}  "
-        f"layers: {', '.join(identity.layers) or 'none, logits only'}"
-    )
-    passes = sum(share.views for share in identity.averaged.values())
+    click.echo(f"cache    {store.location}  views per scan: {identity.views.count}  layers: {layers}")
     for line in averaged_lines(identity):
         click.echo(f"average  {line}")
-    if passes:
+    if identity.averaged:
+        passes = sum(share.views for share in identity.averaged.values())
         click.echo(f"cost     {passes} answers of a teacher for each scan-view, {passes * missing:,} in all")
     click.echo(f"scans    {len(selection.scans)}; {missing} scan-views to dump in shard {shard}")
     for note in selection.notes:
