@@ -1,7 +1,7 @@
 """Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from common.base.command_options import cache_option, device_option, optional_da
 from common.base.devices import select_device, set_float32_precision
 from common.base.errors import SettingsError, StoreError
 from common.base.text import count_text
-from common.scans.dataset import open_dataset
+from common.scans.dataset import Dataset, open_dataset
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Precision, Teacher
+from common.targets.teacher import Precision
 from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
@@ -123,17 +123,7 @@ def verify(
         usable = sample([item for item in finished if item not in bad], live, seed)
         if not usable:
             raise StoreError(f"{store.location}: holds no whole scan-view to run the teacher on.")
-        shares, chosen_device = store.identity.averaged.values(), select_device(device)
-        averaging = {
-            "views_averaged": max((share.views for share in shares), default=1),
-            "teacher_weights": [share.weight for share in shares] if len(shares) > 1 else [],
-        }
-
-        def load(precision: Precision) -> Teacher:
-            as_stored = settings.model_copy(update=averaging | {"precision": precision})
-            return load_teachers(as_stored, teachers, dataset.label_map, store.identity.polar_grid, chosen_device)
-
-        failed |= not compare_with_teacher(store, load, dataset.files, usable, chosen_device)
+        failed |= not compare_with_teacher(store, settings, teachers, dataset, usable, select_device(device))
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -164,8 +154,9 @@ def expected_scans(files: ScanFiles | None, finished: Iterable[ScanView]) -> lis
 
 def compare_with_teacher(
     store: TargetStore,
-    load: Callable[[Precision], Teacher],
-    files: ScanFiles,
+    settings: DumpSettings,
+    checkpoints: Sequence[Path],
+    dataset: Dataset,
     items: list[ScanView],
     device: torch.device,
 ) -> bool:
@@ -173,11 +164,18 @@ def compare_with_teacher(
 
     It runs in the store's precision, where the device has it, and in float32.
     """
-    stored, explained = store.identity.precision, True
+    identity, stored, explained = store.identity, store.identity.precision, True
+    shares = identity.averaged.values()
+    averaging = {
+        "views_averaged": max((share.views for share in shares), default=1),
+        "teacher_weights": [share.weight for share in shares] if len(shares) > 1 else [],
+    }
     precisions: list[Precision] = ["float32"] if device.type == "cpu" else list(dict.fromkeys((stored, "float32")))
     for precision in precisions:
         set_float32_precision(tf32=precision == "tf32")
-        compared = compare_live(store, load(precision), files, items, device)
+        as_stored = settings.model_copy(update=averaging | {"precision": precision})
+        teacher = load_teachers(as_stored, checkpoints, dataset.label_map, identity.polar_grid, device)
+        compared = compare_live(store, teacher, dataset.files, items, device)
         errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"

@@ -28,9 +28,7 @@ from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHE
 @resume_option
 @device_option
 @set_option
-@click.pass_context
 def train_teacher(
-    context: click.Context,
     data: Path,
     folder: Path,
     config: Path,
@@ -55,7 +53,7 @@ def train_teacher(
     click.echo(f"teacher  {written}" + (f"  mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else ""))
     if not finished(state, settings):
         click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
-        context.exit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     dataset = open_dataset(data, settings.dataset)
     _, survey = surveyed(dataset, dataset.select(settings.train).scans, settings.grid)
     write_survey(survey, folder / TRAINED_ON)
