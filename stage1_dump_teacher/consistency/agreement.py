@@ -1,6 +1,7 @@
 """Measures of how far targets are from what the live teacher says about the same cloud."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -81,18 +82,17 @@ def agreement(
     labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
     circle = cloud.grid_shape[1] - 1
     distance = distance_of_points(cloud, [0, circle] if cuts is None else cuts)
-    places, first = {}, 0
-    for last in (*(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), None):
-        inside = (distance >= first) & (distance < (circle if last is None else last))
+    places = {}
+    for first, last in pairwise((0, *(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), circle)):
+        inside = (distance >= first) & (distance < last)
         labelled = inside & (labels > 0)
-        places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(
+        places[f"from {first} bins on" if last == circle else f"{first} to {last} bins"] = PointAgreement(
             float(same[inside].mean()),
             float(divergence[inside].mean()),
             float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30)),
             float((carried_class == labels)[labelled].double().mean()),
             float((live_class == labels)[labelled].double().mean()),
         )
-        first = last or 0
     layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}
     return Agreement(float(same.mean()), float(divergence.mean()), layers, places)
 
