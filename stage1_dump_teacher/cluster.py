@@ -133,6 +133,7 @@ class Team:
         """What a worker does in half the time that all of them need for the rest, so that they end together."""
         team = [member, *self._idle, *self._calls.values()]
         if member.speed is None:
+            # A small part of its share: it may be slow.
             size = min(FIRST_CHUNK, len(self.waiting) // (4 * len(team)))
         else:
             speeds = [one.speed for one in team if one.speed is not None]
