@@ -34,7 +34,7 @@ CHUNK_SECONDS = 10.0
 
 POLL_SECONDS = 1.0
 PIECES = 8
-"""Into which what a dead worker held is cut."""
+"""Into so many is cut what a dead worker held."""
 
 DEATHS = 3
 """How often workers end over one scan-view, or while they load the teacher, before it is no accident."""
@@ -48,8 +48,8 @@ class Member:
     """A worker as the driver knows it.
 
     Attributes:
-        actor: its handle.
-        started: when it was started; the same for all that were started together.
+        actor: its handle in Ray.
+        started: when; the same for all that were started together.
         held: what it was handed and has not reported on.
         since: when it was handed that.
         speed: scan-views a second; None before it has reported.
@@ -85,12 +85,14 @@ class Team:
         self.members: list[Member] = []
         self._job, self._share = job, share
         self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(DumpWorker)
+        # Calls that Ray has not answered yet, and workers that wait for one.
         self._calls: dict[Any, Member] = {}
         self._idle: list[Member] = []
+        # What workers held that ended; of each scan-view how many ended over it alone.
         self._again: deque[list[ScanView]] = deque()
         self._deaths: Counter[ScanView] = Counter()
         self._failed_starts: set[float] = set()
-        self._settled = 0.0
+        self._next_start = 0.0
 
     @property
     def alive(self) -> int:
@@ -108,13 +110,9 @@ class Team:
         return bool(self.waiting or self._again)
 
     def grow(self, most: int) -> None:
-        """Start a worker wherever the cluster has room for one: there may be new machines, and workers may have ended.
-
-        Args:
-            most: workers at all.
-        """
+        """Start workers, up to so many in all, where the cluster has room: machines may be new, workers have ended."""
         now = time.monotonic()
-        if now < self._settled:
+        if now < self._next_start:
             return
         for _ in range(len(self._idle) + len(self._calls), min(self._share.places(), most)):
             member = Member(self._actor.remote(), now)
@@ -135,6 +133,7 @@ class Team:
         """What a worker does in half the time that all of them need for the rest, so that they end together."""
         team = [member, *self._idle, *self._calls.values()]
         if member.speed is None:
+            # A small part of its share: it may be slow.
             size = min(FIRST_CHUNK, len(self.waiting) // (4 * len(team)))
         else:
             speeds = [one.speed for one in team if one.speed is not None]
@@ -143,10 +142,7 @@ class Team:
         return [self.waiting.popleft() for _ in range(min(max(size, 1), len(self.waiting)))]
 
     def collect(self) -> int:
-        """Wait a moment for workers to report.
-
-        Returns:
-            number of scan-views that were done.
+        """Wait a moment for workers to report; returns how many scan-views were done.
 
         Raises:
             PolarDistillError: as `dump.run` does; or workers end again and again, over one scan-view or from the start.
@@ -172,19 +168,20 @@ class Team:
         return len(self.done) - before
 
     def _note(self, member: Member, result: Any) -> None:
-        """Note what a worker did; one that was asked to end, as Ray does before a machine goes, gets nothing more."""
+        """Note what `DumpWorker.load` or `dump` returned."""
         import ray
 
-        left: list[ScanView] = []
         if isinstance(result, str):
             self.teacher = result
             self._failed_starts.clear()
-        else:
-            member.report, left = result
-            self.done.update(set(member.held).difference(left))
-            member.speed = len(member.held) / (time.monotonic() - member.since)
-            member.held = []
+            self._idle.append(member)
+            return
+        member.report, left = result
+        self.done.update(set(member.held).difference(left))
+        member.speed = len(member.held) / (time.monotonic() - member.since)
+        member.held = []
         if left:
+            # Ray asks workers to end before their machine goes.
             self._again.append(left)
             ray.kill(member.actor)
         else:
@@ -193,10 +190,9 @@ class Team:
     def _pass_on(self, member: Member, reason: str) -> None:
         """Hand out again what a dead worker held, in pieces, so that a scan that ends workers is found at last.
 
-        Raises:
-            PolarDistillError: it is found, or no worker loads the teacher.
+        Raises PolarDistillError where it is found, or where no worker loads the teacher.
         """
-        self._settled = time.monotonic() + SETTLE_SECONDS
+        self._next_start = time.monotonic() + SETTLE_SECONDS
         held = member.held
         tqdm.write(f"note: a worker has ended; others do the {len(held)} scan-views that it held. {reason}")
         if not held:
@@ -211,11 +207,7 @@ class Team:
 
 
 def refuse_deaths(count: int, doing: str, reason: str) -> None:
-    """Stop where workers end again and again.
-
-    Raises:
-        PolarDistillError: they do.
-    """
+    """Raise PolarDistillError where workers end again and again."""
     if count >= DEATHS:
         raise PolarDistillError(
             f"{count} times workers ended while they {doing}: {reason} Is their memory too small? The logs of Ray "
@@ -235,8 +227,7 @@ def run_on_cluster(
     """As `dump.run`, by all machines of a Ray cluster.
 
     Raises:
-        PolarDistillError: as `dump.run` does; no cluster answers, it lacks the device, or its workers end again and
-            again.
+        PolarDistillError: as `dump.run`; or no cluster answers, it lacks the device, or workers end again and again.
     """
     selection = open_dataset(data, settings.dataset).select(settings.splits)
     work = [(scan, view) for scan in selection.scans for view in range(settings.views.count)]

@@ -19,15 +19,7 @@ from stage1_dump_teacher.settings import DumpSettings
 
 
 class DumpJob(NamedTuple):
-    """What every worker of a dump is told.
-
-    Attributes:
-        settings: of the dump.
-        data: the dataset.
-        checkpoints: of the teacher, or of those that are averaged.
-        cache: the store.
-        folder: in which the paths above mean what they should.
-    """
+    """What every worker of a dump is told, see `dump.run`; relative paths are below `folder`."""
 
     settings: DumpSettings
     data: Path
@@ -40,34 +32,27 @@ class DumpWorker:
     """Dumps what it is handed; one lives in each process that Ray starts for it."""
 
     def load(self, job: DumpJob, share: Share) -> str:
-        """Load the teacher, and make the store where there is none.
-
-        Args:
-            job: the dump.
-            share: of this machine.
+        """Load the teacher, and make the store where there is none; raises as `dump.run`.
 
         Returns:
             the teacher in words.
-
-        Raises:
-            PolarDistillError: as `dump.run` does.
         """
         work_in(job.folder)
         if not share.gpus:
             torch.set_num_threads(share.cpus)
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
-        self.teacher, self.store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
-        source = ScanSource(self.settings, dataset, self.settings.grid.grid())
+        self.teacher, store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
+        source = ScanSource(self.settings, dataset)
         # Kept open: they end with this process.
         self.helpers = ExitStack()
-        reading, self.writing = self.helpers.enter_context(worker_processes(source, self.store, self.device))
+        reading, writing = self.helpers.enter_context(worker_processes(source, store, self.device))
         self.prepare = preparer(source, self.device, self.teacher, reading)
-        self.writer: ScanWriter | None = None
+        self.writer = ScanWriter(store, self.settings.on_bad_scan == "skip", writing)
         return str(self.teacher)
 
     def dump(self, items: list[ScanView], present: int, waiting: int) -> tuple[DumpReport, list[ScanView]]:
-        """Dump some scan-views, as `dump.run` does.
+        """Dump some scan-views; raises as `dump.run`.
 
         Args:
             items: to be dumped.
@@ -76,16 +61,7 @@ class DumpWorker:
 
         Returns:
             what this worker did so far, and which of the items it did not do because it was asked to end.
-
-        Raises:
-            PolarDistillError: as `dump.run` does.
         """
-        if self.writer is None:
-            self.writer = ScanWriter(
-                self.store, DumpReport(), len(items) + waiting, self.settings.on_bad_scan == "skip", self.writing
-            )
         report = self.writer.report
-        report.present, before = present, report.written + len(report.skipped)
-        dump_missing(self.writer, self.teacher, items, self.settings, self.prepare, self.device)
-        done = report.written + len(report.skipped) - before
-        return report, [] if done == len(items) else [item for item in items if item not in self.writer.written]
+        report.present, self.writer.expected = present, report.written + len(items) + waiting
+        return report, dump_missing(self.writer, self.teacher, items, self.settings, self.prepare, self.device)

@@ -14,13 +14,12 @@ from stage1_dump_teacher.settings import DumpSettings
 def load_dump_settings(config: Path, overrides: tuple[str, ...]) -> DumpSettings:
     """Settings of a dump from a YAML file; without one `--set dataset=NAME` means `cylinder3d_NAME`, if that is there.
 
-    Raises:
-        SettingsError: they cannot be used.
+    Raises SettingsError where they cannot be used.
     """
     own = None
-    if config == TEACHER_CONFIG:
-        named = [Path(value).stem for key, _, value in (pair.partition("=") for pair in overrides) if key == "dataset"]
-        own = find_config(f"{TEACHER_CONFIG.stem}_{named[-1]}", "teachers") if named else None
+    named = [Path(pair.partition("=")[2]).stem for pair in overrides if pair.startswith("dataset=")]
+    if named and config == TEACHER_CONFIG:
+        own = find_config(f"{TEACHER_CONFIG.stem}_{named[-1]}", "teachers")
     return load_settings(DumpSettings, own or config, overrides)
 
 

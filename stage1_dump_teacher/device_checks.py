@@ -11,8 +11,8 @@ from common.base.environment import cuda_device_names, package_version, processo
 SPCONV_TOLERANCE = 1e-2
 """Relative; loose enough for TF32 on a GPU, far below what a wrong kernel order would do."""
 
-SPCONV_NATIVE = (5, 0), (9, 0)
-"""Compute capabilities of GPUs for which spconv's wheels hold code; of the last one also PTX, for all later ones."""
+FIRST_NATIVE, FIRST_COMPILED = (5, 0), (10, 0)
+"""Compute capabilities of GPUs from which on spconv's wheels hold code, and from which on only PTX to compile it."""
 
 COPIES = 30
 
@@ -44,18 +44,18 @@ def check_device(name: str = "auto") -> Check:
     if device.type == "cpu":
         return Check("note", f"CPU with {processors()} processors, no GPU", "A full dump or training needs a GPU.")
     capability, all_of_them = torch.cuda.get_device_capability(device), ", ".join(cuda_device_names())
-    finding = (
+    return Check(
+        "ok",
         f"CUDA: {torch.cuda.get_device_name(device)} ({device} of {all_of_them}), sm_{capability[0]}{capability[1]}; "
-        f"PyTorch has {' '.join(torch.cuda.get_arch_list())}; spconv's code for it is {sparse_code(capability)}"
+        f"PyTorch has {' '.join(torch.cuda.get_arch_list())}; spconv's code for it is {sparse_code(capability)}",
     )
-    return Check("ok", finding)
 
 
 def sparse_code(capability: tuple[int, int]) -> str:
     """How spconv gets its code for GPUs of some capability."""
-    if SPCONV_NATIVE[0] <= capability < (SPCONV_NATIVE[1][0] + 1, 0):
-        return "native"
-    return "compiled at first use: the first start is slow" if capability > SPCONV_NATIVE[1] else "missing"
+    if capability < FIRST_NATIVE:
+        return "missing"
+    return "native" if capability < FIRST_COMPILED else "compiled at first use: the first start is slow"
 
 
 def check_spconv(name: str = "auto") -> Check:
@@ -80,6 +80,7 @@ def check_copies(name: str = "auto") -> Check:
     device, wrong = select_device(name), 0
     with ThreadPoolExecutor(1) as pool:
         for number in range(COPIES):
+            # What is computed takes the device a while: a copy that nobody waits for would be read before it is there.
             values = (torch.arange(2.0**20, device=device).sin().sum() * 0 + number).repeat(2**18)
             (copied,) = pool.submit(start_to_host([values])).result()
             wrong += not bool((copied == number).all())
@@ -129,7 +130,8 @@ def check_segment_max() -> Check:
     segment = torch.arange(200) % 17
     expected = torch.stack([values[segment == row].amax(0) for row in range(17)])
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    wrong = [d for d in devices if not torch.equal(segment_max(values.to(d), segment.to(d), 17).cpu(), expected)]
+    found = {name: segment_max(values.to(name), segment.to(name), 17).cpu() for name in devices}
+    wrong = [name for name, maxima in found.items() if not torch.equal(maxima, expected)]
     if wrong:
         return Check("problem", f"differs from a loop on {', '.join(wrong)}", "Remove torch-scatter or rebuild it.")
     return Check("ok", f"equals a loop on {', '.join(devices)}")

@@ -82,9 +82,7 @@ comparing_options = gathered(
 )
 @comparing_options
 @device_option
-@click.pass_context
 def doctor(
-    context: click.Context,
     data: Path | None,
     teacher: Path | None,
     config: Path,
@@ -115,7 +113,7 @@ def doctor(
     problems = sum(result.status == "problem" for result in results.values())
     click.echo(f"{count_text(problems, 'problem') if problems else 'No problems'} found.")
     if problems:
-        context.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def checks(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,10 +15,10 @@ from common.base.shards import Shard
 from common.base.signals import StopRequest
 from common.scans.dataset import Dataset, ScanSelection, open_dataset
 from common.scans.label_map import LabelMap
-from common.scans.polar_grid import PolarGrid, check_distillable
+from common.scans.polar_grid import check_distillable
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.members import UnwrittenArrays
-from common.targets.store.storage import FolderStorage
+from common.targets.store.storage import FolderStorage, Storage
 from common.targets.teacher import Teacher, layer_channels
 from common.targets.teacher_targets import TeacherTargets, split_targets
 from stage1_dump_teacher.dump_workers import threads_of, worker_processes
@@ -25,7 +26,7 @@ from stage1_dump_teacher.scan_reading import PreparedBatch, PreparedScan, ScanSo
 from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import averaged_lines
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 BATCH_ON_GPU = 4
 """Scan-views of one pass of the teacher there: one alone is over before the next one is launched."""
@@ -55,96 +56,102 @@ def run(
     work = shard.of([(scan, view) for scan in selection.scans for view in range(settings.views.count)])
     missing = [item for item in work if item not in finished]
     announce(teacher, store, selection, len(missing), device, shard)
-    report = DumpReport(present=len(work) - len(missing))
-    source = ScanSource(settings, dataset, settings.grid.grid())
+    source = ScanSource(settings, dataset)
     with worker_processes(source, store, device) as (reading, writing):
-        writer = ScanWriter(store, report, len(missing), settings.on_bad_scan == "skip", writing)
+        writer = ScanWriter(store, settings.on_bad_scan == "skip", writing)
+        writer.expected, writer.report.present = len(missing), len(work) - len(missing)
         prepare = preparer(source, device, teacher, reading)
-        dump_missing(writer, teacher, missing, settings, prepare, device)
+        writer.report.left = len(dump_missing(writer, teacher, missing, settings, prepare, device))
     writer.check_all_there(finished.intersection(work))
-    return report
+    return writer.report
 
 
 def teacher_and_store(
-    settings: DumpSettings, dataset: Dataset, checkpoints: Sequence[Path], cache: str | Path, device: torch.device
+    settings: DumpSettings,
+    dataset: Dataset,
+    checkpoints: Sequence[Path],
+    cache: str | Path | Storage,
+    device: torch.device,
 ) -> tuple[Teacher, TargetStore]:
     """The teacher, and the store that gets its targets; for errors see `run`."""
     grid = settings.grid.grid()
     check_distillable(grid.shape)
     settings.grid.check_fits(dataset.label_map)
     set_float32_precision(tf32=settings.precision == "tf32")
-    teacher = TeacherChoice.of_dump(settings, checkpoints, dataset.label_map).load(device, settings.precision)
-    return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, grid, dataset.label_map))
+    teacher = load_teachers(settings, checkpoints, dataset.label_map, grid, device)
+    return teacher, TargetStore.create_or_resume(cache, identity_of(settings, teacher, dataset.label_map))
 
 
 def dump_missing(
-    scan_writer: ScanWriter,
+    writer: ScanWriter,
     teacher: Teacher,
     missing: list[ScanView],
     settings: DumpSettings,
     prepare: Callable[[list[ScanView]], PreparedBatch],
     device: torch.device,
-) -> None:
+) -> list[ScanView]:
     """Read ahead, run the teacher and write behind, some scan-views after others, until all is done or Ctrl-C.
 
     On a GPU this thread launches the teacher and the encoding of its targets, and waits for the end of a pass in
     between: other threads, or processes for them, read, wait for what is encoded, and write.
+
+    Returns:
+        scan-views that are left after Ctrl-C.
     """
     use_device(device)
-    kept = scan_writer.store.identity
+    kept = writer.store.identity
     progress = tqdm(total=len(missing), unit="scan", desc="dump-teacher", disable=not missing)
-    readers, writers = threads_of(settings, device, isinstance(scan_writer.store.storage, FolderStorage))
+    readers, writers = threads_of(settings, device, isinstance(writer.store.storage, FolderStorage))
     clock = StageClock({"reading": readers, "teacher": 1, "writing": max(writers, 1)})
 
     def read(items: list[ScanView]) -> PreparedBatch:
         with clock.measure("reading", len(items)):
             return prepare(items)
 
-    def write(encoded: list[tuple[PreparedScan, Callable[[], UnwrittenArrays]]], launch: Launch) -> None:
-        clock.add("teacher", launch.wait(), len(encoded))
-        with clock.measure("writing", len(encoded)):
-            for scan, arrays in encoded:
-                scan_writer.write(*scan.item, arrays)
+    def write(scans: list[PreparedScan], encodings: list[Callable[[], UnwrittenArrays]], launch: Launch) -> None:
+        clock.add("teacher", launch.wait(), len(scans))
+        with clock.measure("writing", len(scans)):
+            for scan, encoded in zip(scans, encodings, strict=True):
+                writer.write(*scan.item, encoded)
 
     # Targets wait in memory: few more of them than there are threads.
     background = BackgroundWriter(depth=writers + 2 if writers else 0, threads=max(writers, 1))
     together = settings.batch_size or (1 if device.type == "cpu" else BATCH_ON_GPU)
     batches = [missing[start : start + together] for start in range(0, len(missing), together)]
     ahead = closing(started_ahead(read, batches, max(settings.read_ahead, readers), readers))
-    with progress, StopRequest() as stop, background as writer, ahead as started:
+    done = 0
+    with progress, StopRequest() as stop, background as behind, ahead as started:
         for items, future in started:
             prepared = future.result()
             for item, error in prepared.refused:
-                scan_writer.pass_over(*item, error)
+                writer.pass_over(*item, error)
             if prepared.batch is not None:
                 with Launch(device) as launch:
                     targets = teacher.targets(prepared.batch, list(kept.layers), kept.voxel_features)
                     parts = split_targets(targets, len(prepared.scans))
-                    encoded = [encoding_of(*one, scan_writer.store) for one in zip(prepared.scans, parts, strict=True)]
-                writer.submit(write, encoded, launch)
+                    pairs = zip(prepared.scans, parts, strict=True)
+                    encodings = [encoding_of(scan, part, writer.store) for scan, part in pairs]
+                behind.submit(write, prepared.scans, encodings, launch)
+            done += len(items)
             progress.set_postfix_str(f"slowest={clock.slowest}", refresh=False)
             progress.update(len(items))
             if stop:
                 break
-    report = scan_writer.report
-    report.left = len(missing) - report.written - len(report.skipped)
+    return missing[done:]
 
 
-def encoding_of(
-    scan: PreparedScan, targets: TeacherTargets, store: TargetStore
-) -> tuple[PreparedScan, Callable[[], UnwrittenArrays]]:
-    """A scan-view, and what gives its encoded targets: launched at once on a GPU, left to who asks on a CPU."""
-    if targets.logits.is_cuda:
-        return scan, store.start_encoding(*scan.item, scan.view, targets, scan.sha256)
-    return scan, lambda: store.start_encoding(*scan.item, scan.view, targets, scan.sha256)()
+def encoding_of(scan: PreparedScan, targets: TeacherTargets, store: TargetStore) -> Callable[[], UnwrittenArrays]:
+    """What gives the encoded targets of a scan-view: launched at once on a GPU, left to who asks on a CPU."""
+    start = partial(store.start_encoding, *scan.item, scan.view, targets, scan.sha256)
+    return start() if targets.logits.is_cuda else lambda: start()()
 
 
-def identity_of(settings: DumpSettings, teacher: Teacher, grid: PolarGrid, label_map: LabelMap) -> StoreIdentity:
+def identity_of(settings: DumpSettings, teacher: Teacher, label_map: LabelMap) -> StoreIdentity:
     """What the store will say made it. Of a teacher without layers it keeps the logits alone."""
     layers = layer_channels(teacher, settings.layers if teacher.channels else ())
     return StoreIdentity.of(
         teacher_hash=teacher.hash,
-        grid=grid,
+        grid=settings.grid.grid(),
         label_map=label_map,
         layers=layers,
         voxel_features=settings.voxel_features and bool(layers),
@@ -164,16 +171,13 @@ def announce(
     shard: Shard = Shard(),
 ) -> None:
     """Say what is about to happen."""
+    identity, layers = store.identity, ", ".join(store.identity.layers) or "none, logits only"
     click.echo(f"teacher  {teacher} on {device}")
-    identity = store.identity
-    click.echo(
-        f"cache    {store.location}  views per scan: {identity.views.count}  "
-        f"layers: {', '.join(identity.layers) or 'none, logits only'}"
-    )
-    passes = sum(share.views for share in identity.averaged.values())
+    click.echo(f"cache    {store.location}  views per scan: {identity.views.count}  layers: {layers}")
     for line in averaged_lines(identity):
         click.echo(f"average  {line}")
-    if passes:
+    if identity.averaged:
+        passes = sum(share.views for share in identity.averaged.values())
         click.echo(f"cost     {passes} answers of a teacher for each scan-view, {passes * missing:,} in all")
     click.echo(f"scans    {len(selection.scans)}; {missing} scan-views to dump in shard {shard}")
     for note in selection.notes:

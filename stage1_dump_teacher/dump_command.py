@@ -12,7 +12,9 @@ from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
 from common.targets.store import TargetStore
+from stage1_dump_teacher.cluster import run_on_cluster
 from stage1_dump_teacher.command_options import dataset_words, settings_options
+from stage1_dump_teacher.dump import run
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
 
@@ -48,10 +50,6 @@ def dump(
       polar-distill dump --data dataset --teacher teacher.pt --ray auto
       polar-distill dump --data dataset --teacher a.pt --teacher b.pt --set views_averaged=8
     """
-    # Imported here so that the other commands start where spconv does not.
-    from stage1_dump_teacher.cluster import run_on_cluster
-    from stage1_dump_teacher.dump import run
-
     share = Shard.of_process(shard)
     if address is None:
         report = run(settings, data, teachers, cache, select_device(device), share)

@@ -59,15 +59,16 @@ def worker_processes(
 
 def in_processes(settings: DumpSettings, device: torch.device, local: bool) -> bool:
     """Whether processes read and write. Raises SettingsError as `worker_processes`."""
-    if settings.processes is None and (device.type != "cuda" or not local):
+    by_default = device.type == "cuda" and local
+    if not (by_default if settings.processes is None else settings.processes):
         return False
     needed = SHARED_BYTES * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    room = shared_memory_free() >= needed
-    if settings.processes and not room:
+    if shared_memory_free() >= needed:
+        return True
+    if settings.processes:
         raise SettingsError(
             f"processes=true: {SHARED_MEMORY} has less than {needed / 1e9:.0f} GB free, in which processes hand "
             "scans over. Give the container more (docker: --shm-size=4g, or --ipc=host), or set processes=false."
         )
-    if settings.processes is None and not room:
-        click.echo(f"note     {SHARED_MEMORY} is small: threads read and write (docker: --shm-size=4g is faster)")
-    return room if settings.processes is None else settings.processes
+    click.echo(f"note     {SHARED_MEMORY} is small: threads read and write (docker: --shm-size=4g is faster)")
+    return False

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from common.base.devices import CPU, use_device
+from common.base.devices import use_device
 from common.base.errors import DataError
 from common.base.worker_processes import WorkerProcesses
 from common.scans.dataset import Dataset, voxelise_view
-from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.view import View
 from common.targets.store import ScanView
@@ -25,7 +24,6 @@ class ScanSource(NamedTuple):
 
     settings: DumpSettings
     dataset: Dataset
-    grid: PolarGrid
 
 
 class PreparedScan(NamedTuple):
@@ -39,28 +37,17 @@ class PreparedScan(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """Some scan-views, ready for the teacher.
-
-    Attributes:
-        scans: that could be used.
-        batch: of them; None without any.
-        refused: the others, and why.
-    """
+    """Scan-views ready for the teacher, with their batch (None without any), and those that are refused, with why."""
 
     scans: list[PreparedScan]
     batch: ScanBatch | None
     refused: list[tuple[ScanView, DataError]]
 
-    @property
-    def usable(self) -> ScanBatch:
-        """The batch, of scans that are known to be there."""
-        assert self.batch is not None, self.refused
-        return self.batch
-
 
 def read_scans(source: ScanSource, items: list[ScanView]) -> PreparedBatch:
     """Read and voxelise some scan-views; those that cannot be used are refused."""
-    settings, dataset, grid = source
+    settings, dataset = source
+    grid = settings.grid.grid()
     scans, voxelised, refused = [], [], []
     for scan, index in items:
         try:
@@ -75,41 +62,33 @@ def read_scans(source: ScanSource, items: list[ScanView]) -> PreparedBatch:
 
 def read_scans_for_another_process(
     source: ScanSource, items: list[ScanView]
-) -> tuple[PreparedBatch, dict[str, np.ndarray]]:
-    """`read_scans`, with the tensors of the batch apart."""
+) -> tuple[tuple[PreparedBatch, dict[str, Any]], dict[str, np.ndarray]]:
+    """`read_scans` in parts: all but the batch, fields of the batch that are no tensors, and those that are."""
     prepared = read_scans(source, items)
-    if prepared.batch is None:
-        return prepared, {}
-    tensors = {name: value for name, value in vars(prepared.batch).items() if isinstance(value, torch.Tensor)}
-    nothing: Any = dict.fromkeys(tensors, torch.empty(0))
-    arrays = {name: value.numpy() for name, value in tensors.items()}
-    return replace(prepared, batch=replace(prepared.batch, **nothing)), arrays
+    fields = {} if prepared.batch is None else vars(prepared.batch)
+    tensors = {name: value.numpy() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    others = {name: value for name, value in fields.items() if name not in tensors}
+    return (replace(prepared, batch=None), others), tensors
 
 
 def preparer(
-    source: ScanSource,
-    device: torch.device = CPU,
-    teacher: Teacher | None = None,
-    processes: WorkerProcesses | None = None,
+    source: ScanSource, device: torch.device, teacher: Teacher, processes: WorkerProcesses | None
 ) -> Callable[[list[ScanView]], PreparedBatch]:
     """A function that reads and voxelises some scan-views, and brings them to the teacher's device as one batch.
 
-    Where the teacher is given, scans that it has no answer for are refused too. Where processes are, given the source,
-    they do the work.
+    Scans that the teacher has no answer for are refused too. Where there are processes, given the source, they read.
     """
 
     def read(items: list[ScanView]) -> PreparedBatch:
         if processes is None:
             return read_scans(source, items)
-        prepared, tensors = processes.call_for(read_scans_for_another_process, items)
-        if prepared.batch is None:
-            return prepared
-        whole: Any = {name: torch.from_numpy(values) for name, values in tensors.items()}
-        return replace(prepared, batch=replace(prepared.batch, **whole))
+        (prepared, fields), tensors = processes.call_for(read_scans_for_another_process, items)
+        fields |= {name: torch.from_numpy(values) for name, values in tensors.items()}
+        return replace(prepared, batch=ScanBatch(**fields) if fields else None)
 
     def prepare(items: list[ScanView]) -> PreparedBatch:
         prepared = read(items)
-        unanswered = unanswered_scans(teacher, prepared.scans) if teacher is not None else []
+        unanswered = unanswered_scans(teacher, prepared.scans)
         if unanswered:
             refused = [*prepared.refused, *unanswered]
             without = {item for item, _ in refused}

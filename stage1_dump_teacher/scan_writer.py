@@ -25,14 +25,9 @@ HOPELESS = 5
 
 @dataclass
 class DumpReport:
-    """What a dump did.
+    """What a dump did: numbers of scan-views, with bytes of those written now, and reasons of those skipped.
 
-    Attributes:
-        written: scan-views written now.
-        present: scan-views that were there before.
-        size: bytes written now.
-        skipped: reasons, one for each bad scan-view.
-        left: scan-views that are still missing because the dump was asked to stop.
+    `present` were there before; `left` are still missing because the dump was asked to stop.
     """
 
     written: int = 0
@@ -46,34 +41,25 @@ class ScanWriter:
     """Writes targets into a store, or why there are none, and counts. Several threads may use it at once.
 
     Attributes:
-        store: where to.
         report: of the dump, kept up to date.
+        expected: scan-views that are about to be written; the room for them is checked.
         written: scan-views written so far.
     """
 
-    def __init__(
-        self,
-        store: TargetStore,
-        report: DumpReport,
-        expected: int,
-        skip: bool = False,
-        processes: WorkerProcesses | None = None,
-    ) -> None:
+    def __init__(self, store: TargetStore, skip: bool = False, processes: WorkerProcesses | None = None) -> None:
         """Look at the store as it is.
 
         Args:
-            store: where to.
-            report: to be kept up to date.
-            expected: scan-views that are about to be written.
+            store: to write to.
             skip: go on after scans that cannot be used.
             processes: that compress and write, given the store; by default the thread that asks does.
         """
         self.store = store
-        self.report = report
+        self.report = DumpReport()
+        self.expected = 0
         self.written: set[ScanView] = set()
         self._watch = StoreWatch(store)
         self._skip = skip
-        self._expected = expected
         self._recorded = skipped_scan_views(store)
         self._lock = threading.Lock()
         self._processes = processes
@@ -82,10 +68,14 @@ class ScanWriter:
         """Write the targets of one scan-view, from what `TargetStore.start_encoding` returned.
 
         Raises:
-            StoreError: they cannot be written, or the store is gone.
+            StoreError: they cannot be written, the disk is too small for the whole dump, or the store is gone.
         """
         try:
-            size = self._write(scan, index, encoded())
+            arrays = encoded()
+            if self._processes is None:
+                size = self.store.write_arrays(scan, index, arrays)
+            else:
+                size = self._processes.call_with(write_arrays, arrays.arrays, scan, index, arrays.attributes)
         except UnstorableError as error:
             self.pass_over(scan, index, error)
             return
@@ -96,25 +86,27 @@ class ScanWriter:
             self.written.add((scan, index))
             self.report.size += size
             self.report.written += 1
-            estimate = self.report.size // SIZE_SAMPLE if self.report.written == SIZE_SAMPLE else None
-        if estimate is not None:
-            check_room(self.store, estimate, self._expected - SIZE_SAMPLE)
+            if self.report.written == SIZE_SAMPLE:
+                self._check_room()
 
-    def _write(self, scan: ScanId, index: int, arrays: UnwrittenArrays) -> int:
-        if self._processes is None:
-            return self.store.write_arrays(scan, index, arrays)
-        return self._processes.call_with(write_arrays, arrays.arrays, scan, index, arrays.attributes)
+    def _check_room(self) -> None:
+        """Stop before the disk is full rather than when it is."""
+        if not isinstance(self.store.storage, FolderStorage):
+            return
+        needed = self.report.size // SIZE_SAMPLE * (self.expected - SIZE_SAMPLE)
+        free = self.store.storage.free_bytes()
+        if needed > free:
+            raise StoreError(
+                f"{self.store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
+                "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
+            )
 
     def check_all_there(self, present: set[ScanView]) -> None:
         """That the store holds what was written and what was present before, see `StoreWatch.check_holds`."""
         self._watch.check_holds(present | self.written)
 
     def pass_over(self, scan: ScanId, index: int, error: PolarDistillError) -> None:
-        """Write down why a scan-view has no targets.
-
-        Raises:
-            PolarDistillError: the same, where bad scans are not to be skipped, or nothing but such is found.
-        """
+        """Write down why a scan-view has no targets; raise it where none is to be skipped, or all are such."""
         report, name = self.report, f"scan {scan}"
         with self._lock:
             alone = isinstance(error, UnstorableError) and not (report.written or report.present)
@@ -131,19 +123,3 @@ def write_arrays(
 ) -> int:
     """`TargetStore.write_arrays`, for another process."""
     return store.write_arrays(scan, index, UnwrittenArrays(attributes, arrays))
-
-
-def check_room(store: TargetStore, scan_bytes: int, scans_left: int) -> None:
-    """Stop before the disk is full rather than when it is.
-
-    Raises:
-        StoreError: what is left to write will not fit.
-    """
-    if not isinstance(store.storage, FolderStorage):
-        return
-    needed, free = scan_bytes * scans_left, store.storage.free_bytes()
-    if needed > free:
-        raise StoreError(
-            f"{store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
-            "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
-        )

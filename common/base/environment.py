@@ -8,8 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common import __version__
 
 PROJECT = "polar-distill"
@@ -31,6 +29,8 @@ def environment() -> dict[str, Any]:
         `processors`, `threads` (of PyTorch), `cuda` (version PyTorch was built for, or None), `devices` (names of the
         usable GPUs), `packages` (version by name, None where not installed).
     """
+    import torch
+
     commit, modified = git_state(REPOSITORY)
     return {
         "project": __version__,
@@ -56,6 +56,9 @@ def package_version(name: str) -> str | None:
 
 def cuda_device_names() -> list[str]:
     """Names of the GPUs that PyTorch can see, by index."""
+    # Imported here, so that the doctor can say that it cannot be.
+    import torch
+
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_name(index) for index in range(usable)]
 

@@ -1,14 +1,17 @@
 """Measures of how far targets are from what the live teacher says about the same cloud."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import kl_div
 
 from common.scans.scan_batch import ScanBatch
 from common.targets.teacher_targets import PillarFeatures, TeacherTargets
 from common.targets.transport import linear_index
+from common.training.predictor import most_likely_class
 
 TEMPERATURE = 10.0
 """Of the logits in the divergence; the inverse of the distillation's scale 0.1."""
@@ -67,35 +70,29 @@ class Agreement(NamedTuple):
 def agreement(
     targets: TeacherTargets, live: TeacherTargets, cloud: ScanBatch, cuts: Sequence[int] | None = None
 ) -> Agreement:
-    """Compare targets with the live teacher's, row by row, on the same cloud.
+    """Compare targets with the live teacher's, row by row, on the cloud of one scan.
 
-    Args:
-        targets: of the cloud.
-        live: what the live teacher says of it.
-        cloud: of one scan.
-        cuts: first azimuth bin behind each cut of a mixed scan, from which its places are distances; None for distances
-            from the border phi = +-pi, where the live teacher's convolutions end.
+    Places are distances from the cuts of a mixed scan, given as the first azimuth bin behind each; without cuts, from
+    the border phi = +-pi, where the live teacher's convolutions end.
     """
     ours, theirs = targets.logits.double(), live.logits.double()
     log_ours, log_theirs = (ours / TEMPERATURE).log_softmax(dim=1), (theirs / TEMPERATURE).log_softmax(dim=1)
-    divergence = (log_theirs.exp() * (log_theirs - log_ours)).sum(dim=1)[cloud.point_voxel]
-    # "Unlabelled" is never an answer.
-    carried_class, live_class = (1 + logits[:, 1:].argmax(dim=1)[cloud.point_voxel] for logits in (ours, theirs))
+    divergence = kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(dim=1)[cloud.point_voxel]
+    carried_class, live_class = (most_likely_class(logits)[cloud.point_voxel] for logits in (ours, theirs))
     labels, same = cloud.voxel_labels[cloud.point_voxel], (carried_class == live_class).double()
     circle = cloud.grid_shape[1] - 1
     distance = distance_of_points(cloud, [0, circle] if cuts is None else cuts)
-    places, first = {}, 0
-    for last in (*(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), None):
-        inside = (distance >= first) & (distance < (circle if last is None else last))
+    places = {}
+    for first, last in pairwise((0, *(BORDER_DISTANCES if cuts is None else CUT_DISTANCES), circle)):
+        inside = (distance >= first) & (distance < last)
         labelled = inside & (labels > 0)
-        places[f"from {first} bins on" if last is None else f"{first} to {last} bins"] = PointAgreement(
+        places[f"from {first} bins on" if last == circle else f"{first} to {last} bins"] = PointAgreement(
             float(same[inside].mean()),
             float(divergence[inside].mean()),
             float(divergence[inside].sum() / divergence.sum().clamp_min(1e-30)),
             float((carried_class == labels)[labelled].double().mean()),
             float((live_class == labels)[labelled].double().mean()),
         )
-        first = last or 0
     layers = {name: layer_agreement(targets.layers[name], layer) for name, layer in live.layers.items()}
     return Agreement(float(same.mean()), float(divergence.mean()), layers, places)
 
@@ -103,9 +100,7 @@ def agreement(
 def distance_of_points(cloud: ScanBatch, cuts: Sequence[int]) -> torch.Tensor:
     """Azimuth bins between each point and the nearest cut, never across phi = +-pi; 0 beside a cut: int64 [N].
 
-    Args:
-        cloud: of one scan.
-        cuts: first azimuth bin behind each.
+    Cuts are given as the first azimuth bin behind each.
     """
     bins, starts = torch.arange(cloud.grid_shape[1])[:, None], torch.tensor(cuts)
     # The last bin holds phi = pi only, a place that belongs to the bin before.
@@ -136,11 +131,8 @@ def mean(agreements: Sequence[Agreement]) -> Agreement:
     first = agreements[0]
     argmax, divergence = np.mean([one[:2] for one in agreements], axis=0).tolist()
     layers = {name: np.mean([one.layers[name] for one in agreements], axis=0).tolist() for name in first.layers}
-    known = {name: np.ma.masked_invalid([one.places[name] for one in agreements]) for name in first.places}
-    places = {name: numbers.mean(axis=0).filled(np.nan).tolist() for name, numbers in known.items()}
-    return Agreement(
-        argmax,
-        divergence,
-        {name: LayerAgreement(*numbers) for name, numbers in layers.items()},
-        {name: PointAgreement(*numbers) for name, numbers in places.items()},
-    )
+    places = {}
+    for name in first.places:
+        known = np.ma.masked_invalid([one.places[name] for one in agreements])
+        places[name] = PointAgreement(*known.mean(axis=0).filled(np.nan).tolist())
+    return Agreement(argmax, divergence, {name: LayerAgreement(*of_layer) for name, of_layer in layers.items()}, places)

@@ -11,6 +11,8 @@ from common.scans.dataset import open_dataset
 from common.scans.polar_grid import check_distillable
 from common.scans.view import AnchorSet
 from stage1_dump_teacher.command_options import settings_options
+from stage1_dump_teacher.consistency import measure as measures
+from stage1_dump_teacher.consistency.report import BORDER, draw, markdown_tables
 from stage1_dump_teacher.settings import DumpSettings
 
 
@@ -64,10 +66,6 @@ def consistency(
     """
     if augmentations and policy != "transport":
         raise SettingsError(f"--augmentation: policy {policy} draws its views; use --draws, or --policy transport")
-    # Imported here so that the other commands start where spconv does not.
-    from stage1_dump_teacher.consistency import measure as measures
-    from stage1_dump_teacher.consistency.report import BORDER, draw, markdown_tables
-
     shape, dataset = settings.grid.grid().shape, open_dataset(data, settings.dataset)
     check_distillable(shape)
     see = measures.live_teacher(teacher, settings, dataset.label_map, select_device(device))
@@ -81,12 +79,13 @@ def consistency(
         found = measures.measure_mix(scans, see, shape[1], draws or 8)
     else:
         found = measures.measure_replay(scans, see, settings.views.policy, draws or 8, settings.encoding)
-    rows = measures.means(found)
-    together = {measures.ALL: rows.pop(measures.ALL)}
+    agreements = list(found)
+    rows = listed = measures.means(agreements)
     if policy == "anchors":
         rows = dict(sorted(rows.items()))
+        listed = rows | measures.means(("all", "", agreement) for _, _, agreement in agreements)
     border = "the nearest cut" if policy == "mix" else BORDER
-    click.echo("\n".join(markdown_tables(rows | together if policy == "anchors" else rows, border)))
+    click.echo("\n".join(markdown_tables(listed, border)))
     if picture is not None:
         draw(rows, picture, border)
         click.echo(f"\npicture  {picture}")

@@ -29,22 +29,20 @@ from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import carry_through_points, rotate_by_bins
 from stage1_dump_teacher.consistency.agreement import Agreement, agreement, mean
 from stage1_dump_teacher.settings import DumpSettings
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 DEFAULT_AUGMENTATIONS = (
     *("rotate:0.5", "bins:8", "bins:8.5", "bins:4", "bins:40", "bins:88", "rotate:90", "bins:176"),
     *("flip:y", "flip:x"),
 )
-NUMBER = r"-?\d+(?:\.\d+)?"
-AUGMENTATION = re.compile(
-    rf"rotate:(?P<degrees>{NUMBER})|bins:(?P<bins>{NUMBER})|flip:(?P<axis>[xy])|scale:(?P<factor>{NUMBER})"
-)
-
-ALL = ("all", "")
+AUGMENTATION = re.compile(r"flip:[xy]|(rotate|bins|scale):-?\d+(\.\d+)?")
 
 Scans = Iterable[tuple[ScanId, LabelledScan]]
-Teaching = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
+LiveTeacher = Callable[[LabelledScan, View], tuple[ScanBatch, TeacherTargets]]
+"""Sees a scan in a view: the batch that it is, and what the teacher says of it."""
+
 Found = Iterator[tuple[str, str, Agreement]]
+"""What was done to a scan, how its targets were carried there, and how they agree with the live teacher's."""
 
 SEED = 0
 """Of the views that are drawn from anchors, and of the sectors of mixed scans."""
@@ -65,33 +63,25 @@ class Augmentation(NamedTuple):
 
 
 def augmentation_named(name: str, azimuth_bins: int) -> Augmentation:
-    """`rotate:DEGREES`, `bins:AZIMUTH_BINS`, `flip:x`, `flip:y` or `scale:FACTOR`.
-
-    Raises:
-        SettingsError: it is none of these.
-    """
-    match = AUGMENTATION.fullmatch(name)
-    if match is None or (match["factor"] and float(match["factor"]) <= 0):
+    """`rotate:DEGREES`, `bins:AZIMUTH_BINS`, `flip:x`, `flip:y` or `scale:FACTOR`; SettingsError for anything else."""
+    kind, _, value = name.partition(":")
+    if AUGMENTATION.fullmatch(name) is None or (kind == "scale" and float(value) <= 0):
         raise SettingsError(
             f"'{name}' is not an augmentation; write rotate:DEGREES, bins:AZIMUTH_BINS, flip:x, flip:y or scale:FACTOR"
         )
-    if match["axis"]:
-        return Augmentation(name, View(flip_x=match["axis"] == "x", flip_y=match["axis"] == "y"))
-    if match["factor"]:
-        return Augmentation(name, View(scale=float(match["factor"])))
-    if match["degrees"]:
-        return Augmentation(name, View(rotation=float(match["degrees"])))
-    bins = float(match["bins"])
+    if kind == "flip":
+        return Augmentation(name, View(flip_x=value == "x", flip_y=value == "y"))
+    if kind == "scale":
+        return Augmentation(name, View(scale=float(value)))
+    if kind == "rotate":
+        return Augmentation(name, View(rotation=float(value)))
+    bins = float(value)
     view = View(rotation=bins * 360.0 / (azimuth_bins - 1))
     return Augmentation(name, view, None if bins % COARSEST_STRIDE else int(bins))
 
 
-def measure_transport(scans: Scans, see: Teaching, augmentations: Sequence[Augmentation]) -> Found:
-    """Targets of the scan as it is, transported to each augmentation; aligned rotations in both ways.
-
-    Yields:
-        augmentation, way of transport, agreement; for every scan.
-    """
+def measure_transport(scans: Scans, see: LiveTeacher, augmentations: Sequence[Augmentation]) -> Found:
+    """Targets of the scan as it is, carried to each augmentation through points; to aligned rotations also shifted."""
     for _, scan in scans:
         source, cached = see(scan, IDENTITY)
         for name, view, bins in augmentations:
@@ -101,11 +91,10 @@ def measure_transport(scans: Scans, see: Teaching, augmentations: Sequence[Augme
             yield name, "points", agreement(carry_through_points(cached, source, target), live, target)
 
 
-def measure_anchors(scans: Scans, see: Teaching, anchors: AnchorSet, azimuth: int, draws: int | None) -> Found:
+def measure_anchors(scans: Scans, see: LiveTeacher, anchors: AnchorSet, azimuth: int, draws: int | None) -> Found:
     """Targets composed from anchors as in training, for every flip and aligned rotation or some that are drawn.
 
-    Yields:
-        distance to the nearest anchor, flip, agreement; for every scan and view.
+    Yields them by distance to the nearest anchor, and by flip.
     """
     for name, scan in scans:
         chosen = views_to_measure(anchors, azimuth, draws, name)
@@ -132,12 +121,8 @@ def views_to_measure(anchors: AnchorSet, azimuth_bins: int, draws: int | None, s
     return [views.from_anchors(anchors, flip, position, azimuth_bins) for flip in flips for position in positions]
 
 
-def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, encoding: TargetEncoding) -> Found:
-    """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher.
-
-    Yields:
-        view, encoding of the pillar features, agreement; for every scan and view.
-    """
+def measure_replay(scans: Scans, see: LiveTeacher, policy: ViewPolicy, draws: int, encoding: TargetEncoding) -> Found:
+    """Targets of views 0, 1, ... as they come out of a store: only the encoding stands between them and the teacher."""
     for name, scan in scans:
         for index in range(draws):
             target, live = see(scan, views.draw_view(policy, name, index))
@@ -147,11 +132,8 @@ def measure_replay(scans: Scans, see: Teaching, policy: ViewPolicy, draws: int, 
             yield view, encoding.pillar_features, agreement(replayed, live, target)
 
 
-def measure_mix(scans: Scans, see: Teaching, azimuth: int, draws: int) -> Found:
+def measure_mix(scans: Scans, see: LiveTeacher, azimuth: int, draws: int) -> Found:
     """Targets of two scans as they are, mixed by sectors as in training: each scan with the one before it.
-
-    Yields:
-        number of sectors, "swapped", agreement by distance from the cuts; for every two scans and draw.
 
     Raises:
         SettingsError: there are no two scans, or the grid has no room for a sector.
@@ -189,15 +171,14 @@ def joined(scans: Sequence[LabelledScan], kept: Sequence[np.ndarray]) -> Labelle
 
 
 def means(found: Iterable[tuple[str, str, Agreement]]) -> dict[tuple[str, str], Agreement]:
-    """Means by augmentation and way, in the order of their first appearance, and last of all together."""
+    """Means by augmentation and way, in the order of their first appearance."""
     groups: dict[tuple[str, str], list[Agreement]] = {}
     for augmentation, way, one in found:
         groups.setdefault((augmentation, way), []).append(one)
-    together = mean([one for group in groups.values() for one in group])
-    return {key: mean(group) for key, group in groups.items()} | {ALL: together}
+    return {key: mean(group) for key, group in groups.items()}
 
 
-def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> Teaching:
+def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, device: torch.device) -> LiveTeacher:
     """A checkpoint as a function from a scan and a view to its batch and targets, both on the CPU.
 
     Raises:
@@ -205,8 +186,8 @@ def live_teacher(checkpoint: Path, settings: DumpSettings, label_map: LabelMap, 
         SettingsError: it has other classes than the dataset, or does not compute in the precision on this device.
     """
     set_float32_precision(tf32=settings.precision == "tf32")
-    choice = TeacherChoice.of_dump(settings, [checkpoint], label_map)
-    teacher, grid = choice.load(device, settings.precision), choice.grid
+    grid = settings.grid.grid()
+    teacher = load_teachers(settings, [checkpoint], label_map, grid, device)
 
     def see(scan: LabelledScan, view: View) -> tuple[ScanBatch, TeacherTargets]:
         batch = batch_scans([voxelise_view(scan, view, grid, label_map)], grid.shape)

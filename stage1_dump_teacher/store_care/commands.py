@@ -1,8 +1,8 @@
 """Commands that look after a target store: info, verify; and what they share with repair."""
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import click
@@ -13,19 +13,19 @@ from common.base.command_options import cache_option, device_option, optional_da
 from common.base.devices import select_device, set_float32_precision
 from common.base.errors import SettingsError, StoreError
 from common.base.text import count_text
-from common.scans.dataset import open_dataset
+from common.scans.dataset import Dataset, open_dataset
 from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, TargetStore
 from common.targets.store.contents import contents
 from common.targets.store.maintenance import Problem, absent, inspect_all, leftovers, sample, source_hashes
 from common.targets.store.skipped import read_skipped
-from common.targets.teacher import Precision, Teacher
+from common.targets.teacher import Precision
 from stage1_dump_teacher.command_options import settings_options, threads_option
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care import reports
 from stage1_dump_teacher.store_care.live_check import AGREEMENT, compare_live, worst
-from stage1_dump_teacher.teachers.loading import TeacherChoice
+from stage1_dump_teacher.teachers.loading import load_teachers
 
 
 @click.command()
@@ -43,22 +43,26 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
       polar-distill info --cache s3://bucket/prefix --json
     """
     store = TargetStore.open(cache)
-    found, finished, missing = contents(store), store.finished(), None
+    found, finished = contents(store), store.finished()
+    skipped, parts = read_skipped(store, finished), [reports.contents_lines(store, found)]
+    missing: reports.MissingBySequence | None = None
+    if skipped:
+        parts.append(reports.skipped_lines(skipped))
     if data is not None:
-        scans = open_dataset(data, settings.dataset).select(settings.splits).scans
-        missing = reports.Missing.of(store, finished, scans)
-    skipped = read_skipped(store, finished)
+        scans, views = open_dataset(data, settings.dataset).select(settings.splits).scans, store.identity.views.count
+        missing = {scan.sequence: [] for scan in scans}
+        for scan, view in product(scans, range(views)):
+            if (scan, view) not in finished:
+                missing[scan.sequence].append((scan, view))
+        mean_size = found.total.size / max(found.total.scan_views, 1)
+        parts.append(reports.missing_lines(missing, len(scans) * views, mean_size))
+    unfinished = len(leftovers(store))
+    if unfinished:
+        parts.append([f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."])
     if as_json:
         click.echo(json.dumps(reports.contents_json(store, found, missing, skipped), indent=1))
-        return
-    unfinished = len(leftovers(store))
-    parts = [
-        reports.contents_lines(store, found),
-        reports.skipped_lines(skipped) if skipped else [],
-        missing.lines(found.total.size / max(found.total.scan_views, 1)) if missing else [],
-        [f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."] if unfinished else [],
-    ]
-    click.echo("\n\n".join("\n".join(lines) for lines in parts if lines))
+    else:
+        click.echo("\n\n".join("\n".join(lines) for lines in parts))
 
 
 @click.command()
@@ -99,11 +103,10 @@ def verify(
         raise SettingsError("--live runs the teacher on scans: it needs --data and --teacher")
     store = TargetStore.open(cache)
     dataset = None if data is None else open_dataset(data, settings.dataset)
-    files = None if dataset is None else dataset.files
-    finished = store.finished()
+    files, finished = None if dataset is None else dataset.files, store.finished()
     chosen = sorted(finished) if count is None else sample(list(finished), count, seed)
     skipped = read_skipped(store, finished)
-    missing = absent(store, finished, neighbours(files, finished))
+    missing = absent(store, finished, expected_scans(files, finished))
     problems = [problem for problem in missing if problem.scan_view not in skipped]
     problems += inspected(store, chosen, files, threads)
     for line in reports.problem_lines(problems):
@@ -120,33 +123,29 @@ def verify(
         usable = sample([item for item in finished if item not in bad], live, seed)
         if not usable:
             raise StoreError(f"{store.location}: holds no whole scan-view to run the teacher on.")
-        chosen_device = select_device(device)
-        choice = TeacherChoice.of_store(store.identity, settings.teacher, teachers, dataset.label_map)
-        load = partial(choice.load, chosen_device)
-        failed |= not compare_with_teacher(store, load, dataset.files, usable, chosen_device)
+        failed |= not compare_with_teacher(store, settings, teachers, dataset, usable, select_device(device))
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def inspected(store: TargetStore, items: list[ScanView], files: ScanFiles | None, threads: int) -> list[Problem]:
     """Problems of scan-views that are in a store, with a progress bar; says what could not be found out."""
-    hashes = None if files is None else source_hashes(files, neighbours(files, items))
+    hashes = None if files is None else source_hashes(files, expected_scans(files, items))
     # Views beyond those of the store are foreign whatever they hold.
     items = [item for item in items if item[1] < store.identity.views.count]
     found = tqdm(inspect_all(store, items, hashes, threads), total=len(items), unit="scan", desc="verify", leave=False)
     problems = [problem for problem in found if problem is not None]
     unsigned = sum(problem.is_note for problem in problems)
     if unsigned:
-        earlier = count_text(unsigned, "scan file")
         click.echo(
-            f"note       {earlier} of an earlier version without the hash of the store's identity: volume and policy "
-            "of views could not be compared"
+            f"note       {count_text(unsigned, 'scan file')} of an earlier version without the hash of the store's "
+            "identity: volume and policy of views could not be compared"
         )
     return [problem for problem in problems if not problem.is_note]
 
 
-def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[ScanId]:
-    """All scans on disk of the sequences that a store holds something of: those that one would miss."""
+def expected_scans(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[ScanId]:
+    """Scans that a store should hold: all on disk of the sequences that it holds any scan of; none without files."""
     if files is None:
         return []
     held = {scan.sequence for scan, _ in finished} & set(files.sequences())
@@ -155,20 +154,28 @@ def neighbours(files: ScanFiles | None, finished: Iterable[ScanView]) -> list[Sc
 
 def compare_with_teacher(
     store: TargetStore,
-    load: Callable[[Precision], Teacher],
-    files: ScanFiles,
+    settings: DumpSettings,
+    checkpoints: Sequence[Path],
+    dataset: Dataset,
     items: list[ScanView],
     device: torch.device,
 ) -> bool:
-    """Run the teacher on some scan-views and print how far the store is from it; whether that is explained.
+    """Run the teacher on some scan-views and print how far the store is from it; returns whether that is explained.
 
     It runs in the store's precision, where the device has it, and in float32.
     """
-    stored, explained = store.identity.precision, True
+    identity, stored, explained = store.identity, store.identity.precision, True
+    shares = identity.averaged.values()
+    averaging = {
+        "views_averaged": max((share.views for share in shares), default=1),
+        "teacher_weights": [share.weight for share in shares] if len(shares) > 1 else [],
+    }
     precisions: list[Precision] = ["float32"] if device.type == "cpu" else list(dict.fromkeys((stored, "float32")))
     for precision in precisions:
         set_float32_precision(tf32=precision == "tf32")
-        compared = compare_live(store, load(precision), files, items, device)
+        as_stored = settings.model_copy(update=averaging | {"precision": precision})
+        teacher = load_teachers(as_stored, checkpoints, dataset.label_map, identity.polar_grid, device)
+        compared = compare_live(store, teacher, dataset.files, items, device)
         errors = worst(tqdm(compared, total=len(items), unit="scan", desc="live", leave=False))
         if stored != "float32":
             within = f"within {AGREEMENT[stored]:.0e} of float32"

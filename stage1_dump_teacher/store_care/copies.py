@@ -115,13 +115,12 @@ def merge(sources: tuple[str, ...], destination: str | None, archive: Path | Non
     provenance = environment() | {"merged_from": [origin(store) for store in stores]}
     signed = all(store.signed for store in stores)
     found = holders(stores)
-    place: str | Path
     if archive is not None:
         if archive.suffix != ".zip":
             raise SettingsError(f"{archive}: the name of an archive has to end in .zip")
         manifest = manifest_bytes(stores[0].identity, provenance, signed)
         copied = archive_all(found, {MANIFEST: manifest} | records(stores, found.keys()), archive, threads)
-        total, present, place = len(found), 0, archive
+        total, present, place = len(found), 0, str(archive)
     else:
         target = TargetStore.create_or_resume(str(destination), stores[0].identity, provenance, signed)
         held = target.finished()

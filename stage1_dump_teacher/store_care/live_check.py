@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from common.base.errors import StoreError
@@ -11,7 +10,7 @@ from common.scans.polar_grid import voxelise
 from common.scans.scan_batch import batch_scans
 from common.scans.scan_files import ScanFiles
 from common.scans.view import apply_view
-from common.targets.store import ScanView, TargetStore
+from common.targets.store import ScanView, TargetEncoding, TargetStore
 from common.targets.store.encoding import ArrayEncoding, decodable, encode
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
 from common.targets.teacher import Teacher
@@ -33,8 +32,6 @@ class LiveError:
     """How far one array of a store is from the teacher.
 
     Attributes:
-        array: which one.
-        encoding: of it.
         error: relative error in the Frobenius norm; infinite where the coordinates differ.
         limit: the largest error that the encoding and the store's precision explain.
     """
@@ -53,7 +50,7 @@ class LiveError:
 def compare_live(
     store: TargetStore, teacher: Teacher, files: ScanFiles, items: Iterable[ScanView], device: torch.device
 ) -> Iterator[list[LiveError]]:
-    """Run the teacher again on some scan-views; yields the errors of each scan-view's arrays.
+    """Run the teacher again on some scan-views; yields the errors of each one's arrays.
 
     Raises:
         StoreError: the store was made by another teacher, or the targets cannot be read.
@@ -72,57 +69,40 @@ def compare_live(
         voxelised = replace(voxelise(apply_view(points, view), grid), name=str(scan))
         batch = batch_scans([voxelised], grid.shape).to(device)
         live = teacher.targets(batch, list(identity.layers), identity.voxel_features).to("cpu")
-        yield errors(store, cached, live)
+        yield list(errors(store, cached, live))
 
 
-def errors(store: TargetStore, cached: TeacherTargets, live: TeacherTargets) -> list[LiveError]:
-    """Relative error of every array of one scan-view."""
-    encoding, least = store.identity.encoding, AGREEMENT[store.identity.precision]
-    found = [(LOGITS, encoding.logits, (cached.voxels, cached.logits), (live.voxels, live.logits))]
-    for name, layer in cached.layers.items():
-        other = live.layers[name]
-        pairs = ((layer.pillars, layer.features), (other.pillars, other.features))
-        found.append((f"{name}{PILLAR_FEATURES}", encoding.pillar_features, *pairs))
-    for name, voxel_layer in cached.voxel_layers.items():
-        voxels = live.voxel_layers[name]
-        pairs = ((voxel_layer.voxels, voxel_layer.features), (voxels.voxels, voxels.features))
-        found.append((f"{name}{VOXEL_FEATURES}", encoding.voxel_features, *pairs))
-    return [
-        LiveError(
-            name,
-            how,
-            relative_error(*pair, *expected),
-            max(explained_error(expected[1], how, name, encoding.steps), least),
-        )
-        for name, how, pair, expected in found
-    ]
+def errors(store: TargetStore, cached: TeacherTargets, live: TeacherTargets) -> Iterator[LiveError]:
+    """How far each array of one scan-view is from the live teacher's."""
+    encoding, agreement = store.identity.encoding, AGREEMENT[store.identity.precision]
+    expected = {name: (sites, features) for name, _, sites, features in arrays_of(live, encoding)}
+    for name, how, sites, features in arrays_of(cached, encoding):
+        live_sites, live_features = expected[name]
+        error = relative_error(features, live_features) if torch.equal(sites, live_sites) else float("inf")
+        # Outliers cost one byte a lot.
+        encoded = decodable(encode(live_features, how, name, encoding.steps)).decode()
+        loss = ENCODING_SLACK * relative_error(encoded, live_features)
+        yield LiveError(name, how, error, max(TOLERANCES[how], loss, agreement))
 
 
-def explained_error(features: torch.Tensor, encoding: ArrayEncoding, name: str, steps: int) -> float:
-    """The largest relative error that an encoding explains on these features: outliers cost one byte a lot."""
-    decoded = decodable(encode(features, encoding, name, steps)).decode()
-    difference = torch.linalg.vector_norm((decoded - features).double())
-    loss = float(difference / torch.linalg.vector_norm(features.double()).clamp_min(1e-30))
-    return max(TOLERANCES[encoding], ENCODING_SLACK * loss)
+def arrays_of(
+    targets: TeacherTargets, encoding: TargetEncoding
+) -> Iterator[tuple[str, ArrayEncoding, torch.Tensor, torch.Tensor]]:
+    """Arrays of targets by the names that they have in a store: name, encoding, voxels or pillars, and numbers."""
+    yield LOGITS, encoding.logits, targets.voxels, targets.logits
+    for name, layer in targets.layers.items():
+        yield f"{name}{PILLAR_FEATURES}", encoding.pillar_features, layer.pillars, layer.features
+    for name, voxel_layer in targets.voxel_layers.items():
+        yield f"{name}{VOXEL_FEATURES}", encoding.voxel_features, voxel_layer.voxels, voxel_layer.features
 
 
-def relative_error(
-    coordinates: torch.Tensor, features: torch.Tensor, expected_coordinates: torch.Tensor, expected: torch.Tensor
-) -> float:
-    """|features - expected| / |expected| in the Frobenius norm; infinite where the coordinates differ."""
-    if not torch.equal(coordinates, expected_coordinates):
-        return float("inf")
+def relative_error(features: torch.Tensor, expected: torch.Tensor) -> float:
+    """|features - expected| / |expected| in the Frobenius norm; 1 where nothing but zeros is expected."""
     difference = float(torch.linalg.vector_norm((features - expected).double()))
     size = float(torch.linalg.vector_norm(expected.double()))
-    return difference / size if size else float(np.sign(difference))
+    return difference / (size or difference or 1.0)
 
 
-def worst(scan_views: Iterable[list[LiveError]]) -> list[LiveError]:
+def worst(scan_views: Iterable[Iterable[LiveError]]) -> list[LiveError]:
     """The error of each array that comes nearest to its limit, or exceeds it most, over scan-views."""
-    largest: dict[str, LiveError] = {}
-    for found in scan_views:
-        for error in found:
-            before = largest.get(error.array)
-            if before is None or error.error / error.limit > before.error / before.limit:
-                largest[error.array] = error
-    return list(largest.values())
+    return [max(of_array, key=lambda error: error.error / error.limit) for of_array in zip(*scan_views, strict=True)]

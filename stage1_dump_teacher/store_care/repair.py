@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,8 +16,9 @@ from common.scans.scan_files import ScanFiles
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.archive import ArchiveStorage
-from common.targets.store.maintenance import Problem, absent, leftovers
+from common.targets.store.maintenance import absent, leftovers
 from stage1_dump_teacher.command_options import settings_options, threads_option
+from stage1_dump_teacher.dump import run, teacher_and_store
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.commands import inspected
 from stage1_dump_teacher.store_care.reports import dump_lines, problem_lines
@@ -27,42 +27,32 @@ FEW_FILES, SHARE = 5, 0.05
 """Files, and share of the store, up to which repair deletes without asking; the larger of the two counts."""
 
 
-@dataclass(frozen=True)
 class RepairPlan:
     """What a repair is about to do.
 
     Attributes:
-        files: scan files in the store.
+        files: number of scan files in the store.
         problems: everything that is not as it should be.
         delete: those whose file is to go.
         dump: those that are to be dumped, again or for the first time.
+        left: those that neither solves.
         half_written: files of crashed dumps.
     """
 
-    location: str
-    files: int
-    problems: list[Problem]
-    delete: list[Problem]
-    dump: list[Problem]
-    half_written: list[Path]
-
-    @classmethod
-    def of(cls, store: TargetStore, scans: Iterable[ScanId], files: ScanFiles, threads: int) -> "RepairPlan":
+    def __init__(self, store: TargetStore, scans: Iterable[ScanId], files: ScanFiles, threads: int) -> None:
         """Inspect every file of a store that should hold some scans."""
-        known, finished = set(scans), store.finished()
-        problems = absent(store, finished, known) + inspected(store, sorted(finished), files, threads)
-        delete = [problem for problem in problems if problem.file_is_wrong]
-        views = store.identity.views.count
-        possible = [problem for problem in problems if problem.scan in known and problem.view < views]
-        dump = [problem for problem in possible if problem.kind == "missing" or problem.file_is_wrong]
-        return cls(store.location, len(finished), problems, delete, dump, leftovers(store))
+        known, finished, views = set(scans), store.finished(), store.identity.views.count
+        self.location, self.files, self.half_written = store.location, len(finished), leftovers(store)
+        self.problems = absent(store, finished, known) + inspected(store, sorted(finished), files, threads)
+        self.delete = [problem for problem in self.problems if problem.file_is_wrong]
+        of_views = [problem for problem in self.problems if problem.view < views]
+        of_scans = [problem for problem in of_views if problem.scan in known]
+        self.dump = [problem for problem in of_scans if problem.kind == "missing" or problem.file_is_wrong]
+        dumped = set(self.dump)
+        self.left = [problem for problem in of_views if problem not in dumped]
 
     def check_readings(self) -> None:
-        """Refuse to delete anything where what is read cannot be trusted.
-
-        Raises:
-            StoreError: some file was not read the same each time.
-        """
+        """Refuse to delete anything, with a StoreError, where some file was not read the same each time."""
         unsteady = [problem for problem in self.problems if problem.kind == "unsteady"]
         if unsteady:
             raise StoreError(
@@ -90,11 +80,6 @@ class RepairPlan:
             f"{count_text(len(self.half_written), 'half-written file')} {verb} deleted, "
             f"{count_text(len(self.dump), 'scan-view')} {verb} dumped"
         )
-
-    def remaining(self, views: int) -> list[Problem]:
-        """Problems that neither deleting nor dumping solves."""
-        solved = set(self.dump)
-        return [problem for problem in self.problems if problem not in solved and problem.view < views]
 
 
 @click.command()
@@ -126,18 +111,14 @@ def repair(
       polar-distill repair --data dataset --teacher teacher.pt --dry-run
       polar-distill repair --data dataset --teacher teacher.pt --set profile=train
     """
-    from stage1_dump_teacher.dump import identity_of, run
-    from stage1_dump_teacher.teachers.loading import TeacherChoice
-
     chosen_device = select_device(device)
     dataset = open_dataset(data, settings.dataset)
     store = TargetStore.open(cache)
     if isinstance(store.storage, ArchiveStorage):
         raise StoreError(f"{store.location}: an archive is read only. Repair the folder it was made from.")
-    live = TeacherChoice.of_dump(settings, teachers, dataset.label_map).load(chosen_device, settings.precision)
-    identity = identity_of(settings, live, settings.grid.grid(), dataset.label_map)
-    TargetStore.create_or_resume(store.storage, identity, {})
-    plan = RepairPlan.of(store, dataset.select(settings.splits).scans, dataset.files, threads)
+    # Refuses other settings than those of the store.
+    teacher_and_store(settings, dataset, teachers, store.storage, chosen_device)
+    plan = RepairPlan(store, dataset.select(settings.splits).scans, dataset.files, threads)
     click.echo("\n".join([*problem_lines(plan.problems), plan.summary("would be" if dry_run else "to be")]))
     plan.check_readings()
     if dry_run:
@@ -156,10 +137,9 @@ def repair(
             raise click.exceptions.Exit(INTERRUPTED)
         if report.skipped:
             raise click.exceptions.Exit(1)
-    left = plan.remaining(identity.views.count)
-    if left:
-        scan_views = count_text(len(left), "scan-view")
+    if plan.left:
+        scan_views = count_text(len(plan.left), "scan-view")
         click.echo(f"{scan_views} could not be dumped: no scan of --data and --config, or not readable")
-        click.echo("\n".join(problem_lines(left)))
+        click.echo("\n".join(problem_lines(plan.left)))
         raise click.exceptions.Exit(1)
     click.echo("The store is whole.")

@@ -1,26 +1,25 @@
 """What the commands of stage one print."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.base.text import aligned_table, count_text, printable, size_text
-from common.scans.scan_id import ScanId
 from common.targets.store import ScanView, StoreIdentity, TargetStore
 from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
-
-if TYPE_CHECKING:
-    # These come with the teacher, which these lines do not need.
-    from stage1_dump_teacher.scan_writer import DumpReport
-    from stage1_dump_teacher.store_care.live_check import LiveError
+from stage1_dump_teacher.scan_writer import DumpReport
+from stage1_dump_teacher.store_care.live_check import LiveError
 
 LISTED_SCANS = 5
 """Scan-views that a line names one by one."""
 
 LISTED_MISSING = 20
 """Missing scan-views that `verify` names one by one."""
+
+
+MissingBySequence = dict[str, list[ScanView]]
+"""Scan-views that a store does not hold yet, for each sequence of a dataset."""
 
 
 def named(items: Sequence[ScanView]) -> list[str]:
@@ -33,42 +32,17 @@ def first_named(items: Sequence[ScanView]) -> str:
     return ", ".join(named(items[:LISTED_SCANS])) + (", ..." if len(items) > LISTED_SCANS else "")
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Scan-views of a dataset, and by sequence those that a store does not hold yet."""
-
-    expected: int
-    by_sequence: dict[str, list[ScanView]]
-
-    @classmethod
-    def of(cls, store: TargetStore, held: set[ScanView], scans: Sequence[ScanId]) -> "Missing":
-        """Hold the scans of a dataset against what a store holds."""
-        found: dict[str, list[ScanView]] = {scan.sequence: [] for scan in scans}
-        expected = [(scan, view) for scan in scans for view in range(store.identity.views.count)]
-        for item in expected:
-            if item not in held:
-                found[item[0].sequence].append(item)
-        return cls(len(expected), found)
-
-    @property
-    def count(self) -> int:
-        """In all sequences."""
-        return sum(map(len, self.by_sequence.values()))
-
-    def lines(self, mean_size: float) -> list[str]:
-        """In words; `mean_size` is the bytes of a scan-view."""
-        expected = f"{count_text(self.expected, 'scan-view')} of DATA"
-        if not self.count:
-            return [f"complete   {expected}, none is missing"]
-        share = 100 * (self.expected - self.count) / self.expected
-        size = f" (about {size_text(mean_size * self.count)})" if mean_size else ""
-        of_sequences = [
-            f"  {sequence}: {len(items):,} missing: {first_named(items)}"
-            for sequence, items in self.by_sequence.items()
-            if items
-        ]
-        head = f"complete   {share:.1f} %: {self.count:,} of {expected} are missing{size}"
-        return [head, *of_sequences, "  make dump-teacher dumps exactly these."]
+def missing_lines(missing: MissingBySequence, expected: int, mean_size: float) -> list[str]:
+    """How complete a store is that should hold so many scan-views, of so many bytes each (0: not known)."""
+    count, all_of_them = sum(map(len, missing.values())), f"{count_text(expected, 'scan-view')} of DATA"
+    if not count:
+        return [f"complete   {all_of_them}, none is missing"]
+    size = f" (about {size_text(mean_size * count)})" if mean_size else ""
+    return [
+        f"complete   {100 * (expected - count) / expected:.1f} %: {count:,} of {all_of_them} are missing{size}",
+        *(f"  {name}: {len(items):,} missing: {first_named(items)}" for name, items in missing.items() if items),
+        "  make dump-teacher dumps exactly these.",
+    ]
 
 
 def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
@@ -117,13 +91,11 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
 
 def averaged_lines(identity: StoreIdentity) -> list[str]:
     """Each teacher whose probabilities a store averages."""
-    total = sum(share.weight for share in identity.averaged.values())
-    return [
-        f"{100 * share.weight / total:.3g} %: {share.views} views averaged ({share.policy.describe()}) of {name}"
-        if share.policy is not None
-        else f"{100 * share.weight / total:.3g} %: {name}"
-        for name, share in identity.averaged.items()
-    ]
+    total, lines = sum(share.weight for share in identity.averaged.values()), []
+    for name, share in identity.averaged.items():
+        views = f"{share.views} views averaged ({share.policy.describe()}) of " if share.policy else ""
+        lines.append(f"{100 * share.weight / total:.3g} %: {views}{name}")
+    return lines
 
 
 def array_lines(found: StoreContents) -> list[str]:
@@ -161,7 +133,7 @@ def skipped_lines(skipped: Skipped) -> list[str]:
 
 
 def contents_json(
-    store: TargetStore, found: StoreContents, missing: Missing | None, skipped: Skipped
+    store: TargetStore, found: StoreContents, missing: MissingBySequence | None, skipped: Skipped
 ) -> dict[str, Any]:
     """The report of `info` for programs."""
     report = {
@@ -177,8 +149,8 @@ def contents_json(
         "skipped": dict(zip(named(list(skipped)), skipped.values(), strict=True)),
     }
     if missing is not None:
-        names = {sequence: named(items) for sequence, items in missing.by_sequence.items()}
-        report |= {"missing": missing.count, "missing_scan_views": names}
+        names = {sequence: named(items) for sequence, items in missing.items()}
+        report |= {"missing": sum(map(len, names.values())), "missing_scan_views": names}
     return report
 
 
@@ -196,7 +168,7 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     return lines + [line(problem) for problem in problems if problem.kind != "missing"]
 
 
-def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list[str]:
+def live_lines(errors: Sequence[LiveError], items: Sequence[ScanView]) -> list[str]:
     """The table of `verify --live`."""
     rows = [("array", "encoding", "relative error", "limit", "")]
     for error in errors:
@@ -209,7 +181,7 @@ def live_lines(errors: Sequence["LiveError"], items: Sequence[ScanView]) -> list
     return [head, *aligned_table(rows), verdict]
 
 
-def dump_lines(report: "DumpReport") -> list[str]:
+def dump_lines(report: DumpReport) -> list[str]:
     """What a dump did."""
     written = f"{count_text(report.written, 'scan-view')} written ({size_text(report.size)})"
     lines = [f"{written}, {report.present:,} were there before"]

@@ -8,8 +8,12 @@ from common.base.command_options import data_option, device_option, path_type, r
 from common.base.config import load_settings
 from common.base.devices import select_device
 from common.base.signals import INTERRUPTED
+from common.scans.dataset import open_dataset
+from common.training.trainer import finished
 from stage1_dump_teacher.command_options import dataset_words
+from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
 from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSettings
+from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, run
 
 
 @click.command("train-teacher")
@@ -24,9 +28,7 @@ from stage1_dump_teacher.teacher_training.settings import TeacherTrainingSetting
 @resume_option
 @device_option
 @set_option
-@click.pass_context
 def train_teacher(
-    context: click.Context,
     data: Path,
     folder: Path,
     config: Path,
@@ -44,12 +46,6 @@ def train_teacher(
       polar-distill train-teacher --data dataset
       polar-distill train-teacher --data dataset --set widths.base=16 --set epochs=20 --run runs/small
     """
-    # Imported here so that the other commands start where spconv does not.
-    from common.scans.dataset import open_dataset
-    from common.training.trainer import finished
-    from stage1_dump_teacher.data_checks.looking import TRAINED_ON, surveyed, write_survey
-    from stage1_dump_teacher.teacher_training.train import BEST_TEACHER, LAST_TEACHER, run
-
     settings = load_settings(TeacherTrainingSettings, config, overrides)
     state = run(settings, data, folder, select_device(device), resume)
     best = folder / BEST_TEACHER
@@ -57,7 +53,7 @@ def train_teacher(
     click.echo(f"teacher  {written}" + (f"  mIoU {100 * state.best_miou:.2f}" if state.best_miou >= 0 else ""))
     if not finished(state, settings):
         click.echo(f"stopped after {state.step} steps; go on with --resume (make train-teacher RESUME=1)")
-        context.exit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     dataset = open_dataset(data, settings.dataset)
     _, survey = surveyed(dataset, dataset.select(settings.train).scans, settings.grid)
     write_survey(survey, folder / TRAINED_ON)

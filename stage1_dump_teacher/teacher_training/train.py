@@ -20,7 +20,7 @@ from common.scans.polar_grid import VoxelisedScan
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, draw_view
-from common.training.guarded_step import DeviceRows, step_if_finite
+from common.training.guarded_step import step_if_finite
 from common.training.predictor import Predictor
 from common.training.schedule import learning_rate_factor
 from common.training.segmentation_loss import segmentation_terms
@@ -43,24 +43,12 @@ class TeacherNetworks(NamedTuple):
 TeacherState = TrainingState[TeacherNetworks]
 
 
-class LabelledBatch(NamedTuple):
-    """Scans of one step, and their voxels and points."""
-
-    scans: list[ScanId]
-    batch: ScanBatch
-
-
 def run(
     settings: TeacherTrainingSettings, data: Path, folder: Path, device: torch.device, resume: bool = False
 ) -> TeacherState:
-    """Train a teacher into `folder`.
+    """Train a teacher into `folder`, or go on with the run there.
 
-    Args:
-        settings: the network and its training.
-        data: folder of the dataset.
-        folder: of the run; gets `teacher_last.safetensors` and, with validation, `teacher_best.safetensors`.
-        device: to train on.
-        resume: continue the run in `folder`.
+    The folder gets `teacher_last.safetensors` and, with validation, `teacher_best.safetensors`.
 
     Raises:
         DataError: a scan cannot be used, or has no labels.
@@ -79,7 +67,7 @@ def run(
     return state
 
 
-class TeacherTask(Task[LabelledBatch]):
+class TeacherTask(Task[ScanBatch]):
     """A teacher as a `Trainer` sees it."""
 
     best, last = BEST_TEACHER, LAST_TEACHER
@@ -99,48 +87,47 @@ class TeacherTask(Task[LabelledBatch]):
         self.may_change = loop_may_change(settings.schedule) | {"checkpoint_dtype"}
         self.class_weights = torch.from_numpy(dataset.label_map.class_weights()).to(device)
 
-    def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[LabelledBatch]:
+    def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[ScanBatch]:
         """Batches of one epoch, loaded ahead by threads, each scan in a view of its own for every epoch."""
         settings, dataset, grid = self.settings, self.dataset, self.settings.grid.grid()
+        policy, threads = settings.augmentation, settings.loading_threads
 
         def load(scan: ScanId) -> VoxelisedScan:
-            policy = settings.augmentation
             view = IDENTITY if policy is None else draw_view(policy, scan, 1 + epoch, settings.seed)
             return voxelise_view(dataset.read(scan), view, grid, dataset.label_map)
 
-        def load_batch(scans: list[ScanId]) -> LabelledBatch:
-            return LabelledBatch(scans, batch_scans([load(scan) for scan in scans], grid.shape))
+        def load_batch(scans: list[ScanId]) -> ScanBatch:
+            return batch_scans([load(scan) for scan in scans], grid.shape)
 
-        threads = settings.loading_threads
         for _, future in started_ahead(load_batch, batches, depth=2 * threads, threads=threads):
             yield future.result()
 
-    def step(self, batches: Iterable[LabelledBatch], scans: int, steps: int) -> StepTerms:
+    def step(self, batches: Iterable[ScanBatch], scans: int, steps: int) -> StepTerms:
         """One step of Adam on cross entropy and Lovasz, as Cylinder3D was trained (Zhu et al., CVPR 2021, section 3.5).
 
         Raises:
             TrainingError: the loss is not finite, or the batch too small for a batch norm; the weights stay as they
                 were.
         """
-        [loaded] = batches
-        state, teacher, names = self.state, self.state.networks.teacher, ", ".join(map(str, loaded.scans))
+        [batch] = batches
+        state, teacher, names = self.state, self.state.networks.teacher, ", ".join(batch.names)
         rate = self.settings.learning_rate * learning_rate_factor(state.step, steps, self.settings.schedule)
-        if not loaded.batch.labelled:
+        if not batch.labelled:
             # A step would move batch statistics and Adam's momentum without having learned anything.
             tqdm.write(f"note: nothing to learn from scans {names}: no voxel has a label")
             state.step += 1
             return lambda: {"cross_entropy": 0.0, "lovasz": 0.0, "loss": 0.0, "learning_rate": rate}
         teacher.train()
         state.optimiser.zero_grad(set_to_none=True)
-        batch = loaded.batch.to(self.device)
-        with naming_small_batches(loaded.scans):
+        batch = batch.to(self.device)
+        with naming_small_batches(batch.scan_ids):
             logits = teacher(batch).logits
         terms = segmentation_terms(logits, batch.voxel_labels, self.class_weights)
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         values = torch.stack([value.detach() for value in (*terms.values(), loss)])
         step_if_finite(state, rate, values)
-        [row] = DeviceRows([values]).read()
+        row = values.tolist()
         if not isfinite(row[-1]):
             raise TrainingError(
                 f"step {state.step + 1}: the loss is {row[-1]} for scans {names}. Lower learning_rate, or look at "
@@ -166,11 +153,7 @@ def new_state(settings: TeacherTrainingSettings, label_map: LabelMap, device: to
 
 
 def require_labels(dataset: Dataset, scans: list[ScanId]) -> None:
-    """Refuse scans without labels, of which a teacher learns nothing.
-
-    Raises:
-        DataError: one has no labels.
-    """
+    """Refuse scans without labels, of which a teacher learns nothing, with a DataError."""
     without = dataset.unlabelled(scans)
     if without:
         raise DataError(
@@ -197,6 +180,6 @@ def save_teacher(path: Path, teacher: Cylinder3D, settings: TeacherTrainingSetti
 
     Vectors stay float32: batch norm's running variances can be larger than float16 reaches, and they weigh little.
     """
-    dtype = {"float32": torch.float32, "float16": torch.float16}[settings.checkpoint_dtype]
-    weights = {name: w.to(dtype) if w.ndim > 1 else w for name, w in to_published(teacher).items()}
+    dtype = torch.float16 if settings.checkpoint_dtype == "float16" else torch.float32
+    weights = {name: weight.to(dtype) if weight.ndim > 1 else weight for name, weight in to_published(teacher).items()}
     write_atomically(path, sealed_safetensors(weights))

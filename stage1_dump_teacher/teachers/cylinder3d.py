@@ -23,12 +23,7 @@ from common.training.wrapped_weights import load_weights
 
 @dataclass(frozen=True)
 class Cylinder3DTeacher(Teacher):
-    """A frozen Cylinder3D, see `Teacher`.
-
-    Attributes:
-        model: in eval mode, without gradients.
-        hash: SHA-256 of the weights that act (dead slices do not count).
-    """
+    """A frozen Cylinder3D in eval mode, without gradients, and the hash of its weights that act (no dead slices)."""
 
     name = "cylinder3d"
 

@@ -1,7 +1,7 @@
 """A teacher that ran somewhere else: what it said of the points of each scan, read from files."""
 
 import hashlib
-import zipfile
+import lzma
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from common.base.errors import DataError, SettingsError
 from common.scans.label_map import LabelMap
 from common.scans.scan_batch import ScanBatch
 from common.scans.scan_id import ScanId
+from common.targets.store.archive import UNREADABLE_ZIP
 from common.targets.teacher import Precision, Teacher
 from common.targets.teacher_targets import TeacherTargets
 from common.targets.transport import mean_over_points
@@ -25,6 +26,7 @@ from stage1_dump_teacher.teachers.averaged import log_probabilities
 DESCRIPTION = "classes.yaml"
 SUFFIXES = (".npy", ".npz")
 PAGE = "docs/recorded-targets.md"
+UNREADABLE = (*UNREADABLE_ZIP, EOFError, MemoryError, zlib.error, lzma.LZMAError)
 
 SUM_TOLERANCE = 0.01
 """How far the probabilities of a point may be from 1 together: half precision rounds each."""
@@ -56,8 +58,6 @@ class RecordedTeacher(Teacher):
     layers.
 
     Attributes:
-        folder: of the files.
-        recording: what they hold.
         columns: columns that stand for each class of the dataset, set by `for_dataset`.
     """
 
@@ -70,11 +70,7 @@ class RecordedTeacher(Teacher):
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device) -> "RecordedTeacher":
-        """Read what a folder says about its files.
-
-        Raises:
-            SettingsError: its `classes.yaml` is missing or cannot be used.
-        """
+        """Read what a folder says about its files; SettingsError where its `classes.yaml` cannot be used."""
         description = checkpoint.absolute() / DESCRIPTION
         if not description.is_file():
             raise SettingsError(f"{description} is missing: it says what a folder of predictions holds. See {PAGE}.")
@@ -87,13 +83,9 @@ class RecordedTeacher(Teacher):
         return self
 
     def for_dataset(self, label_map: LabelMap) -> "RecordedTeacher":
-        """See `Teacher`.
-
-        Raises:
-            SettingsError: a column stands for no class of the dataset, or a class other than 0 has no column.
-        """
+        """As `Teacher`; SettingsError where a column stands for no class, or a class other than 0 has no column."""
         known = label_map.names
-        names = known if self.recording.classes is None else self.recording.classes
+        names = self.recording.classes or known
         columns = tuple(tuple(place for place, own in enumerate(names) if own == name) for name in known)
         strange = sorted(set(names) - set(known))
         absent = [name for name, own in zip(known[1:], columns[1:], strict=True) if not own]
@@ -128,13 +120,12 @@ class RecordedTeacher(Teacher):
         Raises:
             DataError: what is recorded of a scan cannot be used; names the scan and the file.
         """
-        sizes = (len(points) for points in batch.clouds())
-        rows = [self.rows(scan, points) for scan, points in zip(batch.scan_ids, sizes, strict=True)]
-        logits = in_classes(torch.from_numpy(np.concatenate(rows)), self.columns).to(batch.voxels.device)
+        rows = [self.rows(scan, len(points)) for scan, points in zip(batch.scan_ids, batch.clouds(), strict=True)]
+        logits = in_classes(torch.from_numpy(np.concatenate(rows)), self.columns).to(batch.voxels.device).double()
         if self.recording.kind == "logits":
-            mean = mean_over_points(logits.double(), batch).float()
+            mean = mean_over_points(logits, batch).float()
         else:
-            mean = log_probabilities(mean_over_points(logits.double().softmax(dim=1), batch))
+            mean = log_probabilities(mean_over_points(logits.softmax(dim=1), batch))
         return TeacherTargets(batch.voxels, mean, {})
 
     def rows(self, scan: ScanId, points: int) -> np.ndarray:
@@ -158,17 +149,13 @@ class RecordedTeacher(Teacher):
                 raise ValueError(f"every row is a distribution; set kind: probabilities in {DESCRIPTION}")
         except FileNotFoundError as error:
             raise DataError(f"scan {scan}: {path} is missing (or the same with .npz). See {PAGE}.") from error
-        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(f"scan {scan}: {path}: {error}. See {PAGE}.") from error
         return rows
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of an `.npy` file, or the only one of an `.npz` file; nothing is unpickled.
-
-    Raises:
-        OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error: it cannot be read.
-    """
+    """The array of an `.npy` file, or the only one of an `.npz` file; nothing is unpickled. Raises `UNREADABLE`."""
     loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -179,11 +166,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def checked_rows(rows: np.ndarray, points: int, columns: int) -> np.ndarray:
-    """A finite number for each point and column, float32 [points, columns].
-
-    Raises:
-        ValueError: says what else it is.
-    """
+    """A finite number for each point and column, float32 [points, columns]; ValueError says what else it is."""
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(f"holds {rows.dtype} of shape {rows.shape}, not floats of [points, classes]")
     if len(rows) != points:

@@ -29,7 +29,7 @@ from common.scans.dataset import open_dataset
 from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import identity_of
 from stage1_dump_teacher.scan_reading import ScanSource, preparer, read_scans
-from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.scan_writer import ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.benchmarks.bench_step import write_teacher
@@ -77,20 +77,21 @@ def work_by_name(checkpoint: Path, folder: Path, stack: ExitStack) -> dict[str, 
     teacher = load_teacher(checkpoint, CPU)
     for profile in ("train", "full"):
         settings = load_settings(DumpSettings, REPOSITORY / "configs/teachers/cylinder3d.yaml", [f"profile={profile}"])
-        dataset, grid = open_dataset(scans_folder(), settings.dataset), settings.grid.grid()
-        source = ScanSource(settings, dataset, grid)
+        dataset = open_dataset(scans_folder(), settings.dataset)
+        source = ScanSource(settings, dataset)
         item = (dataset.select(settings.splits).scans[0], 0)
         prepared = read_scans(source, [item])
-        targets = teacher.targets(prepared.usable, settings.layers, settings.voxel_features)
-        identity = identity_of(settings, teacher, grid, dataset.label_map)
+        assert prepared.batch is not None
+        targets = teacher.targets(prepared.batch, settings.layers, settings.voxel_features)
+        identity = identity_of(settings, teacher, dataset.label_map)
         store = TargetStore.create_or_resume(folder / profile, identity, {})
         arrays = store.start_encoding(*item, prepared.scans[0].view, targets, prepared.scans[0].sha256)()
         for kind in ("thread", "process"):
             reading = stack.enter_context(WorkerProcesses(1, source)) if kind == "process" else None
             writing = stack.enter_context(WorkerProcesses(1, store)) if kind == "process" else None
             if profile == "train":
-                found[f"reading, {kind}"] = partial(preparer(source, processes=reading), [item])
-            writer = ScanWriter(store, DumpReport(written=9), 10, processes=writing)
+                found[f"reading, {kind}"] = partial(preparer(source, CPU, teacher, reading), [item])
+            writer = ScanWriter(store, processes=writing)
             found[f"writing {profile}, {kind}"] = partial(writer.write, *item, lambda arrays=arrays: arrays)  # type: ignore[misc]
     return found
 

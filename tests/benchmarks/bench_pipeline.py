@@ -28,7 +28,7 @@ from common.targets.teacher import Teacher
 from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.dump import dump_missing, identity_of
 from stage1_dump_teacher.scan_reading import ScanSource, preparer
-from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.scan_writer import ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
 from tests.benchmarks.bench_step import write_teacher
@@ -77,22 +77,24 @@ def settings_of(profile: str, scans: int, writers: int) -> DumpSettings:
 def measure(profile: str, teacher_ms: float, scans: int, folder: Path) -> list[dict[str, Any]]:
     """A row for each number of writers."""
     settings = settings_of(profile, scans, 0)
-    dataset, grid = open_dataset(scans_folder(), settings.dataset), settings.grid.grid()
+    dataset = open_dataset(scans_folder(), settings.dataset)
     scan = dataset.select(settings.splits).scans[0]
-    prepare = preparer(ScanSource(settings, dataset, grid))
     real = load_teacher(folder / "teacher.pt", CPU)
-    answer = real.targets(prepare([(scan, 0)]).usable, settings.layers, settings.voxel_features)
+    prepare = preparer(ScanSource(settings, dataset), CPU, real, None)
+    batch = prepare([(scan, 0)]).batch
+    assert batch is not None
+    answer = real.targets(batch, settings.layers, settings.voxel_features)
     teacher = SleepingTeacher(real, answer, teacher_ms / 1e3)
     rows = []
     torch.set_num_threads(1)
     for writers in THREADS:
         settings = settings_of(profile, scans, writers)
         store = TargetStore.create_or_resume(
-            folder / f"{profile}{writers}", identity_of(settings, real, grid, dataset.label_map), {}
+            folder / f"{profile}{writers}", identity_of(settings, real, dataset.label_map), {}
         )
         work = [(scan, view) for view in range(scans)]
         start, cpu = time.perf_counter(), time.process_time()
-        dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher, work, settings, prepare, CPU)
+        dump_missing(ScanWriter(store), teacher, work, settings, prepare, CPU)
         taken, cpu_ms = 1e3 * (time.perf_counter() - start) / scans, 1e3 * (time.process_time() - cpu) / scans
         best = max(teacher_ms, cpu_ms / processors())
         rows.append(

@@ -23,7 +23,7 @@ from common.scans.label_map import load_label_map
 from common.targets.store import TargetStore
 from stage1_dump_teacher.dump import dump_missing, identity_of
 from stage1_dump_teacher.scan_reading import ScanSource, preparer
-from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.scan_writer import ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher, load_teacher
 from tests.benchmarks.brief_teacher import train_briefly
@@ -57,15 +57,14 @@ def dump_sample(
         the store; seconds per scan-view of the dump (`dump_s`), of the teacher alone (`teacher_s`), their ratio.
     """
     label_map = load_label_map(settings.dataset)
-    grid = settings.grid.grid()
-    store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, grid, label_map), {})
-    prepare = preparer(ScanSource(settings, Dataset.open(scans_folder(), label_map), grid))
-    scans = Dataset.open(scans_folder(), label_map).select(settings.splits).scans
-    cpu = torch.device("cpu")
+    store = TargetStore.create_or_resume(folder, identity_of(settings, teacher, label_map), {})
+    dataset, cpu = Dataset.open(scans_folder(), label_map), torch.device("cpu")
+    prepare = preparer(ScanSource(settings, dataset), cpu, teacher, None)
+    scans = dataset.select(settings.splits).scans
     dumped, alone = [], []
     for view in range(VIEWS):
         work = [(scan, view) for scan in scans]
-        batches = [prepare([item]).usable for item in work]
+        batches = [batch for batch in (prepare([item]).batch for item in work) if batch is not None]
         if view == 0:
             teacher.targets(batches[0], settings.layers, settings.voxel_features)
         start = time.perf_counter()
@@ -73,7 +72,7 @@ def dump_sample(
             teacher.targets(batch, settings.layers, settings.voxel_features)
         alone.append((time.perf_counter() - start) / len(work))
         start = time.perf_counter()
-        dump_missing(ScanWriter(store, DumpReport(), len(work)), teacher, work, settings, prepare, cpu)
+        dump_missing(ScanWriter(store), teacher, work, settings, prepare, cpu)
         dumped.append((time.perf_counter() - start) / len(work))
     ratio = statistics.median(ours / theirs for ours, theirs in zip(dumped, alone, strict=True))
     return store, {

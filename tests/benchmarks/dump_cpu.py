@@ -36,7 +36,7 @@ def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
         source = dataset.read(scan)
         batch = batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
         targets = teacher.targets(batch, settings.layers, settings.voxel_features)
-        identity = identity_of(settings, teacher, grid, dataset.label_map)
+        identity = identity_of(settings, teacher, dataset.label_map)
         store, encoding = TargetStore.create_or_resume(folder / f"cpu_{profile}", identity, {}), settings.encoding
         store.write(scan, 0, IDENTITY, targets, source.points)
         data = store.storage.read(store.name(scan, 0))

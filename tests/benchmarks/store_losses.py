@@ -19,7 +19,7 @@ from common.targets.store.scan_file import targets_of as targets_in
 from common.targets.teacher_targets import TeacherTargets
 from stage1_dump_teacher.dump import dump_missing, identity_of
 from stage1_dump_teacher.scan_reading import ScanSource, preparer
-from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.scan_writer import ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.teachers.cylinder3d import Cylinder3DTeacher
 from stage2_train_student.settings import ExperimentSettings
@@ -44,11 +44,11 @@ class LossProbe:
 
     def __init__(self, teacher: Cylinder3DTeacher, exact: DumpSettings, data: Path, scan: ScanId, folder: Path) -> None:
         """Dump the float32 targets into a folder, and train on them once."""
-        label_map, grid = load_label_map(exact.dataset), exact.grid.grid()
-        store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, grid, label_map), {})
+        label_map = load_label_map(exact.dataset)
+        store = TargetStore.create_or_resume(folder, identity_of(exact, teacher, label_map), {})
         dataset, cpu = Dataset.open(data, label_map), torch.device("cpu")
-        writer = ScanWriter(store, DumpReport(), 1)
-        dump_missing(writer, teacher, [(scan, 0)], exact, preparer(ScanSource(exact, dataset, grid)), cpu)
+        prepare = preparer(ScanSource(exact, dataset), cpu, teacher, None)
+        dump_missing(ScanWriter(store), teacher, [(scan, 0)], exact, prepare, cpu)
         self.exact, _ = store.read(scan, 0, None)
         settings = load_settings(
             ExperimentSettings, REPOSITORY / "configs/experiments/full.yaml", ["batch_size=1", "student.dropblock=0.0"]

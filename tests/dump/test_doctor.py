@@ -23,6 +23,7 @@ from stage1_dump_teacher.doctor import (
     run_check,
 )
 from stage1_dump_teacher.package_checks import check_packages, check_zarr, installed_spconv
+from tests.shared.reduced import start
 
 GIGABYTE = 10**9
 
@@ -73,6 +74,16 @@ def test_crash_of_a_check_becomes_a_problem():
     assert result.status == "problem"
     assert "libcuda.so" in result.finding
     assert result.next_step
+
+
+def test_a_broken_pytorch_is_a_line_of_the_table(tmp_path):
+    program = "import sys; sys.modules['torch'] = None; import polar_distill; polar_distill.main()"
+    process = start("-c", program, "doctor", "--cache", tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "problem  device         ModuleNotFoundError: import of torch halted" in output
+    assert "Traceback" not in output
+    assert "problems found." in output
 
 
 def test_native_code_computes():

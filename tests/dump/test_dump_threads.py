@@ -81,7 +81,7 @@ def test_processes_need_memory_that_they_can_share(data, tmp_path, reduced_teach
 def test_where_processes_do_not_start_threads_do_it_unless_they_are_asked_for(tmp_path, capsys):
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
     store, locked = TargetStore(FolderStorage(tmp_path), made_up_targets.identity()), threading.Lock()
-    unpicklable = ScanSource(settings, locked, settings.grid.grid())
+    unpicklable = ScanSource(settings, locked)
     with worker_processes(unpicklable, store, torch.device("cuda", 0)) as workers:
         assert workers == (None, None)
     assert "cannot pickle" in capsys.readouterr().out

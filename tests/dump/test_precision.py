@@ -13,8 +13,8 @@ from common.scans.dataset import open_dataset
 from common.targets.store import TargetStore
 from common.targets.store.manifest import MANIFEST
 from stage1_dump_teacher.dump import dump_missing, identity_of
-from stage1_dump_teacher.scan_reading import ScanSource, preparer
-from stage1_dump_teacher.scan_writer import DumpReport, ScanWriter
+from stage1_dump_teacher.scan_reading import ScanSource, preparer, read_scans
+from stage1_dump_teacher.scan_writer import ScanWriter
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.live_check import AGREEMENT
 from stage1_dump_teacher.teachers.cylinder3d import load_teacher
@@ -36,11 +36,11 @@ def store_in(precision: str, data: Path, teacher: Path, folder: Path, *changes: 
     """A store that says it is in some precision, of a teacher that computes in float32."""
     words = [f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}", TRAIN, f"precision={precision}", *EXACT, *changes]
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
-    dataset, grid, loaded = open_dataset(data, settings.dataset), settings.grid.grid(), load_teacher(teacher, CPU)
-    store = TargetStore.create_or_resume(folder, identity_of(settings, loaded, grid, dataset.label_map))
+    dataset, loaded = open_dataset(data, settings.dataset), load_teacher(teacher, CPU)
+    store = TargetStore.create_or_resume(folder, identity_of(settings, loaded, dataset.label_map))
     work = [(scan, 0) for scan in dataset.select(settings.splits).scans]
-    writer = ScanWriter(store, DumpReport(), len(work))
-    dump_missing(writer, loaded, work, settings, preparer(ScanSource(settings, dataset, grid)), CPU)
+    prepare = preparer(ScanSource(settings, dataset), CPU, loaded, None)
+    dump_missing(ScanWriter(store), loaded, work, settings, prepare, CPU)
     return store
 
 
@@ -97,8 +97,8 @@ def test_the_sparse_network_alone_changes_its_numbers(reduced_teacher, streets, 
 def test_targets_are_float32_whatever_the_sparse_network_computes_with(data, reduced_teacher):
     words = [f"dataset={DATASET}", f"grid.shape={list(STREET_GRID)}", TRAIN]
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", words)
-    dataset, grid = open_dataset(data, settings.dataset), settings.grid.grid()
-    batch = preparer(ScanSource(settings, dataset, grid))([(dataset.select(settings.splits).scans[0], 0)]).usable
+    dataset = open_dataset(data, settings.dataset)
+    batch = read_scans(ScanSource(settings, dataset), [(dataset.select(settings.splits).scans[0], 0)]).batch
     single, double = load_teacher(reduced_teacher, CPU), load_teacher(reduced_teacher, CPU)
     # A CPU has no float16 here; float64 takes the same way in and out.
     double.model.cylinder_3d_spconv_seg.double()

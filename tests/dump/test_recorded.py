@@ -226,9 +226,15 @@ def test_an_archive_holds_one_array(tmp_path, semantic_kitti):
     np.savez(path, rows, rows)
     with pytest.raises(DataError, match="holds 2 arrays, one is expected"):
         teacher.rows(SCAN, POINTS)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=f"scan {SCAN}: "):
-        teacher.rows(SCAN, POINTS)
+    np.savez(path, rows)
+    whole = path.read_bytes()
+    encrypted = bytearray(whole)
+    for entry, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[whole.index(entry) + flags] |= 1
+    for spoilt in (whole[:-40], encrypted):
+        path.write_bytes(spoilt)
+        with pytest.raises(DataError, match=f"scan {SCAN}: "):
+            teacher.rows(SCAN, POINTS)
 
 
 def test_columns_are_mapped_by_name(tmp_path, semantic_kitti):

@@ -142,7 +142,7 @@ def test_fresh_views_are_drawn_by_the_seed_of_the_run(streets):
         settings = load_settings(TeacherTrainingSettings, CONFIG, (*SMALL, f"seed={seed}"))
         dataset = Dataset.open(streets, load_label_map(settings.dataset))
         task = TeacherTask(settings, new_state(settings, dataset.label_map, CPU), dataset, [], [], CPU)
-        [(_, batch)] = task.load([[ScanId("00", "000001")]], epoch=0)
+        [batch] = task.load([[ScanId("00", "000001")]], epoch=0)
         clouds.append(batch.point_features)
     assert torch.equal(clouds[0], clouds[1])
     assert len({cloud.numpy().tobytes() for cloud in clouds}) == 3
