@@ -38,10 +38,7 @@ def sealed_archive(archive: bytes) -> bytes:
 
 
 def check_archive(archive: bytes) -> bool:
-    """Hold a zip against its own hash, where it has one, and against the checksum of each of its members.
-
-    Returns:
-        whether it has a hash.
+    """Check a zip by its own hash, where it has one, and by its members' checksums; returns whether it has a hash.
 
     Raises:
         ContentError: something does not fit.
@@ -54,13 +51,10 @@ def check_archive(archive: bytes) -> bool:
         with zipfile.ZipFile(io.BytesIO(archive)) as members:
             if sum(member.file_size for member in members.infolist()) > len(archive):
                 raise ContentError("its members claim to be larger than the file")
-            bad = members.testzip()
-    except ContentError:
-        raise
+            if (bad := members.testzip()) is not None:
+                raise ContentError(f"the checksum of {bad!r} does not fit")
     except Exception as error:  # a damaged zip breaks its reader in a dozen ways
         raise ContentError(f"not a whole zip: {error}") from error
-    if bad is not None:
-        raise ContentError(f"the checksum of {bad!r} does not fit")
     return sealed
 
 
@@ -70,10 +64,7 @@ def sealed_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
 
 
 def check_safetensors(data: bytes, tensors: dict[str, torch.Tensor]) -> bool:
-    """Hold the tensors of a safetensors file against the hash in it, where it has one.
-
-    Returns:
-        whether it has a hash.
+    """Check the tensors of a safetensors file by the hash in it, where it has one; returns whether it has one.
 
     Raises:
         ContentError: it does not fit.

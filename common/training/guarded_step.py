@@ -1,9 +1,8 @@
 """A step of the optimiser that nothing waits for: whether it may be taken is decided on the device."""
 
-from itertools import accumulate
-
 import torch
 
+from common.base.records import start_to_host
 from common.training.state import TrainingState
 
 
@@ -41,16 +40,10 @@ class DeviceRows:
     """
 
     def __init__(self, rows: list[torch.Tensor]) -> None:
-        self._ends = list(accumulate(len(row) for row in rows))
-        self._numbers, self._copied = torch.cat(rows), None
-        if self._numbers.is_cuda:
-            pinned = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
-            self._numbers = pinned.copy_(self._numbers, non_blocking=True)
-            self._copied = torch.cuda.current_stream().record_event()
+        self._lengths = [len(row) for row in rows]
+        self._wait = start_to_host([torch.cat(rows)])
 
     def read(self) -> list[list[float]]:
         """The numbers of each row: the one place in a step where a device is waited for."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        numbers: list[float] = self._numbers.tolist()
-        return [numbers[start:end] for start, end in zip([0, *self._ends], self._ends, strict=False)]
+        [numbers] = self._wait()
+        return [row.tolist() for row in numbers.split(self._lengths)]

@@ -73,14 +73,6 @@ class ConfusionMatrix:
         occurs[IGNORED] = False
         return float(self.iou()[occurs].mean()) if occurs.any() else float("nan")
 
-    def mean_iou_all_classes(self) -> float:
-        """Mean IoU over all classes but the ignored one, 0 for a class that does not occur: the official averaging.
-
-        It is what the benchmark reports for whatever scans it is given; NaN when no point is labelled.
-        """
-        iou = np.delete(self.iou(), IGNORED)
-        return float(np.nan_to_num(iou).mean()) if np.isfinite(iou).any() else float("nan")
-
     def mean_iou_of_benchmark(self, absent_classes: str) -> float:
         """Mean IoU as a benchmark computes it; NaN when no point is labelled.
 
@@ -89,10 +81,10 @@ class ConfusionMatrix:
                 points: `zero`, its IoU is 0 (semantic-kitti-api, `np_ioueval.py`); `left_out` of the mean
                 (nuscenes-devkit, `eval/lidarseg/utils.py`). A class that is only predicted has an IoU of 0 in both.
         """
-        if absent_classes == "zero":
-            return self.mean_iou_all_classes()
         iou = self.iou()
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        if np.isnan(iou).all():
+            return float("nan")
+        return float(np.nan_to_num(iou[1:]).mean() if absent_classes == "zero" else np.nanmean(iou))
 
     def recall(self) -> np.ndarray:
         """Share of each class's points that are predicted right, float64 [C]; NaN for the ignored class and for one

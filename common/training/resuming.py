@@ -43,9 +43,9 @@ def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, A
 
 
 def with_later_settings(kind: type[Settings], stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run as they go into JSON, with the defaults of those that it is too old to know.
+    """Settings of a run as they go into JSON, with defaults for those that are newer than the run.
 
-    Settings that can no longer be used are left as they are; they differ from all that can.
+    Settings that can no longer be used stay as they are: they differ from all that can.
     """
     try:
         return parse_settings(kind, stored, "the run").model_dump(mode="json")
@@ -94,11 +94,7 @@ def check_same_scans(path: Path, stored: ScansOfSequences | None, current: Scans
 
 
 def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Load weights that match in every name and shape, and are finite numbers.
-
-    Raises:
-        CheckpointError: names what does not match.
-    """
+    """Load weights; a CheckpointError names what differs in name or shape, or is no finite number."""
     check_plain(str(path), weights)
     check_fits(str(path), weights, module.state_dict(), what)
     check_finite(str(path), weights)
