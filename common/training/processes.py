@@ -35,23 +35,6 @@ class SumOfAll(torch.autograd.Function):
         return grad
 
 
-class RowsOfAll(torch.autograd.Function):
-    """The rows of all processes, of which each computes the same loss: so each takes the gradient of its own rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, lengths: list[int], rank: int) -> torch.Tensor:
-        ctx.own = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
-        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in lengths]
-        distributed.all_gather(parts, padded)
-        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return grad[ctx.own], None, None
-
-
 @dataclass(frozen=True)
 class Processes:
     """This process among all that train together. Each must call the same methods in the same order.
@@ -130,8 +113,12 @@ class Processes:
         if self.count == 1:
             return rows
         lengths = [int(length) for length in self.gather(torch.tensor(len(rows)))]
-        gathered: torch.Tensor = RowsOfAll.apply(rows, lengths, self.rank)
-        return gathered
+        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+        padded[: len(rows)] = rows.detach()
+        parts = [part[:length] for part, length in zip(self.gather(padded), lengths, strict=True)]
+        # Each process computes the same loss of all rows, so it takes the gradient of its own ones.
+        parts[self.rank] = rows
+        return torch.cat(parts)
 
 
 ALONE = Processes()
