@@ -113,11 +113,7 @@ def machines() -> list[dict[str, float]]:
 
 
 def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
-    """What one worker takes: a GPU and its part of the cores, or cores alone where there is no GPU.
-
-    Args:
-        device: `auto`, `cuda` or `cpu`.
-        most_cpus: cores at most, where there is no GPU.
+    """What one worker takes: a GPU and its part of the cores, or up to `most_cpus` cores where there is no GPU.
 
     Raises:
         SettingsError: the device is one certain GPU, or no machine has what it names.

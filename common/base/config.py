@@ -18,6 +18,7 @@ from common.base.config_files import find_config, known_configs
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
 from common.base.text import printable, printable_lines
+from common.base.untrusted_json import children_of
 
 LISTED = 20
 MOST_VALUES = 100_000
@@ -101,12 +102,7 @@ def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
 
 
 def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
-    """A YAML file as a dictionary, with `extends` followed.
-
-    Args:
-        path: the file.
-        children: the files that led here.
-        folders: gets the folder of each file that was read.
+    """A YAML file as a dictionary, with `extends` followed; `folders` gets the folder of each file that was read.
 
     Raises:
         SettingsError: it cannot be read, is no settings file, or extends itself.
@@ -192,8 +188,7 @@ def check_size(value: Any) -> None:
     """Raise a ValueError for values that hold themselves, or so often the same that copies would take all memory."""
     waiting, count = [value], 0
     while waiting:
-        part = waiting.pop()
-        children = list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else []
+        children = children_of(waiting.pop())
         count += len(children)
         if count > MOST_VALUES:
             raise ValueError(f"more than {MOST_VALUES} values, or one that holds itself")

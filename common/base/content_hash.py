@@ -21,7 +21,9 @@ COMMENT_BYTES = len(LABEL) + 2 * hashlib.sha256().digest_size
 LENGTH = struct.Struct("<H")
 """Of the comment: the last two bytes of a zip without one."""
 
-EMPTY_END = 22
+END_RECORD_BYTES = 22
+"""Of the end of a zip without a comment."""
+
 METADATA_KEY = "sha256"
 
 
@@ -32,7 +34,7 @@ class ContentError(ValueError):
 def sealed_archive(archive: bytes) -> bytes:
     """A zip without a comment, with the hash of its bytes as comment."""
     body = archive[: -LENGTH.size]
-    if archive[-EMPTY_END:][:4] != b"PK\x05\x06" or archive[-LENGTH.size :] != LENGTH.pack(0):
+    if archive[-END_RECORD_BYTES:][:4] != b"PK\x05\x06" or archive[-LENGTH.size :] != LENGTH.pack(0):
         raise ContentError("not a zip without a comment")
     return body + LENGTH.pack(COMMENT_BYTES) + _comment(body)
 

@@ -26,12 +26,13 @@ def parse_json(data: bytes | memoryview) -> Any:
     while level:
         if depth > DEEPEST_NESTING:
             raise ValueError(f"nests more than {DEEPEST_NESTING} levels deep")
-        level = [child for part in level for child in _children(part)]
+        level = [child for part in level for child in children_of(part)]
         depth += 1
     return value
 
 
-def _children(value: Any) -> list[Any]:
+def children_of(value: Any) -> list[Any]:
+    """What a value of JSON or YAML holds; nothing in one that is no dictionary and no list."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

@@ -63,24 +63,14 @@ class TeacherWidths:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What a forward pass returns.
-
-    Attributes:
-        logits: float [V, classes], rows as in the batch's `voxels`.
-        layers: the requested layers by name.
-    """
+    """Logits of the batch's `voxels`, float [V, classes], and the layers that were asked for."""
 
     logits: torch.Tensor
     layers: dict[str, VoxelFeatures]
 
 
 class Cylinder3D(nn.Module):
-    """Point network, then an asymmetric sparse U-Net over occupied voxels. Dense logits are never built.
-
-    Args:
-        widths: channel counts.
-        on_cpu: whether it computes on a CPU.
-    """
+    """Point network, then an asymmetric sparse U-Net over occupied voxels. Dense logits are never built."""
 
     def __init__(self, widths: TeacherWidths = TeacherWidths(), on_cpu: bool = False) -> None:
         super().__init__()

@@ -27,9 +27,7 @@ SHORT_HASH = 12
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint that is either whole or absent, with a hash of its bytes.
 
-    Args:
-        path: where.
-        content: tensors, numbers, strings, lists and dictionaries only, so that it loads without unpickling code.
+    It may hold tensors, numbers, strings, lists and dictionaries only, so that it loads without unpickling code.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -10,12 +10,8 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
     """Take one step of Adam unless a number is NaN or infinite; with a loss scaler, unless a gradient is.
 
     Whoever reads the numbers afterwards finds out whether it was taken: the weights are those of before if not, and
-    stay so, whatever steps are launched meanwhile.
-
-    Args:
-        state: its optimiser is fused, and its gradients are there and unscaled.
-        rate: the learning rate.
-        values: float, on the device of the weights.
+    stay so, whatever steps are launched meanwhile. The optimiser is fused, its gradients are unscaled, and `values` are
+    on its device.
     """
     optimiser = state.optimiser
     for group in optimiser.param_groups:
@@ -33,11 +29,7 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
 
 
 class DeviceRows:
-    """Rows of numbers that a device may still be computing; its other work is not waited for.
-
-    Args:
-        rows: float [N], each of its own length, of one dtype.
-    """
+    """Rows of numbers, float [N] of one dtype, that a device may still be computing; only they are waited for."""
 
     def __init__(self, rows: list[torch.Tensor]) -> None:
         self._lengths = [len(row) for row in rows]

@@ -24,13 +24,7 @@ class ConfusionMatrix:
 
     @classmethod
     def of(cls, truth: np.ndarray, prediction: np.ndarray, classes: int) -> "ConfusionMatrix":
-        """Count the points of one scan.
-
-        Args:
-            truth: integer [N] training labels in 0..classes-1.
-            prediction: integer [N].
-            classes: number of classes, the ignored class 0 included.
-        """
+        """Count the points of one scan by training labels in 0..classes-1, integer [N], 0 for none."""
         pairs = truth.astype(np.int64) * classes + prediction
         return cls(np.bincount(pairs, minlength=classes * classes).reshape(classes, classes))
 
@@ -103,19 +97,9 @@ class ConfusionMatrix:
 def count_by_distance(
     truth: np.ndarray, prediction: np.ndarray, distance: np.ndarray, classes: int
 ) -> tuple[ConfusionMatrix, ...]:
-    """Count the points of one scan for each range of distances, see `RANGE_STARTS`.
-
-    Args:
-        truth: integer [N] training labels in 0..classes-1.
-        prediction: integer [N].
-        distance: float [N], metres.
-        classes: number of classes, the ignored class 0 included.
-
-    Returns:
-        one matrix for each range; their sum is `ConfusionMatrix.of` all points.
-    """
-    row = np.searchsorted(np.asarray(RANGE_STARTS), distance, side="right") - 1
-    cells = (row * classes + truth.astype(np.int64)) * classes + prediction
+    """As `ConfusionMatrix.of`, one matrix for each range of `RANGE_STARTS`; `distance` is float [N], metres."""
+    ranges = np.searchsorted(np.asarray(RANGE_STARTS), distance, side="right") - 1
+    cells = (ranges * classes + truth.astype(np.int64)) * classes + prediction
     counts = np.bincount(cells, minlength=len(RANGE_STARTS) * classes * classes)
     return tuple(ConfusionMatrix(part) for part in counts.reshape(len(RANGE_STARTS), classes, classes))
 

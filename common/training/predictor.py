@@ -44,13 +44,7 @@ PLAIN = PredictionPlan()
 
 
 class ScanPrediction(NamedTuple):
-    """What a model says about a scan.
-
-    Attributes:
-        scan: which scan.
-        labels: uint8 [N], predicted training labels in 1..classes-1.
-        source: the scan as read from disk.
-    """
+    """What a model says about a scan: training labels in 1..classes-1, uint8 [N]; and the scan as read from disk."""
 
     scan: ScanId
     labels: np.ndarray
@@ -93,11 +87,7 @@ class Predictor:
 
         Each view is made from the scan as it is on disk. A point takes the probabilities of the voxel that it falls
         in, in each view, and gets the class whose mean is highest. Of a scan without points nothing is asked.
-
-        Args:
-            dataset: holds the scans.
-            scans: which scans.
-            progress: name of the progress bar, None for no bar.
+        `progress` names a progress bar; None for no bar.
 
         Raises:
             DataError: a scan cannot be read.

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,26 +20,12 @@ TORCHRUN = "WORLD_SIZE"
 """The environment variable with which torchrun says how many processes there are."""
 
 
-class SumOfAll(torch.autograd.Function):
-    """Sum over all processes, of which each computes the same loss: so every addend has the gradient of the sum."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
-
-
 @dataclass(frozen=True)
 class Processes:
     """This process among all that train together. Each must call the same methods in the same order.
 
-    The differentiable methods (`mean`, `rows`) are for losses that every process computes to the same value. The
-    gradients that each then has for its own part of the batch add up to those of the whole.
+    The differentiable methods (`gather`, `mean`, `rows`) are for losses that every process computes to the same value.
+    A gradient reaches what this process gave; those of all processes add up to that of the whole batch.
 
     Attributes:
         rank: of this process, from 0.
@@ -71,13 +56,15 @@ class Processes:
         return total.to(values.device)
 
     def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """The tensors of all processes by rank, of one shape and dtype; carry no gradient."""
+        """The tensors of all processes by rank, of one shape and dtype; differentiable in this process's own."""
         if self.count == 1:
             return [values]
         own = values.detach().to(self.device).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.count)]
         distributed.all_gather(parts, own)
-        return [part.to(values.device) for part in parts]
+        parts = [part.to(values.device) for part in parts]
+        parts[self.rank] = values
+        return parts
 
     def any(self, flag: object) -> bool:
         """Whether the flag is true in any process."""
@@ -98,8 +85,7 @@ class Processes:
         own = torch.as_tensor(weight, dtype=torch.float64, device=value.device).detach()
         total = self.sum(own)
         share = torch.where(total > 0, own / total, 0.0).to(value.dtype)
-        mean: torch.Tensor = SumOfAll.apply(torch.where(share > 0, value, 0.0) * share)
-        return mean
+        return torch.stack(self.gather(torch.where(share > 0, value, 0.0) * share)).sum()
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all processes one after another, by rank, differentiable.
@@ -114,11 +100,8 @@ class Processes:
             return rows
         lengths = [int(length) for length in self.gather(torch.tensor(len(rows)))]
         padded = rows.new_zeros(max(lengths), *rows.shape[1:])
-        padded[: len(rows)] = rows.detach()
-        parts = [part[:length] for part, length in zip(self.gather(padded), lengths, strict=True)]
-        # Each process computes the same loss of all rows, so it takes the gradient of its own ones.
-        parts[self.rank] = rows
-        return torch.cat(parts)
+        padded[: len(rows)] = rows
+        return torch.cat([part[:length] for part, length in zip(self.gather(padded), lengths, strict=True)])
 
 
 ALONE = Processes()
@@ -134,9 +117,6 @@ def draw_apart(seed: int, step: int, processes: Processes) -> None:
 @contextmanager
 def started_processes(device: str) -> Iterator[Processes]:
     """The processes that torchrun started, connected: by nccl with a GPU each, by gloo on CPUs. Without it, one.
-
-    Args:
-        device: that the user named, see `select_device`.
 
     Raises:
         SettingsError: the device cannot be used, or is one GPU for several processes.

@@ -105,14 +105,8 @@ class TrainingState(Generic[Networks]):
     ) -> str | None:
         """Continue where `save` left off, random states included where there are as many processes as before.
 
-        Args:
-            folder: of the run.
-            settings: now.
-            may_change: names of settings that may be others than they were.
-            processes: that train together.
-
-        Returns:
-            what is different from before, None where nothing is.
+        Settings may differ from the saved ones in those that `may_change` names. Returns a note of what else differs,
+        None where nothing does.
 
         Raises:
             CheckpointError: there is no state, it is damaged, or it belongs to another run.

@@ -60,12 +60,8 @@ def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, tor
     """The tensors of a checkpoint file under the names of a network.
 
     They may lie in one entry of the file, and below one prefix; both are said. Where no place holds just the names of
-    the network, the one that holds most of them is returned, for `check_fits` to refuse.
-
-    Args:
-        path: of the file.
-        names: of the network's weights.
-        what: the network, for messages.
+    the network, the one that holds most of them is returned, for `check_fits` to refuse. `what` names the network in
+    messages.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or there is none of the names, several places hold all of them, or
