@@ -64,11 +64,7 @@ class BackgroundWriter:
 
 
 class StageClock:
-    """What an item costs in each stage of a pipeline, from several threads.
-
-    Attributes:
-        threads: that share the work of a stage, by stage.
-    """
+    """What an item costs in each stage of a pipeline; `threads` says how many share the work of each."""
 
     def __init__(self, threads: dict[str, int]) -> None:
         self.threads = threads

@@ -1,7 +1,8 @@
 """JSON that may come from somebody else: bounded before anything is made of it."""
 
 import json
-from typing import Any, NoReturn
+from math import isfinite
+from typing import Any
 
 LONGEST_DOCUMENT = 4_000_000
 """Bytes. A manifest has some ten thousand, the metadata of a scan file some twenty thousand."""
@@ -19,7 +20,7 @@ def parse_json(data: bytes | memoryview) -> Any:
     if len(data) > LONGEST_DOCUMENT:
         raise ValueError(f"{len(data)} bytes of JSON; at most {LONGEST_DOCUMENT} are read")
     try:
-        value = json.loads(bytes(data), parse_constant=_refuse_constant)
+        value = json.loads(bytes(data), parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nests too deeply") from error
     level, depth = [value], 0
@@ -38,5 +39,8 @@ def children_of(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
+def _finite(text: str) -> float:
+    """The number, which JSON may write as large as `1e999`; a ValueError if it is infinite or NaN."""
+    if not isfinite(float(text)):
+        raise ValueError(f"{text} is not a number")
+    return float(text)

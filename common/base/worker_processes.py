@@ -161,6 +161,7 @@ def _new_block(size: int) -> SharedMemory:
 
 
 def _drop(block: SharedMemory) -> None:
+    """Give a block back to the system; it may be mapped for as long as an array in it is in use."""
     block.unlink()
     with suppress(BufferError):
         block.close()

@@ -148,7 +148,7 @@ class AsymmetricSparseUNet(nn.Module):
         self.logits = sparse().pytorch.SubMConv3d(4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits")
 
     def forward(self, x: spconv.SparseConvTensor) -> tuple[spconv.SparseConvTensor, dict[str, spconv.SparseConvTensor]]:
-        """Logits and all inner tensors by name, on the sites of `x`."""
+        """Logits on the sites of `x`, and all inner tensors by name: `b` is a block's before pooling, `c` after it."""
         ctx = self.downCntx(x)
         down1b = self.resBlock2(ctx)
         down1c = self.resBlock2.pool(down1b)

@@ -68,14 +68,7 @@ def class_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that predicts every point of scans.
-
-    Attributes:
-        logits: the model.
-        grid: that it works on.
-        device: that it is on.
-        plan: views and batches.
-    """
+    """A model that predicts every point of scans, with the grid that it works on and the device that it is on."""
 
     logits: VoxelLogits
     grid: PolarGrid

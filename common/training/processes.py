@@ -71,14 +71,11 @@ class Processes:
         return bool(flag) if self.count == 1 else bool(self.sum(torch.tensor(int(bool(flag)))))
 
     def mean(self, value: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
-        """The mean over a whole batch from the mean over each process's part, differentiable in `value`.
+        """The mean over a whole batch, a scalar, differentiable in `value`; 0 where no process has an entry.
 
         Args:
             value: a scalar, the mean over this process's entries; may be NaN where there are none.
             weight: of all of this process's entries together, such as their number; no gradient flows to it.
-
-        Returns:
-            a scalar; 0 where no process has an entry.
         """
         if self.count == 1:
             return value
@@ -88,14 +85,7 @@ class Processes:
         return torch.stack(self.gather(torch.where(share > 0, value, 0.0) * share)).sum()
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes one after another, by rank, differentiable.
-
-        Args:
-            rows: [N, ...]; N is each process's own, the other sizes are the same.
-
-        Returns:
-            [sum of N, ...].
-        """
+        """The rows [N, ...] of all processes, by rank, as [sum of N, ...]; differentiable. N is each process's own."""
         if self.count == 1:
             return rows
         lengths = [int(length) for length in self.gather(torch.tensor(len(rows)))]

@@ -128,7 +128,7 @@ def nothing_known(path: Path, found: list[Place], names: Collection[str], what: 
 
 
 def origin(place: Place) -> str:
-    """Which program gives such names, where that is known."""
+    """The end of a line about a place: which other program gives such names; empty where that is not known."""
     first = {name.partition(".")[0] for name in place.tensors}
     for program, words in FOREIGN.items():
         if words <= first:
