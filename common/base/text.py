@@ -17,7 +17,7 @@ def printable_lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says first, or its kind where it says nothing."""
     return str(error).partition("\n")[0] or type(error).__name__
 

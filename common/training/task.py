@@ -19,13 +19,26 @@ StepTerms = Callable[[], dict[str, float]]
 class LoopSettings(Protocol):
     """What the loop asks of an experiment's settings."""
 
-    epochs: int
-    steps: int | None
-    early_stopping: int | None
-    batch_size: int
-    validate_every: int
-    save_every: int | None
-    seed: int
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def steps(self) -> int | None: ...
+
+    @property
+    def early_stopping(self) -> int | None: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def validate_every(self) -> int: ...
+
+    @property
+    def save_every(self) -> int | None: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 def loop_may_change(schedule: ScheduleSettings) -> set[str]:
