@@ -13,11 +13,7 @@ def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_checksum(values: dict[str, Any]) -> dict[str, Any]:
-    """The entries without their checksum. Objects from before there was one are returned as they are.
-
-    Raises:
-        ValueError: it does not match.
-    """
+    """The entries without their checksum, which older objects do not have; a ValueError if it does not match."""
     rest = {name: value for name, value in values.items() if name != CHECKSUM}
     if len(rest) < len(values) and values[CHECKSUM] != checksum(rest):
         raise ValueError("does not match its checksum")

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import click
 
 from common.base.errors import PolarDistillError, SettingsError
+from common.base.text import first_line
 
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 
 CLIENT_SCHEME, CLIENT_PORT = "ray://", "10001"
+NEXT_STEP = "Start one (`ray start --head` on one machine, `ray start --address` on the others), or name another."
 WORKER_CPUS = 4
 """Cores of a worker without a GPU at most: more gain it little, and another worker takes memory."""
 
@@ -30,12 +32,7 @@ ray_option = click.option(
 
 
 class Share(NamedTuple):
-    """What one worker takes of a machine.
-
-    Attributes:
-        cpus: cores.
-        gpus: 0 or 1.
-    """
+    """What one worker takes of a machine: cores, and a GPU or none."""
 
     cpus: int
     gpus: int
@@ -50,15 +47,9 @@ class Share(NamedTuple):
 
     def places(self) -> int:
         """Workers for which the machines that are there now have room."""
+        needed = {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
         return sum(
-            int(
-                min(
-                    machine.get(name, 0) // amount
-                    for name, amount in (("CPU", self.cpus), ("GPU", self.gpus))
-                    if amount
-                )
-            )
-            for machine in machines()
+            int(min(machine.get(name, 0) // amount for name, amount in needed.items())) for machine in machines()
         )
 
 
@@ -88,23 +79,17 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     # Where something else than Ray answers, Ray gives up after two minutes by ending the process.
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        reason = str(error).partition("\n")[0]
-        raise SettingsError(f"--ray {address}: no Ray cluster can be used there ({reason}). {NEXT_STEP}") from error
+        raise SettingsError(
+            f"--ray {address}: no Ray cluster can be used there ({first_line(error)}). {NEXT_STEP}"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-NEXT_STEP = "Start one (`ray start --head` on one machine, `ray start --address` on the others), or name another."
-
-
 def check_answers(address: str) -> None:
-    """Make sure that something listens at an address, where it names a machine.
-
-    Raises:
-        SettingsError: it does not, or the address is none.
-    """
+    """Raise a SettingsError if nothing listens at an address that names a machine, or it is no address."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
     if address in ("auto", "local"):
@@ -128,11 +113,7 @@ def machines() -> list[dict[str, float]]:
 
 
 def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
-    """What one worker takes: a GPU and its part of the cores, or cores alone where there is no GPU.
-
-    Args:
-        device: `auto`, `cuda` or `cpu`.
-        most_cpus: cores at most, where there is no GPU.
+    """What one worker takes: a GPU and its part of the cores, or up to `most_cpus` cores where there is no GPU.
 
     Raises:
         SettingsError: the device is one certain GPU, or no machine has what it names.
@@ -141,10 +122,11 @@ def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
         raise SettingsError(
             f"device '{device}': a cluster gives each worker a GPU of its own; choose auto, cuda or cpu"
         )
-    with_gpus = [machine for machine in machines() if machine.get("GPU", 0) >= 1]
+    found = machines()
+    with_gpus = [machine for machine in found if machine.get("GPU", 0) >= 1]
     if device != "cpu" and with_gpus:
         return Share(min(int(one.get("CPU", 0) // one["GPU"]) for one in with_gpus), 1)
-    cpus = max((int(machine.get("CPU", 0)) for machine in machines()), default=0)
+    cpus = max((int(machine.get("CPU", 0)) for machine in found), default=0)
     if device == "cuda" or not cpus:
         raise SettingsError(
             f"device '{device}': no machine of the cluster has a {'GPU' if device == 'cuda' else 'CPU'}"

@@ -23,11 +23,7 @@ class Command(click.Command):
 
 @contextmanager
 def disk_errors_reported() -> Iterator[None]:
-    """Errors of the operating system become errors for the user: which file, what happened, what to do.
-
-    Raises:
-        PolarDistillError: instead of an OSError, but for a closed pipe, which click ends quietly.
-    """
+    """An OSError becomes a PolarDistillError: which file, what happened, what to do. A closed pipe is left to click."""
     try:
         yield
     except OSError as error:

@@ -7,7 +7,7 @@ configs); its own keys win.
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -101,12 +101,7 @@ def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
 
 
 def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
-    """A YAML file as a dictionary, with `extends` followed.
-
-    Args:
-        path: the file.
-        children: the files that led here.
-        folders: gets the folder of each file that was read.
+    """A YAML file as a dictionary, with `extends` followed; `folders` gets the folder of each file that was read.
 
     Raises:
         SettingsError: it cannot be read, is no settings file, or extends itself.
@@ -124,7 +119,8 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[P
         raise SettingsError(
             f"{path}: not text in UTF-8 (byte {error.start}). Save the file as UTF-8, or check the path."
         ) from error
-    values = {} if values is None else values
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: holds {type(values).__name__}; settings are 'key: value' lines.")
     parent = values.pop("extends", None)
@@ -152,7 +148,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Plain settings, changed in place by `key=value` each, see `load_settings`.
+    """The same dictionary, changed in place by each `key=value`, see `load_settings`.
 
     Raises:
         SettingsError: one is not of that form, or the key has no place.
@@ -174,11 +170,7 @@ def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, An
 
 
 def parsed(text: str, source: str) -> Any:
-    """What YAML text holds.
-
-    Raises:
-        SettingsError: it is not valid; names `source`.
-    """
+    """What YAML text holds; a SettingsError names its `source` if it is not valid."""
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
         check_size(value)
@@ -192,11 +184,7 @@ def parsed(text: str, source: str) -> Any:
 
 
 def check_size(value: Any) -> None:
-    """Refuse values that hold themselves, or so often the same that copying them would take all memory.
-
-    Raises:
-        ValueError: there are too many.
-    """
+    """Raise a ValueError for values that hold themselves, or so often the same that copies would take all memory."""
     waiting, count = [value], 0
     while waiting:
         part = waiting.pop()
@@ -215,7 +203,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Keys and values. YAML asks for different keys; PyYAML takes the last of equal ones."""
+        """As PyYAML's, which takes the last of equal keys; YAML asks for different ones."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -227,7 +215,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def integer(self, node: yaml.ScalarNode) -> int | str:
-        """A number, but for one that YAML 1.1 takes for octal or sexagesimal."""
+        """A number; the text where YAML 1.1 takes it for octal or sexagesimal."""
         text = str(node.value)
         return text if NOT_DECIMAL.fullmatch(text) else self.construct_yaml_int(node)
 
@@ -258,16 +246,15 @@ def _describe(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         form = ", written as [a, b, c]" if problem["type"] in ("list_type", "tuple_type") else ""
         return f"{key or 'settings'}: {problem['msg']}{form} (got {SHORT.repr(problem.get('input'))})"
-    known = list(_fields_at(kind, location[:-1]))
+    known = _fields_at(kind, location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=1)
     return f"{key}: unknown key; " + (f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}")
 
 
-def _fields_at(kind: type[BaseModel], location: list[str]) -> Iterator[str]:
+def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the settings beside one that is `location` deep; keys that are no settings class's are passed over."""
     for part in location:
-        field = kind.model_fields.get(part)
-        if field is None:
-            continue
-        nested = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
         kind = next((a for a in nested if issubclass(a, BaseModel)), kind)
-    yield from kind.model_fields
+    return list(kind.model_fields)

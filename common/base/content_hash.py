@@ -21,7 +21,9 @@ COMMENT_BYTES = len(LABEL) + 2 * hashlib.sha256().digest_size
 LENGTH = struct.Struct("<H")
 """Of the comment: the last two bytes of a zip without one."""
 
-EMPTY_END = 22
+END_RECORD_BYTES = 22
+"""Of the end of a zip without a comment."""
+
 METADATA_KEY = "sha256"
 
 
@@ -32,16 +34,13 @@ class ContentError(ValueError):
 def sealed_archive(archive: bytes) -> bytes:
     """A zip without a comment, with the hash of its bytes as comment."""
     body = archive[: -LENGTH.size]
-    if archive[-EMPTY_END:][:4] != b"PK\x05\x06" or archive[-LENGTH.size :] != LENGTH.pack(0):
+    if archive[-END_RECORD_BYTES:][:4] != b"PK\x05\x06" or archive[-LENGTH.size :] != LENGTH.pack(0):
         raise ContentError("not a zip without a comment")
     return body + LENGTH.pack(COMMENT_BYTES) + _comment(body)
 
 
 def check_archive(archive: bytes) -> bool:
-    """Hold a zip against its own hash, where it has one, and against the checksum of each of its members.
-
-    Returns:
-        whether it has a hash.
+    """Check a zip by its own hash, where it has one, and by its members' checksums; returns whether it has a hash.
 
     Raises:
         ContentError: something does not fit.
@@ -54,13 +53,10 @@ def check_archive(archive: bytes) -> bool:
         with zipfile.ZipFile(io.BytesIO(archive)) as members:
             if sum(member.file_size for member in members.infolist()) > len(archive):
                 raise ContentError("its members claim to be larger than the file")
-            bad = members.testzip()
-    except ContentError:
-        raise
+            if (bad := members.testzip()) is not None:
+                raise ContentError(f"the checksum of {bad!r} does not fit")
     except Exception as error:  # a damaged zip breaks its reader in a dozen ways
         raise ContentError(f"not a whole zip: {error}") from error
-    if bad is not None:
-        raise ContentError(f"the checksum of {bad!r} does not fit")
     return sealed
 
 
@@ -70,10 +66,7 @@ def sealed_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
 
 
 def check_safetensors(data: bytes, tensors: dict[str, torch.Tensor]) -> bool:
-    """Hold the tensors of a safetensors file against the hash in it, where it has one.
-
-    Returns:
-        whether it has a hash.
+    """Check the tensors of a safetensors file by the hash in it, where it has one; returns whether it has one.
 
     Raises:
         ContentError: it does not fit.

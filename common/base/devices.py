@@ -7,6 +7,7 @@ import time
 import torch
 
 from common.base.errors import SettingsError
+from common.base.text import first_line
 
 CPU = torch.device("cpu")
 DEVICE_NAME = re.compile(r"cpu|cuda(:(?P<index>\d+))?")
@@ -17,8 +18,8 @@ def select_device(name: str = "auto") -> torch.device:
     spconv computes there, whatever device its tensors are on.
 
     Args:
-        name: `cpu`, `cuda` (the first GPU; under torchrun this process's own),
-            `cuda:1`, or `auto`: the first GPU if PyTorch sees one, else the CPU.
+        name: `cpu`, `cuda` (the first GPU; under torchrun this process's own), `cuda:1`, or `auto`: `cuda` if PyTorch
+            sees a GPU, else the CPU.
 
     Raises:
         SettingsError: the name is unknown, or the GPU is not there or does not compute. `auto` does not fall back to
@@ -27,13 +28,12 @@ def select_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        # Under torchrun each process of a machine takes a GPU of its own.
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     match = DEVICE_NAME.fullmatch(name)
     if match is None:
         raise SettingsError(f"unknown device '{name}'; choose auto, cpu, cuda, or one GPU such as cuda:1")
     if name == "cpu":
-        return torch.device("cpu")
+        return CPU
     index = int(match["index"] or 0)
     _check_cuda(name, index)
     device = torch.device("cuda", index)
@@ -101,8 +101,7 @@ def _check_cuda(name: str, index: int) -> None:
     try:
         torch.ones(2, device=f"cuda:{index}").sum().item()
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
         raise SettingsError(
-            f"device '{name}' ({torch.cuda.get_device_name(index)}) does not compute: {reason} "
+            f"device '{name}' ({torch.cuda.get_device_name(index)}) does not compute: {first_line(error)} "
             "Check with `nvidia-smi` whether it is in use or too old for this PyTorch, or choose DEVICE=cpu."
         ) from error

@@ -19,7 +19,6 @@ class FileKind(NamedTuple):
 
 
 ARCHIVE = FileKind("a PyTorch archive")
-LEGACY = FileKind("a pickle, such as PyTorch before 1.6 wrote")
 SAFETENSORS = FileKind("a safetensors file")
 UNKNOWN = FileKind("of no kind that this program knows")
 
@@ -41,32 +40,29 @@ MAGIC = (
     (b"%PDF", FileKind("a PDF document", DOWNLOAD_AGAIN)),
 )
 PAGE = FileKind("a web page (HTML), as a server sends instead of a file that needs a login or a click", DOWNLOAD_AGAIN)
-TEXT = FileKind("plain text", "Check the path, or download the checkpoint again.")
-EMPTY = FileKind("empty (0 bytes)", "Copy or download it again.")
-TAR = FileKind("a tar archive", UNPACK)
-SCRIPT = FileKind("a TorchScript program, which holds code", SAVE_WEIGHTS)
-OTHER_ZIP = FileKind("a zip archive that PyTorch did not write", UNPACK)
 
 
 def kind_of(data: bytes) -> FileKind:
     """The kind of a file from its content."""
     if not data:
-        return EMPTY
+        return FileKind("empty (0 bytes)", "Copy or download it again.")
     if data.startswith(b"PK\x03\x04"):
         return _kind_of_zip(data)
     if data.startswith(PICKLES):
-        return LEGACY
+        return FileKind("a pickle, such as PyTorch before 1.6 wrote")
     for magic, kind in MAGIC:
         if data.startswith(magic):
             return kind
     if data[257:262] == b"ustar":
-        return TAR
+        return FileKind("a tar archive", UNPACK)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= SAFETENSORS_HEADER:
         return SAFETENSORS
     start = data[:LOOKED_AT].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
         return PAGE
-    return TEXT if _is_text(data[:LOOKED_AT]) else UNKNOWN
+    if _is_text(data[:LOOKED_AT]):
+        return FileKind("plain text", "Check the path, or download the checkpoint again.")
+    return UNKNOWN
 
 
 def _kind_of_zip(data: bytes) -> FileKind:
@@ -76,11 +72,12 @@ def _kind_of_zip(data: bytes) -> FileKind:
     except Exception:  # damaged: its reader says how
         return ARCHIVE
     if "constants.pkl" in names:
-        return SCRIPT
-    return ARCHIVE if "data.pkl" in names else OTHER_ZIP
+        return FileKind("a TorchScript program, which holds code", SAVE_WEIGHTS)
+    return ARCHIVE if "data.pkl" in names else FileKind("a zip archive that PyTorch did not write", UNPACK)
 
 
 def _is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are printable UTF-8, of which the last letter may be cut off."""
     try:
         text = start.decode()
     except UnicodeDecodeError as error:

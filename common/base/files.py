@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Errors of the disk that name no file, as that of a full disk, or the temporary one, name `path`."""
+    """An error of the disk that names no file, as that of a full disk, or the temporary one, names `path` instead."""
     try:
         yield
     except OSError as error:
@@ -62,21 +62,13 @@ def next_step(error: OSError) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that files can be made in a folder, before the work whose results go there; makes the folder.
-
-    Raises:
-        OSError: they cannot.
-    """
+    """Make a folder, and raise an OSError if no file can be made in it: before the work whose results go there."""
     write_atomically(folder / f"check{TEMPORARY_SUFFIX}", b"")
     (folder / f"check{TEMPORARY_SUFFIX}").unlink(missing_ok=True)
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that a file can be written, before the work whose results go into it; makes its folder.
-
-    Raises:
-        OSError: it cannot.
-    """
+    """As `check_writable`, for a file that will be written: it may be there, but not as a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     check_writable(path.parent)

@@ -20,11 +20,10 @@ def keep_freed_memory() -> bool:
     """Tell glibc to reuse freed blocks instead of giving them back to the operating system.
 
     A training step frees and allocates blocks of tens of megabytes; given back, each has to be mapped and zeroed again
-    page by page. Peak memory rises a little. Call it before the first large allocation; elsewhere than on glibc it
-    does nothing.
+    page by page. Peak memory rises a little. Call it before the first large allocation; other C libraries stay as they
+    are.
 
-    Returns:
-        whether it took effect.
+    Returns whether it took effect.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

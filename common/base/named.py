@@ -44,11 +44,7 @@ def named_class(name: str, room: str, kind: type[Kind], what: str) -> type[Kind]
 
 
 def import_named(module: str, name: str, what: str) -> ModuleType:
-    """Import a module that a setting names.
-
-    Raises:
-        SettingsError: it cannot be imported.
-    """
+    """The module that the setting `name` of a `what` needs; a SettingsError says why it cannot be imported."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -64,22 +64,18 @@ class BackgroundWriter:
 
 
 class StageClock:
-    """What an item costs in each stage of a pipeline, from several threads.
-
-    Attributes:
-        threads: that share the work of a stage, by stage.
-    """
+    """What an item costs in each stage of a pipeline; `threads` says how many share the work of each."""
 
     def __init__(self, threads: dict[str, int]) -> None:
         self.threads = threads
         self._taken = dict.fromkeys(threads, (0, 0.0))
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float, more: int = 1) -> None:
-        """So many more items went through a stage."""
+    def add(self, stage: str, seconds: float, items: int = 1) -> None:
+        """So many more items went through a stage, in `seconds` altogether."""
         with self._lock:
-            items, sum_of_seconds = self._taken[stage]
-            self._taken[stage] = items + more, sum_of_seconds + seconds
+            items_before, seconds_before = self._taken[stage]
+            self._taken[stage] = items_before + items, seconds_before + seconds
 
     @contextmanager
     def measure(self, stage: str, items: int = 1) -> Iterator[None]:

@@ -21,7 +21,7 @@ def no_rows(record: Record) -> Record:
 
 
 def _changed(record: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A copy with other tensors, in the dictionaries and dataclasses in it as well."""
+    """A copy with every tensor changed, also those in its dictionaries and dataclasses."""
     if isinstance(record, torch.Tensor):
         return change(record)
     if isinstance(record, dict):
@@ -59,7 +59,7 @@ def to_host(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def start_to_host(tensors: Iterable[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-    """Launch what `to_host` does; what is returned waits for it, in any thread."""
+    """Start what `to_host` does. The function that is returned waits for its end, in any thread."""
     tensors = list(tensors)
     copies = [tensor if tensor.device.type == "cpu" else _pinned_copy(tensor) for tensor in tensors]
     # Blocking: a thread that waits leaves its core to others.

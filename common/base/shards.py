@@ -23,11 +23,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """The inverse of `str`.
-
-        Raises:
-            SettingsError: the text is not `index/count` with 0 <= index < count.
-        """
+        """The inverse of `str`; a SettingsError if the text is not `index/count` with 0 <= index < count."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or not int(match[1]) < int(match[2]):
             raise SettingsError(f"shard '{text}': write index/count with index from 0, for example 0/4 to 3/4")
@@ -35,11 +31,7 @@ class Shard:
 
     @classmethod
     def of_process(cls, given: str | None) -> "Shard":
-        """The shard given by the user, else this process's rank under torchrun, else everything.
-
-        Raises:
-            SettingsError: both are given: they would split the work twice.
-        """
+        """The shard that the user gave, else this process's rank under torchrun, else everything; both are refused."""
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         if given is None:
             return cls(int(os.environ.get("RANK", "0")), ranks)

@@ -9,10 +9,10 @@ LONGEST_DOCUMENT = 4_000_000
 
 
 def parse_json(data: bytes | memoryview) -> Any:
-    """The value of a JSON document.
+    """The value of a JSON document. A number beyond all floats, such as 1e999, is infinite.
 
     Raises:
-        ValueError: it is too long, nests 200 levels deep, holds NaN or infinity, or is not JSON.
+        ValueError: it is too long, nests 200 levels deep, says NaN or Infinity, or is not JSON.
     """
     if len(data) > LONGEST_DOCUMENT:
         raise ValueError(f"{len(data)} bytes of JSON; at most {LONGEST_DOCUMENT} are read")

@@ -18,8 +18,9 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _array(tensor: torch.Tensor) -> tuple[np.ndarray, str]:
+    """The values of a tensor, or their bytes where NumPy does not have its dtype, and the dtype's name."""
     try:
         values = np.ascontiguousarray(tensor.numpy())
-    except TypeError:  # a dtype that numpy does not have, such as bfloat16
+    except TypeError:  # such as bfloat16
         return tensor.contiguous().unsqueeze(-1).view(torch.uint8).numpy(), str(tensor.dtype)
     return values, values.dtype.str

@@ -47,19 +47,14 @@ class WorkerError(PolarDistillError):
 class WorkerProcesses:
     """Some processes that run functions for whichever thread asks; as a context manager, they end with it.
 
-    They also end when this process does, however that is, and leave Ctrl-C and SIGTERM to it.
+    They also end when this process does, however that is, and leave Ctrl-C and SIGTERM to it. `given` is the first
+    argument of every call; it travels once to each process.
+
+    Raises:
+        WorkerError: they cannot be started, or `given` cannot travel.
     """
 
     def __init__(self, count: int, given: Any) -> None:
-        """Start them all.
-
-        Args:
-            count: how many.
-            given: first argument of every call; it travels once to each process.
-
-        Raises:
-            WorkerError: they cannot be started, or `given` cannot travel.
-        """
         # Each is a fresh Python: forks of one with threads, as PyTorch has, can hang.
         context = multiprocessing.get_context("spawn")
         lifeline, self._lifeline = context.Pipe(duplex=False)
@@ -121,11 +116,11 @@ class WorkerProcesses:
         """What `function(given, *arguments)` returns: something small, and arrays. As `call`."""
         with self._block(0) as block:
             result, places, arrays = self.call(_for_arrays, function, block.name, *arguments)
-            if arrays is not None:
+            if arrays:
                 # They came through a pipe; the next ones will find room.
-                self._block_bytes = max(self._block_bytes, places[1])
+                self._block_bytes = max(self._block_bytes, _places_of(arrays)[1])
                 return result, dict(arrays)
-            return result, {name: values.copy() for name, values in _arrays_in(block, places[0]).items()}
+            return result, {name: values.copy() for name, values in _arrays_in(block, places).items()}
 
     @contextmanager
     def _block(self, size: int) -> Iterator[SharedMemory]:
@@ -145,7 +140,7 @@ class WorkerProcesses:
 
 
 def _new_block(size: int) -> SharedMemory:
-    """Shared memory that is there: what is promised only would end the process that writes to it.
+    """Shared memory, all of it there: a process that writes to memory which is only promised would be ended.
 
     Raises:
         PolarDistillError: there is not so much.
@@ -166,6 +161,7 @@ def _new_block(size: int) -> SharedMemory:
 
 
 def _drop(block: SharedMemory) -> None:
+    """Give a block back to the system; it may be mapped for as long as an array in it is in use."""
     block.unlink()
     with suppress(BufferError):
         block.close()
@@ -187,23 +183,26 @@ def _end_with(lifeline: Connection) -> None:
 
 
 def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:
+    """`call`, in the process that works."""
     return function(*_given, *arguments)
 
 
 def _with_arrays(given: Any, function: Callable[..., Result], block: str, places: Places, *arguments: Any) -> Result:
+    """`call_with`, in the process that works."""
     return function(given, _arrays_in(_attached(block), places), *arguments)
 
 
 def _for_arrays(
     given: Any, function: Callable[..., tuple[Result, Arrays]], name: str, *arguments: Any
-) -> tuple[Result, tuple[Places, int], Arrays | None]:
+) -> tuple[Result, Places, Arrays]:
+    """`call_for`, in the process that works: where the arrays lie in the block; if it is too small, they themselves."""
     result, arrays = function(given, *arguments)
     places, size = _places_of(arrays)
     block = _attached(name)
     if size > block.size:
-        return result, (places, size), arrays
+        return result, {}, arrays
     _fill(block, places, arrays)
-    return result, (places, size), None
+    return result, places, {}
 
 
 def _attached(name: str) -> SharedMemory:

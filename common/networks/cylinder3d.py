@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from common.networks.sparse import sparse, sparse_convolutions
+from common.base.devices import CPU
+from common.networks.sparse import sparse, sparse_convolutions, use_algorithm_of
 from common.scans.polar_grid import POINT_FEATURES
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
@@ -24,11 +25,11 @@ from common.targets.transport import linear_index
 
 if TYPE_CHECKING:
     import spconv.pytorch as spconv
-    from spconv.core import ConvAlgo
 
 # spconv asks torch.fx at its first convolution whether it is being traced; torch warns about the way it asks.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
+Triple = tuple[int, int, int]
 KERNEL_1X3X3 = (1, 3, 3)
 KERNEL_3X1X3 = (3, 1, 3)
 KERNEL_3X1X1 = (3, 1, 1)
@@ -62,31 +63,22 @@ class TeacherWidths:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What a forward pass returns.
-
-    Attributes:
-        logits: float [V, classes], rows as in the batch's `voxels`.
-        layers: the requested layers by name.
-    """
+    """Logits of the batch's `voxels`, float [V, classes], and the layers that were asked for."""
 
     logits: torch.Tensor
     layers: dict[str, VoxelFeatures]
 
 
 class Cylinder3D(nn.Module):
-    """Point network, then an asymmetric sparse U-Net over occupied voxels. Dense logits are never built.
-
-    Args:
-        widths: channel counts.
-        on_cpu: choose spconv's Native algorithm, the only one that runs on a CPU.
-    """
+    """Point network, then an asymmetric sparse U-Net over occupied voxels. Dense logits are never built."""
 
     def __init__(self, widths: TeacherWidths = TeacherWidths(), on_cpu: bool = False) -> None:
         super().__init__()
         self.widths = widths
-        algo = sparse().core.ConvAlgo.Native if on_cpu else None
         self.cylinder_3d_generator = VoxelFeatureNetwork(widths)
-        self.cylinder_3d_spconv_seg = AsymmetricSparseUNet(widths, algo)
+        self.cylinder_3d_spconv_seg = AsymmetricSparseUNet(widths)
+        if on_cpu:
+            use_algorithm_of(self, CPU)
 
     def forward(self, batch: ScanBatch, layers: tuple[str, ...] = ()) -> TeacherOutputs:
         """Logits of every occupied voxel.
@@ -140,25 +132,23 @@ def point_network(outputs: int) -> nn.Sequential:
 class AsymmetricSparseUNet(nn.Module):
     """The sparse encoder and decoder with the directional reconstruction block."""
 
-    def __init__(self, widths: TeacherWidths, algo: ConvAlgo | None) -> None:
+    def __init__(self, widths: TeacherWidths) -> None:
         super().__init__()
         m = widths.base
-        self.downCntx = TwoBranchBlock(widths.voxel_channels, m, KERNEL_1X3X3, "context", algo)
-        self.resBlock2 = TwoBranchBlock(m, 2 * m, KERNEL_3X1X3, "down2", algo, pool_stride=(2, 2, 2))
-        self.resBlock3 = TwoBranchBlock(2 * m, 4 * m, KERNEL_3X1X3, "down3", algo, pool_stride=(2, 2, 2))
-        self.resBlock4 = TwoBranchBlock(4 * m, 8 * m, KERNEL_3X1X3, "down4", algo, pool_stride=(2, 2, 1))
-        self.resBlock5 = TwoBranchBlock(8 * m, 16 * m, KERNEL_3X1X3, "down5", algo, pool_stride=(2, 2, 1))
-        self.upBlock0 = UpBlock(16 * m, 16 * m, "up0", "down5", algo)
-        self.upBlock1 = UpBlock(16 * m, 8 * m, "up1", "down4", algo)
-        self.upBlock2 = UpBlock(8 * m, 4 * m, "up2", "down3", algo)
-        self.upBlock3 = UpBlock(4 * m, 2 * m, "up3", "down2", algo)
-        self.ReconNet = ReconstructionBlock(2 * m, algo)
-        self.logits = sparse().pytorch.SubMConv3d(
-            4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits", algo=algo
-        )
+        self.downCntx = TwoBranchBlock(widths.voxel_channels, m, KERNEL_1X3X3, "context")
+        self.resBlock2 = TwoBranchBlock(m, 2 * m, KERNEL_3X1X3, "down2", pool_stride=(2, 2, 2))
+        self.resBlock3 = TwoBranchBlock(2 * m, 4 * m, KERNEL_3X1X3, "down3", pool_stride=(2, 2, 2))
+        self.resBlock4 = TwoBranchBlock(4 * m, 8 * m, KERNEL_3X1X3, "down4", pool_stride=(2, 2, 1))
+        self.resBlock5 = TwoBranchBlock(8 * m, 16 * m, KERNEL_3X1X3, "down5", pool_stride=(2, 2, 1))
+        self.upBlock0 = UpBlock(16 * m, 16 * m, "up0", "down5")
+        self.upBlock1 = UpBlock(16 * m, 8 * m, "up1", "down4")
+        self.upBlock2 = UpBlock(8 * m, 4 * m, "up2", "down3")
+        self.upBlock3 = UpBlock(4 * m, 2 * m, "up3", "down2")
+        self.ReconNet = ReconstructionBlock(2 * m)
+        self.logits = sparse().pytorch.SubMConv3d(4 * m, widths.classes, 3, padding=1, bias=True, indice_key="logits")
 
     def forward(self, x: spconv.SparseConvTensor) -> tuple[spconv.SparseConvTensor, dict[str, spconv.SparseConvTensor]]:
-        """Logits and all inner tensors by name, on the sites of `x`."""
+        """Logits on the sites of `x`, and all inner tensors by name: `b` is a block's before pooling, `c` after it."""
         ctx = self.downCntx(x)
         down1b = self.resBlock2(ctx)
         down1c = self.resBlock2.pool(down1b)
@@ -180,33 +170,22 @@ class AsymmetricSparseUNet(nn.Module):
 
 
 class TwoBranchBlock(nn.Module):
-    """Two branches of two submanifold convolutions each, summed; down blocks add a strided convolution, `pool`.
+    """Two branches of two submanifold convolutions each, summed; down blocks add a strided convolution, `pool`."""
 
-    The layers of a block share one rulebook, hence one kernel.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: tuple[int, int, int],
-        key: str,
-        algo: ConvAlgo | None,
-        pool_stride: tuple[int, int, int] | None = None,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: Triple, key: str, pool_stride: Triple | None = None) -> None:
         super().__init__()
         shared = f"{key}_submanifold"
-        self.conv1 = submanifold(inputs, outputs, kernel, shared, algo)
+        self.conv1 = submanifold(inputs, outputs, kernel, shared)
         self.bn0 = nn.BatchNorm1d(outputs)
-        self.conv1_2 = submanifold(outputs, outputs, kernel, shared, algo)
+        self.conv1_2 = submanifold(outputs, outputs, kernel, shared)
         self.bn0_2 = nn.BatchNorm1d(outputs)
-        self.conv2 = submanifold(inputs, outputs, kernel, shared, algo)
+        self.conv2 = submanifold(inputs, outputs, kernel, shared)
         self.bn1 = nn.BatchNorm1d(outputs)
-        self.conv3 = submanifold(outputs, outputs, kernel, shared, algo)
+        self.conv3 = submanifold(outputs, outputs, kernel, shared)
         self.bn2 = nn.BatchNorm1d(outputs)
         if pool_stride is not None:
             self.pool = sparse().pytorch.SparseConv3d(
-                outputs, outputs, 3, stride=pool_stride, padding=1, bias=False, indice_key=key, algo=algo
+                outputs, outputs, 3, stride=pool_stride, padding=1, bias=False, indice_key=key
             )
 
     def forward(self, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
@@ -219,18 +198,16 @@ class TwoBranchBlock(nn.Module):
 class UpBlock(nn.Module):
     """Transforms coarse sites, carries them back onto the skip's sites, adds the skip, convolves three times."""
 
-    def __init__(self, inputs: int, outputs: int, key: str, down_key: str, algo: ConvAlgo | None) -> None:
+    def __init__(self, inputs: int, outputs: int, key: str, down_key: str) -> None:
         super().__init__()
-        self.trans_dilao = submanifold(inputs, outputs, (3, 3, 3), f"{key}_coarse", algo)
+        self.trans_dilao = submanifold(inputs, outputs, (3, 3, 3), f"{key}_coarse")
         self.trans_bn = nn.BatchNorm1d(outputs)
-        self.up_subm = sparse().pytorch.SparseInverseConv3d(
-            outputs, outputs, 3, indice_key=down_key, bias=False, algo=algo
-        )
-        self.conv1 = submanifold(outputs, outputs, KERNEL_1X3X3, key, algo)
+        self.up_subm = sparse().pytorch.SparseInverseConv3d(outputs, outputs, 3, indice_key=down_key, bias=False)
+        self.conv1 = submanifold(outputs, outputs, KERNEL_1X3X3, key)
         self.bn1 = nn.BatchNorm1d(outputs)
-        self.conv2 = submanifold(outputs, outputs, KERNEL_1X3X3, key, algo)
+        self.conv2 = submanifold(outputs, outputs, KERNEL_1X3X3, key)
         self.bn2 = nn.BatchNorm1d(outputs)
-        self.conv3 = submanifold(outputs, outputs, KERNEL_1X3X3, key, algo)
+        self.conv3 = submanifold(outputs, outputs, KERNEL_1X3X3, key)
         self.bn3 = nn.BatchNorm1d(outputs)
 
     def forward(self, x: spconv.SparseConvTensor, skip: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
@@ -245,13 +222,13 @@ class UpBlock(nn.Module):
 class ReconstructionBlock(nn.Module):
     """Three sigmoid gates, summed, times the input (dimension-decomposition context modelling, section 3.4)."""
 
-    def __init__(self, channels: int, algo: ConvAlgo | None) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction", algo)
+        self.conv1 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction")
         self.bn0 = nn.BatchNorm1d(channels)
-        self.conv1_2 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction", algo)
+        self.conv1_2 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction")
         self.bn0_2 = nn.BatchNorm1d(channels)
-        self.conv1_3 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction", algo)
+        self.conv1_3 = submanifold(channels, channels, KERNEL_3X1X1, "reconstruction")
         self.bn0_3 = nn.BatchNorm1d(channels)
 
     def forward(self, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
@@ -262,12 +239,10 @@ class ReconstructionBlock(nn.Module):
         return x.replace_feature(gates * x.features)
 
 
-def submanifold(
-    inputs: int, outputs: int, kernel: tuple[int, int, int], key: str, algo: ConvAlgo | None
-) -> spconv.SubMConv3d:
-    """A submanifold convolution without bias that keeps its sites."""
+def submanifold(inputs: int, outputs: int, kernel: Triple, key: str) -> spconv.SubMConv3d:
+    """A convolution without bias that keeps its sites; those of one `key` share a rulebook, hence a kernel."""
     padding = [size // 2 for size in kernel]
-    return sparse().pytorch.SubMConv3d(inputs, outputs, kernel, padding=padding, bias=False, indice_key=key, algo=algo)
+    return sparse().pytorch.SubMConv3d(inputs, outputs, kernel, padding=padding, bias=False, indice_key=key)
 
 
 def activate(convolution: nn.Module, norm: nn.BatchNorm1d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:

@@ -6,6 +6,7 @@ So a published weight (k0, k1, k2, in, out) becomes this model's (out, e0, e1, e
 e0*e1*e2 slices, e the effective kernel. Dead slices may hold anything, NaN included, and are dropped.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -95,9 +96,10 @@ def to_published(model: Cylinder3D) -> dict[str, torch.Tensor]:
         value = value.detach().cpu()
         kernel = declared_kernel(name)
         if kernel is not None:
+            # From (out, rho, phi, z, in) to one slice (in, out) for each offset of the kernel.
             outputs, inputs = value.shape[0], value.shape[-1]
             slices = value.permute(1, 2, 3, 4, 0).reshape(-1, inputs, outputs)
-            full = slices.new_zeros(kernel[0] * kernel[1] * kernel[2], inputs, outputs)
+            full = slices.new_zeros(math.prod(kernel), inputs, outputs)
             full[: len(slices)] = slices
             value = full.reshape(*kernel, inputs, outputs)
         published[name] = value.contiguous()
@@ -119,8 +121,9 @@ def declared_kernel(name: str) -> tuple[int, int, int] | None:
 
 
 def _act(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The part of a published weight that acts, in the shape that it has in this model."""
     if declared_kernel(name) is None:
         return value
     outputs, *effective, inputs = shape
-    acting = value.reshape(-1, inputs, outputs)[: effective[0] * effective[1] * effective[2]]
+    acting = value.reshape(-1, inputs, outputs)[: math.prod(effective)]
     return acting.reshape(*effective, inputs, outputs).permute(4, 0, 1, 2, 3).contiguous()

@@ -48,7 +48,8 @@ def use_algorithm_of(network: nn.Module, device: torch.device) -> None:
 def set_sparse_precision(tf32: bool) -> None:
     """Whether spconv may round float32 factors to TensorFloat-32 on a GPU."""
     constants, ops, algorithms = sparse().constants, sparse().pytorch.ops, sparse().algo
-    changed, constants.SPCONV_ALLOW_TF32 = tf32 != constants.SPCONV_ALLOW_TF32, tf32
+    changed = tf32 != constants.SPCONV_ALLOW_TF32
+    constants.SPCONV_ALLOW_TF32 = tf32
     # spconv remembers a kernel for each shape, of either kind: let it choose anew.
     if changed and ops.CONV_CPP is not None:
         ops.CONV_CPP = algorithms.ConvTunerSimple(algorithms.CONV.all_desps)

@@ -18,7 +18,7 @@ from common.base.content_hash import check_archive, check_safetensors, sealed_ar
 from common.base.errors import CheckpointError
 from common.base.file_kinds import ARCHIVE, SAFETENSORS, UNKNOWN, FileKind, kind_of
 from common.base.files import write_atomically
-from common.base.text import printable
+from common.base.text import first_line, printable
 
 LISTED = 12
 SHORT_HASH = 12
@@ -27,9 +27,7 @@ SHORT_HASH = 12
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint that is either whole or absent, with a hash of its bytes.
 
-    Args:
-        path: where.
-        content: tensors, numbers, strings, lists and dictionaries only, so that it loads without unpickling code.
+    It may hold tensors, numbers, strings, lists and dictionaries only, so that it loads without unpickling code.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -55,15 +53,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content, sealed = decoded(data)
     except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({refused[1]})" if refused else ""
         raise CheckpointError(
-            f"{path}: holds more than tensors and plain values{offending(error)}. Other content could run code and "
-            "is never loaded. If you trust the file, open it where it was made and save model.state_dict() alone, as "
-            ".pt or .safetensors."
+            f"{path}: holds more than tensors and plain values{what}. Other content could run code and is never "
+            "loaded. If you trust the file, open it where it was made and save model.state_dict() alone, as .pt or "
+            ".safetensors."
         ) from error
     except Exception as error:  # damaged bytes break their readers in many ways
+        # PyTorch's own words may advise to run the code in the file.
+        why = "PyTorch does not read it as weights" if "weights_only" in str(error) else first_line(error)
         raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({reason(error)}). Copy or download it again, or go back to an "
-            "older one."
+            f"{path}: damaged or not a checkpoint ({why}). Copy or download it again, or go back to an older one."
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds {type(content).__name__}, expected a dictionary of tensors.")
@@ -75,11 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_kind(path: Path, kind: FileKind) -> None:
-    """Refuse a file that is no checkpoint, or another kind of one than its name says.
-
-    Raises:
-        CheckpointError: says what it is.
-    """
+    """Raise a CheckpointError for a file that is no checkpoint, or another kind of one than its name says."""
     if kind.next_step:
         raise CheckpointError(f"{path}: no checkpoint; the file is {kind.what}. {kind.next_step}")
     if (path.suffix == ".safetensors") != (kind is SAFETENSORS) and kind is not UNKNOWN:
@@ -100,17 +97,6 @@ def decoded(data: bytes) -> tuple[Any, bool]:
         # About odd pickles: they are either read or refused.
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), sealed
-
-
-def reason(error: Exception) -> str:
-    """Why a file cannot be read, without PyTorch's advice on how to run code from it."""
-    return "PyTorch does not read it as weights" if "weights_only" in str(error) else first_line(error)
-
-
-def offending(error: pickle.UnpicklingError) -> str:
-    """What PyTorch refused to load, from its message, whose advice to load it all the same is left out."""
-    names = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f" ({names[1]})" if names else ""
 
 
 def check_fits(source: str, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str) -> None:
@@ -139,11 +125,7 @@ def check_fits(source: str, given: Mapping[str, torch.Tensor], expected: Mapping
 
 
 def check_plain(source: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors that are not dense numbers.
-
-    Raises:
-        CheckpointError: names the tensors and what they are.
-    """
+    """Raise a CheckpointError for tensors that are not dense numbers, with what they are."""
     bad = {name: kind for name, value in weights.items() if (kind := kind_of_tensor(value))}
     if bad:
         words = listed([f"{name} ({kind})" for name, kind in bad.items()])
@@ -162,22 +144,13 @@ def kind_of_tensor(value: torch.Tensor) -> str:
 
 
 def check_finite(source: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights that hold NaN or infinity.
-
-    Raises:
-        CheckpointError: names the tensors.
-    """
+    """Raise a CheckpointError that names the weights which hold NaN or infinity."""
     bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise CheckpointError(
             f"{source}: NaN or infinity in {listed(bad)}. The file is damaged or its training diverged; "
             "nothing was loaded."
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or its kind where it says nothing."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def listed(names: list[str]) -> str:

@@ -1,9 +1,8 @@
 """A step of the optimiser that nothing waits for: whether it may be taken is decided on the device."""
 
-from itertools import accumulate
-
 import torch
 
+from common.base.records import start_to_host
 from common.training.state import TrainingState
 
 
@@ -11,12 +10,8 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
     """Take one step of Adam unless a number is NaN or infinite; with a loss scaler, unless a gradient is.
 
     Whoever reads the numbers afterwards finds out whether it was taken: the weights are those of before if not, and
-    stay so, whatever steps are launched meanwhile.
-
-    Args:
-        state: its optimiser is fused, and its gradients are there and unscaled.
-        rate: the learning rate.
-        values: float, on the device of the weights.
+    stay so, whatever steps are launched meanwhile. The optimiser is fused, its gradients are unscaled, and `values` are
+    on its device.
     """
     optimiser = state.optimiser
     for group in optimiser.param_groups:
@@ -34,23 +29,13 @@ def step_if_finite(state: TrainingState, rate: float, values: torch.Tensor) -> N
 
 
 class DeviceRows:
-    """Rows of numbers that a device may still be computing; its other work is not waited for.
-
-    Args:
-        rows: float [N], each of its own length, of one dtype.
-    """
+    """Rows of numbers, float [N] of one dtype, that a device may still be computing; only they are waited for."""
 
     def __init__(self, rows: list[torch.Tensor]) -> None:
-        self._ends = list(accumulate(len(row) for row in rows))
-        self._numbers, self._copied = torch.cat(rows), None
-        if self._numbers.is_cuda:
-            pinned = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
-            self._numbers = pinned.copy_(self._numbers, non_blocking=True)
-            self._copied = torch.cuda.current_stream().record_event()
+        self._lengths = [len(row) for row in rows]
+        self._wait = start_to_host([torch.cat(rows)])
 
     def read(self) -> list[list[float]]:
         """The numbers of each row: the one place in a step where a device is waited for."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        numbers: list[float] = self._numbers.tolist()
-        return [numbers[start:end] for start, end in zip([0, *self._ends], self._ends, strict=False)]
+        [numbers] = self._wait()
+        return [row.tolist() for row in numbers.split(self._lengths)]

@@ -24,13 +24,7 @@ class ConfusionMatrix:
 
     @classmethod
     def of(cls, truth: np.ndarray, prediction: np.ndarray, classes: int) -> "ConfusionMatrix":
-        """Count the points of one scan.
-
-        Args:
-            truth: integer [N] training labels in 0..classes-1.
-            prediction: integer [N].
-            classes: number of classes, the ignored class 0 included.
-        """
+        """Count the points of one scan by training labels in 0..classes-1, integer [N], 0 for none."""
         pairs = truth.astype(np.int64) * classes + prediction
         return cls(np.bincount(pairs, minlength=classes * classes).reshape(classes, classes))
 
@@ -73,14 +67,6 @@ class ConfusionMatrix:
         occurs[IGNORED] = False
         return float(self.iou()[occurs].mean()) if occurs.any() else float("nan")
 
-    def mean_iou_all_classes(self) -> float:
-        """Mean IoU over all classes but the ignored one, 0 for a class that does not occur: the official averaging.
-
-        It is what the benchmark reports for whatever scans it is given; NaN when no point is labelled.
-        """
-        iou = np.delete(self.iou(), IGNORED)
-        return float(np.nan_to_num(iou).mean()) if np.isfinite(iou).any() else float("nan")
-
     def mean_iou_of_benchmark(self, absent_classes: str) -> float:
         """Mean IoU as a benchmark computes it; NaN when no point is labelled.
 
@@ -89,10 +75,10 @@ class ConfusionMatrix:
                 points: `zero`, its IoU is 0 (semantic-kitti-api, `np_ioueval.py`); `left_out` of the mean
                 (nuscenes-devkit, `eval/lidarseg/utils.py`). A class that is only predicted has an IoU of 0 in both.
         """
-        if absent_classes == "zero":
-            return self.mean_iou_all_classes()
         iou = self.iou()
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        if np.isnan(iou).all():
+            return float("nan")
+        return float(np.nan_to_num(iou[1:]).mean() if absent_classes == "zero" else np.nanmean(iou))
 
     def recall(self) -> np.ndarray:
         """Share of each class's points that are predicted right, float64 [C]; NaN for the ignored class and for one
@@ -111,19 +97,9 @@ class ConfusionMatrix:
 def count_by_distance(
     truth: np.ndarray, prediction: np.ndarray, distance: np.ndarray, classes: int
 ) -> tuple[ConfusionMatrix, ...]:
-    """Count the points of one scan for each range of distances, see `RANGE_STARTS`.
-
-    Args:
-        truth: integer [N] training labels in 0..classes-1.
-        prediction: integer [N].
-        distance: float [N], metres.
-        classes: number of classes, the ignored class 0 included.
-
-    Returns:
-        one matrix for each range; their sum is `ConfusionMatrix.of` all points.
-    """
-    row = np.searchsorted(np.asarray(RANGE_STARTS), distance, side="right") - 1
-    cells = (row * classes + truth.astype(np.int64)) * classes + prediction
+    """As `ConfusionMatrix.of`, one matrix for each range of `RANGE_STARTS`; `distance` is float [N], metres."""
+    ranges = np.searchsorted(np.asarray(RANGE_STARTS), distance, side="right") - 1
+    cells = (ranges * classes + truth.astype(np.int64)) * classes + prediction
     counts = np.bincount(cells, minlength=len(RANGE_STARTS) * classes * classes)
     return tuple(ConfusionMatrix(part) for part in counts.reshape(len(RANGE_STARTS), classes, classes))
 

@@ -44,13 +44,7 @@ PLAIN = PredictionPlan()
 
 
 class ScanPrediction(NamedTuple):
-    """What a model says about a scan.
-
-    Attributes:
-        scan: which scan.
-        labels: uint8 [N], predicted training labels in 1..classes-1.
-        source: the scan as read from disk.
-    """
+    """What a model says about a scan: training labels in 1..classes-1, uint8 [N]; and the scan as read from disk."""
 
     scan: ScanId
     labels: np.ndarray
@@ -74,14 +68,7 @@ def class_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that predicts every point of scans.
-
-    Attributes:
-        logits: the model.
-        grid: that it works on.
-        device: that it is on.
-        plan: views and batches.
-    """
+    """A model that predicts every point of scans, with the grid that it works on and the device that it is on."""
 
     logits: VoxelLogits
     grid: PolarGrid
@@ -93,11 +80,7 @@ class Predictor:
 
         Each view is made from the scan as it is on disk. A point takes the probabilities of the voxel that it falls
         in, in each view, and gets the class whose mean is highest. Of a scan without points nothing is asked.
-
-        Args:
-            dataset: holds the scans.
-            scans: which scans.
-            progress: name of the progress bar, None for no bar.
+        `progress` names a progress bar; None for no bar.
 
         Raises:
             DataError: a scan cannot be read.

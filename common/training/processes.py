@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,43 +20,12 @@ TORCHRUN = "WORLD_SIZE"
 """The environment variable with which torchrun says how many processes there are."""
 
 
-class SumOfAll(torch.autograd.Function):
-    """Sum over all processes, of which each computes the same loss: so every addend has the gradient of the sum."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
-
-
-class RowsOfAll(torch.autograd.Function):
-    """The rows of all processes, of which each computes the same loss: so each takes the gradient of its own rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, lengths: list[int], rank: int) -> torch.Tensor:
-        ctx.own = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
-        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in lengths]
-        distributed.all_gather(parts, padded)
-        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return grad[ctx.own], None, None
-
-
 @dataclass(frozen=True)
 class Processes:
     """This process among all that train together. Each must call the same methods in the same order.
 
-    The differentiable methods (`mean`, `rows`) are for losses that every process computes to the same value. The
-    gradients that each then has for its own part of the batch add up to those of the whole.
+    The differentiable methods (`gather`, `mean`, `rows`) are for losses that every process computes to the same value.
+    A gradient reaches what this process gave; those of all processes add up to that of the whole batch.
 
     Attributes:
         rank: of this process, from 0.
@@ -88,50 +56,42 @@ class Processes:
         return total.to(values.device)
 
     def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """The tensors of all processes by rank, of one shape and dtype; carry no gradient."""
+        """The tensors of all processes by rank, of one shape and dtype; differentiable in this process's own."""
         if self.count == 1:
             return [values]
         own = values.detach().to(self.device).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.count)]
         distributed.all_gather(parts, own)
-        return [part.to(values.device) for part in parts]
+        parts = [part.to(values.device) for part in parts]
+        parts[self.rank] = values
+        return parts
 
     def any(self, flag: object) -> bool:
         """Whether the flag is true in any process."""
         return bool(flag) if self.count == 1 else bool(self.sum(torch.tensor(int(bool(flag)))))
 
     def mean(self, value: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
-        """The mean over a whole batch from the mean over each process's part, differentiable in `value`.
+        """The mean over a whole batch, a scalar, differentiable in `value`; 0 where no process has an entry.
 
         Args:
             value: a scalar, the mean over this process's entries; may be NaN where there are none.
             weight: of all of this process's entries together, such as their number; no gradient flows to it.
-
-        Returns:
-            a scalar; 0 where no process has an entry.
         """
         if self.count == 1:
             return value
         own = torch.as_tensor(weight, dtype=torch.float64, device=value.device).detach()
         total = self.sum(own)
         share = torch.where(total > 0, own / total, 0.0).to(value.dtype)
-        mean: torch.Tensor = SumOfAll.apply(torch.where(share > 0, value, 0.0) * share)
-        return mean
+        return torch.stack(self.gather(torch.where(share > 0, value, 0.0) * share)).sum()
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all processes one after another, by rank, differentiable.
-
-        Args:
-            rows: [N, ...]; N is each process's own, the other sizes are the same.
-
-        Returns:
-            [sum of N, ...].
-        """
+        """The rows [N, ...] of all processes, by rank, as [sum of N, ...]; differentiable. N is each process's own."""
         if self.count == 1:
             return rows
         lengths = [int(length) for length in self.gather(torch.tensor(len(rows)))]
-        gathered: torch.Tensor = RowsOfAll.apply(rows, lengths, self.rank)
-        return gathered
+        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        return torch.cat([part[:length] for part, length in zip(self.gather(padded), lengths, strict=True)])
 
 
 ALONE = Processes()
@@ -147,9 +107,6 @@ def draw_apart(seed: int, step: int, processes: Processes) -> None:
 @contextmanager
 def started_processes(device: str) -> Iterator[Processes]:
     """The processes that torchrun started, connected: by nccl with a GPU each, by gloo on CPUs. Without it, one.
-
-    Args:
-        device: that the user named, see `select_device`.
 
     Raises:
         SettingsError: the device cannot be used, or is one GPU for several processes.

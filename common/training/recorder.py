@@ -67,22 +67,21 @@ def keep_up_to(path: Path, step: int, epoch: int) -> None:
         return
     data = path.read_bytes()
     lines = data.splitlines()
-    kept = {
-        line: record
-        for line, record in enumerate(records(path, lines))
+    kept = [
+        (line, record)
+        for line, record in zip(lines, records(path, lines), strict=False)
         if record["step"] <= step and record.get("epoch", 0) <= epoch
-    }
-    check_no_gap(path, [record["step"] for record in kept.values() if record["kind"] == "train"], step)
-    content = b"".join(lines[line] + b"\n" for line in kept)
+    ]
+    check_no_gap(path, [record["step"] for _, record in kept if record["kind"] == "train"], step)
+    content = b"".join(line + b"\n" for line, _ in kept)
     if content != data:
         write_atomically(path, content)
 
 
 def check_no_gap(path: Path, recorded: list[int], step: int) -> None:
-    """Make sure that the records of steps reach `step`; those of a run whose file was removed may begin later.
+    """Raise a DataError unless every step up to `step` is recorded, from the first record on.
 
-    Raises:
-        DataError: they do not.
+    The records of a run whose file was removed begin later than the run.
     """
     missing = sorted(set(range(min(recorded, default=1), step + 1)) - set(recorded))
     if missing:
@@ -116,11 +115,7 @@ def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def records(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    """The record of each line, held against its checksum; of the last one only if it is whole.
-
-    Raises:
-        DataError: a line is not a record, or was changed.
-    """
+    """The record of each line, of the last one only if it is whole; a DataError if one is none, or was changed."""
     found: list[dict[str, Any]] = []
     checked = False
     for number, line in enumerate(lines, 1):

@@ -23,13 +23,7 @@ OTHER_GPUS = "another number of GPUs than before: random numbers continue only o
 
 
 def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, Any], may_change: set[str]) -> None:
-    """Refuse to continue a run with settings that make it another one.
-
-    Args:
-        path: of the state, for the message.
-        stored: settings of the run, as they go into JSON.
-        current: settings now, likewise.
-        may_change: names that a resumed run may change.
+    """Refuse to continue a run with settings, as they go into JSON, that differ in others than `may_change`.
 
     Raises:
         CheckpointError: lists each setting that differs.
@@ -43,9 +37,9 @@ def check_same_settings(path: Path, stored: dict[str, Any], current: dict[str, A
 
 
 def with_later_settings(kind: type[Settings], stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run as they go into JSON, with the defaults of those that it is too old to know.
+    """Settings of a run as they go into JSON, with defaults for those that are newer than the run.
 
-    Settings that can no longer be used are left as they are; they differ from all that can.
+    Settings that can no longer be used stay as they are: they differ from all that can.
     """
     try:
         return parse_settings(kind, stored, "the run").model_dump(mode="json")
@@ -94,11 +88,7 @@ def check_same_scans(path: Path, stored: ScansOfSequences | None, current: Scans
 
 
 def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Load weights that match in every name and shape, and are finite numbers.
-
-    Raises:
-        CheckpointError: names what does not match.
-    """
+    """Load weights; a CheckpointError names what differs in name or shape, or is no finite number."""
     check_plain(str(path), weights)
     check_fits(str(path), weights, module.state_dict(), what)
     check_finite(str(path), weights)
@@ -106,11 +96,9 @@ def load_strictly(path: Path, module: torch.nn.Module, weights: dict[str, torch.
 
 
 def checked_progress(stored: dict[str, Any], current: Mapping[str, float]) -> dict[str, float]:
-    """The counters of a saved run; those that it was saved without, by an older version, are left out.
+    """The stored counters of a run, once each is found usable; `current` are those of a run that begins.
 
-    Args:
-        stored: as saved.
-        current: the same counters of a run that begins.
+    Older versions stored fewer counters.
 
     Raises:
         ValueError: one is unknown, missing, or no number that a run can have reached.

@@ -36,12 +36,7 @@ def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> f
 
     The warm-up is a straight line from `first` to 1 (along half a cosine for `one_cycle`: Smith and Topin 2019, in the
     two-phase form). After it `constant` stays at 1; `cosine` (Loshchilov and Hutter 2017, equation 5, no restarts) and
-    `one_cycle` fall to `final`, which they reach at the last step.
-
-    Args:
-        step: 0 is the first one.
-        steps: of the whole run; later ones keep the factor of the last.
-        schedule: the settings.
+    `one_cycle` fall to `final`, which they reach at the last of all `steps`, and stay there. The first `step` is 0.
     """
     if step < schedule.warm_up:
         risen = step / schedule.warm_up

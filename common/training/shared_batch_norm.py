@@ -54,12 +54,7 @@ class NormalisedTogether(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.Module):
-    """Takes the place of a batch norm: with its parameters, its running statistics and its names in a state dict.
-
-    Args:
-        norm: an affine batch norm with running statistics.
-        processes: that train together.
-    """
+    """Takes the place of an affine batch norm: with its parameters, running statistics and names in a state dict."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor

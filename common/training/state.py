@@ -105,14 +105,8 @@ class TrainingState(Generic[Networks]):
     ) -> str | None:
         """Continue where `save` left off, random states included where there are as many processes as before.
 
-        Args:
-            folder: of the run.
-            settings: now.
-            may_change: names of settings that may be others than they were.
-            processes: that train together.
-
-        Returns:
-            what is different from before, None where nothing is.
+        Settings may differ from the saved ones in those that `may_change` names. Returns a note of what else differs,
+        None where nothing does.
 
         Raises:
             CheckpointError: there is no state, it is damaged, or it belongs to another run.
@@ -144,11 +138,7 @@ class TrainingState(Generic[Networks]):
 
 
 def check_same_targets(path: Path, stored: str | None, current: str | None) -> None:
-    """Refuse to continue with targets of another store or teacher.
-
-    Raises:
-        CheckpointError: they differ.
-    """
+    """Raise a CheckpointError if a run had targets of another store or teacher."""
     if stored != current:
         raise CheckpointError(
             f"{path}: cannot resume with targets of another store or teacher ({printable(str(stored)[:12])} in "
@@ -159,6 +149,5 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
 def random_states(processes: Processes) -> list[dict[str, Any]]:
     """What `random_state` returns in each process, by rank."""
     own = random_state()
-    of_gpus = zip(*(processes.gather(state) for state in own["cuda"]), strict=True)
-    cuda = [list(states) for states in of_gpus] or [[] for _ in range(processes.count)]
-    return [{"cpu": cpu, "cuda": gpus} for cpu, gpus in zip(processes.gather(own["cpu"]), cuda, strict=True)]
+    of_cpus, of_gpus = processes.gather(own["cpu"]), [processes.gather(state) for state in own["cuda"]]
+    return [{"cpu": cpu, "cuda": [of_gpu[rank] for of_gpu in of_gpus]} for rank, cpu in enumerate(of_cpus)]

@@ -82,10 +82,7 @@ class Task(ABC, Generic[Batch]):
     def step(self, batches: Iterable[Batch], scans: int, steps: int) -> StepTerms:
         """One step of the optimiser, counted in `state.step`; its device may still be taking it.
 
-        Args:
-            batches: of the step.
-            scans: in all of them.
-            steps: of the whole run.
+        `scans` is their number in all of its batches, `steps` that of the whole run.
 
         Returns:
             a function that waits for the step and returns its loss terms, with their sum as `loss`. It raises

@@ -199,8 +199,7 @@ class Trainer:
     def record_cost(self, recorder: Recorder | None, since: float) -> float:
         """Record as `run` the seconds since a clock's reading, validation and saving included, and the peak memory.
 
-        Returns:
-            the clock's reading now, for the next record. All records of a run add up to its time.
+        Returns the clock's reading now, for the next record: all records of a run add up to its time.
         """
         now, state = time.perf_counter(), self.state
         if recorder is not None:
@@ -224,11 +223,8 @@ def reached(state: TrainingState[Any], settings: LoopSettings) -> bool:
 
 def timed(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
     """The same batches; the seconds that each was waited for are appended to `waits`."""
-    iterator = iter(batches)
-    while True:
-        clock = time.perf_counter()
-        loaded = next(iterator, None)
+    clock = time.perf_counter()
+    for loaded in batches:
         waits.append(time.perf_counter() - clock)
-        if loaded is None:
-            return
         yield loaded
+        clock = time.perf_counter()

@@ -28,76 +28,69 @@ class Place(NamedTuple):
 
     Attributes:
         entry: of the file, empty for the whole.
-        content: values by name, tensors and others.
+        tensors: in it, by name.
+        others: names of what else is in it.
         prefix: before the names of the network.
         known: number of names of the network below the prefix.
         complete: whether they are all there, and no other tensor.
     """
 
     entry: str
-    content: Mapping[Any, Any]
+    tensors: dict[str, torch.Tensor]
+    others: list[str]
     prefix: str
     known: int
     complete: bool
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Tensors by name without the prefix; with it where two names would become one."""
-        tensors = tensors_of(self.content)
-        short = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
-        return short if len(short) == len(tensors) else tensors
+        short = {name.removeprefix(self.prefix): tensor for name, tensor in self.tensors.items()}
+        return short if len(short) == len(self.tensors) else self.tensors
 
     def __str__(self) -> str:
-        tensors = tensors_of(self.content)
-        below = f" in the entry '{printable(self.entry)}'" if self.entry else ""
-        return f"{len(tensors)} tensors{below}, such as {listed(list(tensors)[:EXAMPLES])}"
+        return f"{len(self.tensors)} tensors{self.where}, such as {listed(list(self.tensors)[:EXAMPLES])}"
+
+    @property
+    def where(self) -> str:
+        """The entry, for messages."""
+        return f" in the entry '{printable(self.entry)}'" if self.entry else ""
 
 
 def load_weights(path: Path, names: Collection[str], what: str) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file under the names of a network.
 
     They may lie in one entry of the file, and below one prefix; both are said. Where no place holds just the names of
-    the network, the one that holds most of them is returned, for `check_fits` to refuse.
-
-    Args:
-        path: of the file.
-        names: of the network's weights.
-        what: the network, for messages.
+    the network, the one that holds most of them is returned, for `check_fits` to refuse. `what` names the network in
+    messages.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or there is none of the names, several places hold all of them, or
             something else than plain tensors is among them.
     """
     content = load_checkpoint(path)
-    parts = [(entry, part) for entry, part in [("", content), *content.items()] if tensors_of(part)]
-    found = [place_of(entry, part, names) for entry, part in parts]
+    parts = [("", content), *content.items()]
+    found = [place for entry, part in parts if (place := place_of(str(entry), part, names)).tensors]
     complete = [place for place in found if place.complete]
     best = chosen(path, complete) if complete else max(found, key=lambda place: place.known, default=None)
     if best is None or not best.known:
         raise CheckpointError(nothing_known(path, found, names, what))
-    others = [str(name) for name in best.content if not isinstance(best.content[name], torch.Tensor)]
-    if others:
+    if best.others:
         raise CheckpointError(
-            f"{path}: entries beside the weights are no tensors: {listed(others)}. Save model.state_dict() alone."
+            f"{path}: entries beside the weights are no tensors: {listed(best.others)}. Save model.state_dict() alone."
         )
     weights = best.weights()
     check_plain(str(path), weights)
     if best.complete and (best.entry or best.prefix):
-        where = f" in the entry '{printable(best.entry)}'" if best.entry else ""
         before = f" below the prefix '{printable(best.prefix)}'" if best.prefix else ""
-        tqdm.write(f"note: {path}: all {len(weights)} weights of {what} found{where}{before}", file=sys.stderr)
+        tqdm.write(f"note: {path}: all {len(weights)} weights of {what} found{best.where}{before}", file=sys.stderr)
     return weights
 
 
-def tensors_of(part: Any) -> dict[str, torch.Tensor]:
-    """Tensors by name of what may be a mapping."""
-    if not isinstance(part, Mapping):
-        return {}
-    return {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-
-
-def place_of(entry: Any, part: Mapping[Any, Any], names: Collection[str]) -> Place:
-    """Under which prefix a part holds most of the names."""
-    tensors, wanted = tensors_of(part), set(names)
+def place_of(entry: str, part: Any, names: Collection[str]) -> Place:
+    """A part of a checkpoint as a place, with the prefix under which it holds most of the names."""
+    values, wanted = part if isinstance(part, Mapping) else {}, set(names)
+    tensors = {name: one for name, one in values.items() if isinstance(name, str) and isinstance(one, torch.Tensor)}
+    others = [str(name) for name, one in values.items() if not isinstance(one, torch.Tensor)]
     prefixes: Counter[str] = Counter()
     for name in tensors:
         words = name.split(".")
@@ -106,18 +99,14 @@ def place_of(entry: Any, part: Mapping[Any, Any], names: Collection[str]) -> Pla
             if rest in wanted:
                 prefixes[name.removesuffix(rest)] += 1
     prefix, known = max(prefixes.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
-    return Place(str(entry), part, prefix, known, known == len(wanted) == len(tensors))
+    return Place(entry, tensors, others, prefix, known, known == len(wanted) == len(tensors))
 
 
 def chosen(path: Path, complete: list[Place]) -> Place:
-    """The place to take of those that hold all weights.
-
-    Raises:
-        CheckpointError: nothing says which.
-    """
-    entries = [place.entry for place in complete]
+    """The place to take of those that hold all weights; a CheckpointError where nothing says which."""
     if len(complete) == 1:
         return complete[0]
+    entries = [place.entry for place in complete]
     for wrapper in WRAPPERS:
         if wrapper in entries:
             others = [entry for entry in entries if entry != wrapper]
@@ -139,8 +128,8 @@ def nothing_known(path: Path, found: list[Place], names: Collection[str], what: 
 
 
 def origin(place: Place) -> str:
-    """Which program gives such names, where that is known."""
-    first = {name.partition(".")[0] for name in tensors_of(place.content)}
+    """The end of a line about a place: which other program gives such names; empty where that is not known."""
+    first = {name.partition(".")[0] for name in place.tensors}
     for program, words in FOREIGN.items():
         if words <= first:
             return f"; {program} uses such names; its layers differ, so its checkpoints cannot be used here"

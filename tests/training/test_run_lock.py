@@ -58,6 +58,7 @@ def test_a_lock_is_free_after_an_error(tmp_path):
         "[]",
         "[" * 100_000,
         '{"process": "\\u001b[2J", "host": "", "since": ""}',
+        '{"process": 1e999, "host": "", "since": ""}',
         '{"process": Infinity, "host": "", "since": ""}',
     ],
 )
