@@ -127,11 +127,17 @@ def runs_table(results: list[Result]) -> Table:
             made = run.environment
             devices = ", ".join(made.get("devices") or []) or f"CPU, {made.get('threads', '?')} threads"
             commit = str(made.get("git_commit") or NOTHING)[:10] + ("*" if made.get("git_modified") else "")
-            words = [cell("finished" if run.finished else "not finished")]
-            words.append(cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration))
-            words += [cell(devices if made else NOTHING), cell(commit)]
-            numbers = [cell(run.settings.seed), cell(run.last_step, "{:,}".format)]
-            rows.append([cell(run.folder)._replace(swatch=index), cell(result.experiment.name), *numbers, *words])
+            cells = [
+                cell(run.folder)._replace(swatch=index),
+                cell(result.experiment.name),
+                cell(run.settings.seed),
+                cell(run.last_step, "{:,}".format),
+                cell("finished" if run.finished else "not finished"),
+                cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration),
+                cell(devices if made else NOTHING),
+                cell(commit),
+            ]
+            rows.append(cells)
     return Table(list(map(Column, columns)), rows)
 
 

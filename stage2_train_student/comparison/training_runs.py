@@ -101,8 +101,8 @@ def find_runs(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder. Name folders of training runs, or folders that hold some.")
-        here = [folder] if is_run(folder) else sorted(path.parent for path in folder.rglob(METRICS_FILE))
-        here = [run for run in here if is_run(run)]
+        below = (path.parent for path in folder.rglob(METRICS_FILE))
+        here = [folder] if is_run(folder) else sorted(filter(is_run, below))
         if not here:
             raise DataError(
                 f"{folder}: no training run here or below it (a run holds {SETTINGS_FILE} and {METRICS_FILE}). "

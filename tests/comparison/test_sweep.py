@@ -205,7 +205,7 @@ def test_no_run_outlives_its_sweep(tmp_path, monkeypatch, patience):
 
     def sweep_that_ends_at_once():
         with sweep_module.terminating_children() as children:
-            children.append(sweep_module.Child(run, process))
+            children[process] = run
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
