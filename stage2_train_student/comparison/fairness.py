@@ -53,6 +53,7 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     labels = sequences if settings.labels is None else label_map.sequences(settings.labels)
     seen = [run.seen for run in experiment.runs if run.seen is not None]
     scans = {one.scans_in_words for one in seen}
+    # Older versions noted which scans a run saw, but not whose labels it used.
     labelled = {one.labelled_in_words for one in seen} - {None} if few_labels(experiment) else scans
     steps = {run.last_step for run in experiment.runs if run.steps}
     return {

@@ -79,7 +79,7 @@ def protocol(run: TrainingRun, source: Source, label_map: LabelMap) -> dict[str,
 
 
 def report_protocol(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The same of a report of `evaluate`."""
+    """What must agree in two reports of `evaluate` for their scores to be comparable."""
     # Not the names of the splits: `val` and `08` are the same scans.
     names = ("scans", "points", "views")
     return {name: numbers.get(name) for name in names} | {"scans' hash": str(numbers.get("scans_sha256"))[:12]}

@@ -125,8 +125,8 @@ def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
         {"from": start, "to": end, **report(matrix, label_map)}
         for (start, end), matrix in zip(ranges, evaluation.by_range, strict=True)
     ]
-    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names}
-    numbers["confusion"]["counts"] = evaluation.matrix.counts.tolist()
+    counts = evaluation.matrix.counts.tolist()
+    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names, "counts": counts}
     if evaluation.agreement is not None:
         total = add_up(evaluation.agreement, len(label_map.classes))
         numbers["agreement"] = {

@@ -131,8 +131,7 @@ def real(path: Path) -> Path:
 
 def raw_labels(source: OwnScans, prediction: ScanPrediction) -> np.ndarray:
     """Raw label ids of all points of the file, uint32 [M]; "unlabelled" where nothing came back."""
-    whole = source.dataset.files.restored(prediction.scan, prediction.labels)
-    return source.dataset.label_map.to_raw(whole)
+    return source.dataset.label_map.to_raw(source.dataset.files.restored(prediction.scan, prediction.labels))
 
 
 def encoded(source: OwnScans, prediction: ScanPrediction, kind: Kind) -> bytes:
@@ -149,19 +148,19 @@ def encoded(source: OwnScans, prediction: ScanPrediction, kind: Kind) -> bytes:
 
 def ply(prediction: ScanPrediction, label_map: LabelMap) -> bytes:
     """The points that were predicted, with raw label ids and colours, as a binary PLY file."""
-    points = prediction.source.points
-    columns = {name: points[:, place].astype("<f4") for place, name in enumerate(("x", "y", "z", "intensity"))}
-    raw = label_map.to_raw(prediction.labels)
-    for place, name in enumerate(("red", "green", "blue")):
-        columns[name] = colours_of_raw(label_map)[raw, place]
-    columns["label"] = raw.astype("<u2")
-    names = {"f4": "float", "u1": "uchar", "u2": "ushort"}
-    vertices = np.empty(len(points), [(name, column.dtype) for name, column in columns.items()])
-    for name, column in columns.items():
-        vertices[name] = column
+    points, raw = prediction.source.points, label_map.to_raw(prediction.labels)
+    coordinates, colours = ("x", "y", "z", "intensity"), ("red", "green", "blue")
+    vertices = np.empty(
+        len(points), [*((name, "<f4") for name in coordinates), *((name, "u1") for name in colours), ("label", "<u2")]
+    )
+    for place, name in enumerate(coordinates):
+        vertices[name] = points[:, place]
+    for place, name in enumerate(colours):
+        vertices[name] = colours_of_raw(label_map)[raw, place]
+    vertices["label"] = raw
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    lines += [f"property {names[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
-    return "\n".join([*lines, "end_header", ""]).encode() + vertices.tobytes()
+    lines += [f"property float {name}" for name in coordinates] + [f"property uchar {name}" for name in colours]
+    return "\n".join([*lines, "property ushort label", "end_header", ""]).encode() + vertices.tobytes()
 
 
 def colours_of_raw(label_map: LabelMap) -> np.ndarray:
