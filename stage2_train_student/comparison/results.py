@@ -138,6 +138,6 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
         miou_by_distance={start: Sample.of(ranges.get(start) for ranges in by_distance) for start in starts},
         agreement=Sample.of(score.get("agreement", {}).get("share") for score in evaluated if score is not None),
         seconds_per_step=Sample.of(run.seconds_per_step() for run in runs),
-        training_seconds=Sample.of(float(sum(run.seconds())) for run in runs),
+        training_seconds=Sample.of(sum(record["seconds"] for record in run.steps) for run in runs),
         peak_memory=Sample.of(run.peak_memory() for run in runs),
     )

@@ -89,13 +89,14 @@ def class_table(results: list[Result]) -> Table:
 
 
 def class_row(name: str, samples: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
-    """Cells of a class; `largest` is the gain of the strongest colour."""
-    means = [sample.mean for sample, _ in samples if sample.mean is not None]
-    highest = max(means, default=None)
-    alone = len(samples) > 1 and means.count(highest or 0.0) == 1
+    """Cells of a class, the highest marked where it is the only one; `largest` is the gain of the strongest colour."""
     cells = [toned(percent_cell(sample), gain, largest) for sample, gain in samples]
-    best = [alone and sample.mean == highest for sample, _ in samples]
-    return [cell(name), *(one._replace(best=is_best) for one, is_best in zip(cells, best, strict=True))]
+    means = [sample.mean for sample, _ in samples]
+    highest = max((mean for mean in means if mean is not None), default=None)
+    if highest is not None and len(means) > 1 and means.count(highest) == 1:
+        best = means.index(highest)
+        cells[best] = cells[best]._replace(best=True)
+    return [cell(name), *cells]
 
 
 def distance_table(results: list[Result]) -> Table | None:

@@ -41,33 +41,29 @@ def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None,
         check_writable(folder)
     written: dict[Path, int] = {}
     silent: list[str] = []
+
+    def predictions(source: OwnScans) -> Iterator[ScanPrediction]:
+        """Of a source, one after the other; notes the scans without points."""
+        for prediction in predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict"):
+            if not len(prediction.labels):
+                silent.append(source.title(prediction.scan))
+            yield prediction
+
     for source, place in zip(sources, places, strict=True):
-        found = predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict")
-        found = naming_silent(found, source, silent)
         if source.bag is None:
-            for prediction in found:
+            for prediction in predictions(source):
                 write_atomically(place[prediction.scan], encoded(source, prediction, kind))
             written |= dict.fromkeys(place.values(), 1)
         else:
             to = place[source.scans[0]]
             files, label_map = source.dataset.files, source.dataset.label_map
             assert isinstance(files, SensorFiles)
-            labels = (raw_labels(source, prediction) for prediction in found)
-            topic = files.settings.topic
-            written[to] = write_labelled_bag(source.bag, topic, labels, colours_of_raw(label_map), to)
+            labels = (raw_labels(source, prediction) for prediction in predictions(source))
+            colours = colours_of_raw(label_map)
+            written[to] = write_labelled_bag(source.bag, files.settings.topic, labels, colours, to)
     if silent:
         click.echo(f"note: scans in which nothing came back have no classes: {shortened(silent)}", err=True)
     return written
-
-
-def naming_silent(
-    predictions: Iterator[ScanPrediction], source: OwnScans, silent: list[str]
-) -> Iterator[ScanPrediction]:
-    """The same predictions; those without labels add their scan to a list."""
-    for prediction in predictions:
-        if not len(prediction.labels):
-            silent.append(source.title(prediction.scan))
-        yield prediction
 
 
 def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: Kind) -> dict[ScanId, Path]:

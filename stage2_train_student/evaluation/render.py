@@ -26,6 +26,7 @@ RIGHT, WRONG, WITHOUT_LABEL = (190, 190, 190), (220, 0, 0), (235, 235, 235)
 """Colours of points in pictures of errors; a point without a label is neither right nor wrong."""
 
 MOST_COLUMNS = 4
+PANEL_PIXELS = 600
 PANEL_INCHES, LEGEND_ROW_INCHES, DOTS_PER_INCH = 5.0, 0.2, 130
 COLOUR_MAP = "viridis"
 
@@ -105,14 +106,12 @@ def panels(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: f
     return found
 
 
-def draw_scan(
-    picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float = 50.0, size: int = 600
-) -> Figure:
+def draw_scan(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float = 50.0) -> Figure:
     """Everything that is known about a scan, in one figure with a legend.
 
-    Each image is `size` pixels wide and shows `radius` metres each way; `grid` is that of the pillar maps.
+    Each image shows `radius` metres each way; `grid` is that of the pillar maps.
     """
-    shown = panels(picture, label_map, grid, radius, size)
+    shown = panels(picture, label_map, grid, radius, PANEL_PIXELS)
     rows = max(1, math.ceil(len(shown) / MOST_COLUMNS))
     columns = max(1, math.ceil(len(shown) / rows))
     legend = [*zip(label_map.names, class_colours(label_map), strict=True)]
