@@ -35,7 +35,8 @@ def train_here(run: PlannedRun, common: Sequence[str], threads: int, folder: Pat
             with locked(run.folder):
                 break
         except TrainingError:
-            continue
+            # A folder that cannot be written to is refused at once, without a wait for its lock.
+            time.sleep(POLL_SECONDS)
     return train_all([run], common, 1, threads)
 
 

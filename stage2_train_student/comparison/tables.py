@@ -57,7 +57,11 @@ def summary_table(results: list[Result]) -> Table:
         ("mIoU, %", "mean ± standard deviation over seeds", lambda one: percent_cell(one.miou)),
         ("to the baseline", "difference of the means in points ± its standard error", partial(gain_cell, largest)),
         ("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons", interval_cell),
-        ("p", "chance of such a difference if nothing had an effect, times the number of comparisons", p_value_cell),
+        (
+            "p",
+            "chance of such a difference if nothing had an effect, times the number of comparisons",
+            lambda one: cell(one.gain and one.gain.p_value, p_value_text),
+        ),
         ("agreement, %", "points whose class student and teacher agree on", lambda one: percent_cell(one.agreement)),
         ("per step", "median time of a training step", lambda one: cell(one.seconds_per_step.mean, duration)),
         (
@@ -189,11 +193,6 @@ def interval_cell(result: Result) -> Cell:
     """Differences that fit the runs, in points; nothing where the difference was not tested."""
     interval = result.gain and result.gain.interval
     return Cell(points_text(interval), interval[0]) if interval else Cell()
-
-
-def p_value_cell(result: Result) -> Cell:
-    """The corrected p-value; nothing where the difference was not tested."""
-    return cell(result.gain and result.gain.p_value, p_value_text)
 
 
 def gigabytes(count: float) -> str:

@@ -108,7 +108,7 @@ def evaluate(
     path = json_file or beside
     for place in (path, confusion or path):
         check_replaceable(place)
-    evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, "evaluate", other)
+    evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, other)
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
     trained_on = [] if teacher else shared_sequences(model.settings.train, splits, label_map)
     numbers: dict[str, Any] = {
