@@ -1,7 +1,4 @@
-"""Comparing finished or running experiments on one self-contained page, from what their run folders hold.
+"""Training many experiments (`sweep_command`), and comparing runs on one self-contained page (`command`).
 
-`training_runs` reads run folders, `experiments` groups them over seeds, `results` computes what is compared,
-`fairness` says which trained alike, `statistics` how sure a difference is, `verdict` gives the answer in a sentence and
-what it rests on. `charts` draws, `scan_pictures` runs students on scans, `page` and `tables` write,
-`command` is the command.
+Follow a comparison: `training_runs`, `experiments`, `results`, `verdict`, `page`.
 """

@@ -3,7 +3,7 @@
 Curves are of what was recorded while training: mean and range over the seeds of an experiment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,10 +34,8 @@ Ticks = list[tuple[float, str]]
 class Series(NamedTuple):
     """A curve in pixels: SVG path data of the mean, and of the range over seeds (empty for one seed).
 
-    Attributes:
-        experiment: its index, which chooses the colour.
-        hover: for the page's script, which shows values under the pointer: experiment, name, and for each point its
-            place in pixels, its step and its value as text.
+    `experiment` is its index, which chooses the colour. From `hover` the page's script shows values under the pointer:
+    for each point its place in pixels, its step and its value as text.
     """
 
     experiment: int
@@ -83,9 +81,11 @@ class DotChart(NamedTuple):
 def line_charts(results: list[Result], last_step: int) -> list[LineChart]:
     """mIoU of the validations and each number that steps record; without those that nobody has."""
     experiments, width = [result.experiment for result in results], block_width(last_step)
-    wanted = {"validation mIoU, %": [validation_curve(experiment) for experiment in experiments]}
+    validations = [mean_curve([run.validations for run in one.runs], "miou", scale=100) for one in experiments]
+    wanted = {"validation mIoU, %": validations}
     for term in recorded_terms(experiments):
-        wanted[term.replace("_", " ")] = [term_curve(experiment, term, width) for experiment in experiments]
+        curves = [mean_curve([run.steps for run in one.runs], term, width) for one in experiments]
+        wanted[term.replace("_", " ")] = curves
     names = [experiment.name for experiment in experiments]
     return [
         line_chart(title, names, curves, last_step)
@@ -119,11 +119,10 @@ def line_chart(title: str, names: list[str], curves: list[np.ndarray | None], la
         hover |= {"x": np.round(x, 1).tolist(), "value": list(map(short, mean))}
         series.append(Series(index, name, path(x, up(mean)), band, hover))
     if logarithmic:
-        heights = marks(LogLocator(subs=(1,) if top - bottom > 3 else (1, 2, 5)), 10**bottom, 10**top)
+        heights = ticks(LogLocator(subs=(1,) if top - bottom > 3 else (1, 2, 5)), 10**bottom, 10**top, up)
     else:
-        heights = marks(MaxNLocator(5, steps=ROUND), bottom, top)
-    steps = marks(MaxNLocator(5, steps=ROUND), 0, last_step)
-    return LineChart(title, logarithmic, ticks(steps, across(steps)), ticks(heights, up(heights)), series)
+        heights = ticks(MaxNLocator(5, steps=ROUND), bottom, top, up)
+    return LineChart(title, logarithmic, ticks(MaxNLocator(5, steps=ROUND), 0, last_step, across), heights, series)
 
 
 def dot_chart(results: list[Result], teacher_miou: float | None) -> DotChart | None:
@@ -136,19 +135,21 @@ def dot_chart(results: list[Result], teacher_miou: float | None) -> DotChart | N
     ends += [value for _, result, _ in shown for value in result.miou.values]
     low, high = padded(100 * np.array([*ends, *([] if teacher_miou is None else [teacher_miou])]), 0.08)
 
-    def across(share: float) -> float:
-        return round(LABEL_WIDTH + (100 * share - low) / (high - low) * (DOTS_WIDTH - LABEL_WIDTH - NUMBER_WIDTH), 1)
+    def across(percent: float) -> float:
+        return LABEL_WIDTH + (percent - low) / (high - low) * (DOTS_WIDTH - LABEL_WIDTH - NUMBER_WIDTH)
+
+    def place(share: float) -> float:
+        return round(across(100 * share), 1)
 
     dots = []
     for row, (index, result, mean) in enumerate(shown):
-        sides = (across(mean - spreads[index]), across(mean + spreads[index]))
-        y, seeds = TOP + (row + 0.5) * ROW_HEIGHT, list(map(across, result.miou.values))
-        dots.append(Dot(index, result.experiment.name, y, across(mean), *sides, seeds, f"{100 * mean:.1f}"))
-    percents = marks(MaxNLocator(6, steps=ROUND), low, high)
+        sides = (place(mean - spreads[index]), place(mean + spreads[index]))
+        y, seeds = TOP + (row + 0.5) * ROW_HEIGHT, list(map(place, result.miou.values))
+        dots.append(Dot(index, result.experiment.name, y, place(mean), *sides, seeds, f"{100 * mean:.1f}"))
     baseline = next((dot.mean for dot in dots if results[dot.experiment].is_baseline), None)
-    teacher = None if teacher_miou is None else across(teacher_miou)
+    teacher = None if teacher_miou is None else place(teacher_miou)
     height = TOP + len(dots) * ROW_HEIGHT + BOTTOM
-    return DotChart(height, dots, ticks(percents, np.array([across(one / 100) for one in percents])), baseline, teacher)
+    return DotChart(height, dots, ticks(MaxNLocator(6, steps=ROUND), low, high, across), baseline, teacher)
 
 
 def padded(values: np.ndarray, share: float) -> tuple[float, float]:
@@ -163,15 +164,10 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def marks(locator: Locator, low: float, high: float) -> np.ndarray:
-    """Values in an interval that an axis is marked at, float [K]."""
-    values = np.asarray(locator.tick_values(low, high))
-    return values[(values >= low) & (values <= high)]
-
-
-def ticks(values: np.ndarray, places: np.ndarray) -> Ticks:
-    """Marks of some values at some places."""
-    return [(round(place, 1), short(value)) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
+def ticks(locator: Locator, low: float, high: float, place: Callable[[Any], Any]) -> Ticks:
+    """Marks of an axis from one value to another; `place` is where in pixels a value lies."""
+    values = [float(value) for value in locator.tick_values(low, high) if low <= value <= high]
+    return [(round(float(place(value)), 1), short(value)) for value in values]
 
 
 def short(value: float) -> str:
@@ -185,18 +181,6 @@ def recorded_terms(experiments: Iterable[Experiment]) -> list[str]:
     names = {name for record in records for name in record} - NO_TERMS
     middle = sorted(names - {*FIRST_TERMS, *LAST_TERMS})
     return [name for name in (*FIRST_TERMS, *middle, *LAST_TERMS) if name in names]
-
-
-def term_curve(experiment: Experiment, term: str, width: int) -> np.ndarray | None:
-    """One term over the steps, each point the mean of `width` steps; None where the experiment has no such term."""
-    series = [pairs for run in experiment.runs if len(pairs := values_of(run.steps, term))]
-    return mean_curve([block_means(pairs, width) for pairs in series])
-
-
-def validation_curve(experiment: Experiment) -> np.ndarray | None:
-    """mIoU of the validations in percent, over the steps; None without a validation."""
-    series = [pairs * (1, 100) for run in experiment.runs if len(pairs := values_of(run.validations, "miou"))]
-    return mean_curve(series)
 
 
 def values_of(records: list[dict[str, Any]], name: str) -> np.ndarray:
@@ -219,8 +203,15 @@ def block_means(pairs: np.ndarray, width: int) -> np.ndarray:
     return np.stack((present * width + (width + 1) / 2, sums / np.bincount(place)), axis=1)
 
 
-def mean_curve(series: list[np.ndarray]) -> np.ndarray | None:
-    """Rising steps that all seeds have; mean, lowest and highest over seeds: float [4, N]; None without any."""
+def mean_curve(seeds: list[list[dict[str, Any]]], name: str, width: int = 1, scale: float = 1) -> np.ndarray | None:
+    """What the records of some seeds say of one number, times `scale`; None where they share no step.
+
+    Returns:
+        float [4, N]: rising steps, each the middle of a block of `width` and in all seeds that record the number;
+        mean, lowest and highest over the seeds.
+    """
+    found = [values_of(records, name) for records in seeds]
+    series = [block_means(pairs, width) * (1, scale) for pairs in found if len(pairs)]
     common = sorted(set.intersection(*(set(pairs[:, 0]) for pairs in series))) if series else []
     if not common:
         return None

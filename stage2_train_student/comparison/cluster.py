@@ -12,8 +12,8 @@ from common.base.cluster import WORKER_CPUS, Share, connected, share_of, work_in
 from common.base.errors import TrainingError
 from common.base.signals import StopRequest
 from common.training.run_lock import LOCK_FILE, locked
-from stage2_train_student.comparison.planned_runs import PlannedRun, is_finished
-from stage2_train_student.comparison.sweep import Outcome, progress, progress_bar, train_all
+from stage2_train_student.comparison.planned_runs import PlannedRun
+from stage2_train_student.comparison.sweep import Outcome, progress, progress_bar, train_all, without_finished
 
 POLL_SECONDS = 1.0
 MOST_LOSSES = 10
@@ -26,12 +26,7 @@ ORPHAN_SECONDS = 180.0
 def train_here(run: PlannedRun, common: Sequence[str], threads: int, folder: Path, patience: float) -> list[Outcome]:
     """Train one run on the machine of this process, see `train_all`.
 
-    Args:
-        run: the run.
-        common: options of the train command.
-        threads: of the run.
-        folder: in which paths mean what they should.
-        patience: seconds for which another process may still hold the run's folder.
+    Paths are those of `folder`. For `patience` seconds another process may still hold the run's folder.
     """
     work_in(folder)
     deadline = time.monotonic() + patience
@@ -40,7 +35,8 @@ def train_here(run: PlannedRun, common: Sequence[str], threads: int, folder: Pat
             with locked(run.folder):
                 break
         except TrainingError:
-            continue
+            # A folder that cannot be written to is refused at once, without a wait for its lock.
+            time.sleep(POLL_SECONDS)
     return train_all([run], common, 1, threads)
 
 
@@ -109,24 +105,18 @@ def train_on_cluster(
 ) -> list[Outcome]:
     """As `train_all`, by all machines of a Ray cluster, as many runs at a time as there is room for.
 
-    Args:
-        runs: see `plan_runs`.
-        common: options of the train command for all of them, but for the device.
-        address: of the cluster, see `connected`.
-        device: `auto`, `cuda` or `cpu`.
-        threads: of each run; by default what it has of its machine's cores, at most four.
+    The options `common` are without the device: `auto`, `cuda` or `cpu`. For `address` see `connected`. Without a
+    number of threads a run has those of its share of a machine, at most four.
 
     Raises:
         SettingsError: no cluster answers, or it lacks the device.
     """
-    outcomes = [Outcome(run, "finished") for run in runs if is_finished(run)]
-    finished = {outcome.run.folder for outcome in outcomes}
+    outcomes, waiting = without_finished(runs)
     with connected(address), StopRequest() as stop, progress_bar(len(runs), len(outcomes)) as bar:
         share = share_of(device, threads or WORKER_CPUS)
         trained = Runs(share, [*common, "--device", share.device], threads or max(1, min(share.cpus, WORKER_CPUS)))
-        for run in runs:
-            if run.folder not in finished:
-                trained.add(run)
+        for run in waiting:
+            trained.add(run)
         while trained.left:
             if stop:
                 trained.stop()

@@ -93,13 +93,13 @@ def one_label_map(experiments: list[Experiment]) -> LabelMap:
     Raises:
         SettingsError: they are about several, or its file is gone.
     """
-    first = experiments[0].runs[0]
-    label_map = load_label_map(first.settings.dataset)
-    for path in {run.settings.dataset for experiment in experiments for run in experiment.runs}:
+    first, *others = dict.fromkeys(run.settings.dataset for experiment in experiments for run in experiment.runs)
+    label_map = load_label_map(first)
+    for path in others:
         other = load_label_map(path)
         if other != label_map:
             raise SettingsError(
-                f"{path} ('{other.name}') and {first.settings.dataset} ('{label_map.name}') are different datasets, "
+                f"{path} ('{other.name}') and {first} ('{label_map.name}') are different datasets, "
                 "so mIoU of their students cannot be compared. Compare runs of one dataset."
             )
     return label_map
@@ -108,35 +108,29 @@ def one_label_map(experiments: list[Experiment]) -> LabelMap:
 def choose_baseline(experiments: list[Experiment], name: str | None) -> Experiment | None:
     """The experiment that others are measured against: the one named, or the one without a teacher.
 
-    Where several have no teacher it is the one called `baseline`.
+    Where several have no teacher it is the one called `baseline`. None where none has.
 
     Raises:
-        SettingsError: no experiment has that name; lists the names.
+        SettingsError: no experiment has that name, or it is not clear which is meant; lists the names.
     """
+    by_name = {experiment.name: experiment for experiment in experiments}
     if name is not None:
-        named = next((experiment for experiment in experiments if experiment.name == name), None)
-        if named is None:
-            known = ", ".join(experiment.name for experiment in experiments)
-            raise SettingsError(f"--baseline {name}: no such experiment here; there are: {known}")
-        return named
-    without = [experiment for experiment in experiments if experiment.settings.targets == "none"]
-    called = [experiment for experiment in without if experiment.name == BASELINE]
-    found = called if len(without) > 1 and called else without
-    if len(found) > 1:
-        names = ", ".join(experiment.name for experiment in found)
-        raise SettingsError(f"several experiments have no teacher ({names}); choose one with --baseline")
-    return found[0] if found else None
+        if name not in by_name:
+            raise SettingsError(f"--baseline {name}: no such experiment here; there are: {', '.join(by_name)}")
+        return by_name[name]
+    without = [name for name, experiment in by_name.items() if experiment.settings.targets == "none"]
+    if len(without) > 1 and BASELINE not in without:
+        raise SettingsError(f"several experiments have no teacher ({', '.join(without)}); choose one with --baseline")
+    return by_name[BASELINE if len(without) > 1 else without[0]] if without else None
 
 
 def differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
     """Settings that are not the same everywhere: dotted name to one value, as text, for each experiment."""
     flat = [flattened(comparable_settings(experiment.settings)) for experiment in experiments]
+    rows = {name: [values.get(name, NOT_SET) for values in flat] for values in flat for name in values}
     hashes = [(experiment.runs[0].targets_hash or "none")[:12] for experiment in experiments]
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    rows = {name: [values.get(name, NOT_SET) for values in flat] for name in names}
     # Only where settings do not tell already: two caches of one teacher with different views.
-    with_targets = {value for value in hashes if value != "none"}
-    if len(with_targets) > 1:
+    if len(set(hashes) - {"none"}) > 1:
         rows["(made the targets)"] = hashes
     above = {name[:place] for name in rows for place, letter in enumerate(name) if letter == "."}
     # `augmentation: null` beside `augmentation.count: 4`: the settings below say it all.

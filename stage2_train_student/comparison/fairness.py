@@ -12,9 +12,8 @@ from stage2_train_student.training.seen_data import SeenViews, seen_views
 def training_differences(experiment: Experiment, baseline: Experiment, label_map: LabelMap) -> list[str]:
     """In what the training of an experiment was not the baseline's, one phrase each; empty where it was the same.
 
-    A baseline without a teacher has nothing to learn from scans without labels, so it may lack those.
-
-    What an older version did not record is not compared, see `unrecorded`.
+    A baseline without a teacher has nothing to learn from scans without labels, so it may lack those. What an older
+    version did not record is not compared, see `unrecorded`.
     """
     ours, theirs = conditions(experiment, label_map), conditions(baseline, label_map)
     if few_labels(experiment) and baseline.settings.targets == "none":
@@ -35,14 +34,6 @@ def few_labels(experiment: Experiment) -> bool:
     return experiment.settings.labels is not None or experiment.settings.label_every > 1
 
 
-def labelled_scans_of(run: TrainingRun) -> str | None:
-    """The scans whose labels a run uses, in words; None where that was not noted."""
-    if run.seen is None:
-        return None
-    all_labels = run.settings.labels is None and run.settings.label_every == 1
-    return run.seen.scans_in_words if all_labels else run.seen.labelled_in_words
-
-
 def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
     """How the views of two experiments differ, as far as that is known."""
     both = [views_of(experiment.runs), views_of(baseline.runs)]
@@ -57,20 +48,23 @@ def view_differences(experiment: Experiment, baseline: Experiment) -> list[str]:
 
 def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
     """What must be the same besides the views; None where it is not known, or need not be the same."""
-    settings, runs = experiment.settings, experiment.runs
-    sequences = sorted(label_map.sequences(settings.train))
-    labels = sequences if settings.labels is None else sorted(label_map.sequences(settings.labels))
-    scans = {run.seen.scans_in_words for run in runs if run.seen is not None}
-    steps = {run.steps[-1]["step"] for run in runs if run.steps}
+    settings = experiment.settings
+    sequences = label_map.sequences(settings.train)
+    labels = sequences if settings.labels is None else label_map.sequences(settings.labels)
+    seen = [run.seen for run in experiment.runs if run.seen is not None]
+    scans = {one.scans_in_words for one in seen}
+    # Older versions noted which scans a run saw, but not whose labels it used.
+    labelled = {one.labelled_in_words for one in seen} - {None} if few_labels(experiment) else scans
+    steps = {run.last_step for run in experiment.runs if run.steps}
     return {
         "training sequences": listed(sequences),
         "sequences with labels": listed(labels),
         "labels used": f"one in {settings.label_every}" if settings.label_every > 1 else "all",
-        "scans with labels": listed({words for run in runs if (words := labelled_scans_of(run)) is not None}),
+        "scans with labels": listed(labelled),
         "mixed scans": str(settings.mix or "none"),
-        "training scans": listed(sorted(scans)),
+        "training scans": listed(scans),
         # Where validations end the training, its length is what the method made of it.
-        "steps": listed(sorted(steps)) if settings.early_stopping is None else None,
+        "steps": listed(steps) if settings.early_stopping is None else None,
         "early stopping": settings.early_stopping or "none",
         "scans in a batch": settings.batch_size,
         "batches in a step": settings.optimiser.accumulate,
@@ -78,8 +72,8 @@ def conditions(experiment: Experiment, label_map: LabelMap) -> dict[str, Any]:
 
 
 def listed(values: Iterable[Any]) -> str | None:
-    """Values in words, None for none."""
-    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values) or None
+    """Values in words, sorted; None for none."""
+    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in sorted(values)) or None
 
 
 def views_of(runs: Iterable[TrainingRun]) -> SeenViews | None:

@@ -1,6 +1,6 @@
 """The comparison as one HTML page that needs nothing but itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.scans.label_map import LabelMap
@@ -33,9 +33,9 @@ class Comparison:
     scored_on: str
     notes: list[str]
     settings: dict[str, list[str]]
-    teacher_miou: float | None = None
-    pictures: list[ScanPictures] = field(default_factory=list)
-    radius: float = 50.0
+    teacher_miou: float | None
+    pictures: list[ScanPictures]
+    radius: float
 
 
 class Tile(NamedTuple):

@@ -21,14 +21,7 @@ from stage2_train_student.training.state import may_change
 
 
 class PlannedRun(NamedTuple):
-    """One experiment with one seed.
-
-    Attributes:
-        name: such as full/seed0.
-        folder: of the run.
-        settings: with the seed and everything overridden.
-        words: options of the train command that say so.
-    """
+    """One experiment with one seed, such as full/seed0; `words` are the options of the train command that say so."""
 
     name: str
     folder: Path
@@ -39,13 +32,7 @@ class PlannedRun(NamedTuple):
 def plan_runs(
     experiments: Sequence[str], seeds: Sequence[int], out: Path, overrides: Sequence[str]
 ) -> list[PlannedRun]:
-    """All experiments with the first seed, then all with the next.
-
-    Args:
-        experiments: names of experiments, or paths of their files.
-        seeds: a run of each experiment with each.
-        out: gets a folder of each experiment, with one of each seed in it.
-        overrides: `key=value`, for all runs.
+    """All experiments, by name or path, with the first seed, then all with the next; `out`/EXPERIMENT/seedN of each.
 
     Raises:
         SettingsError: an experiment is unknown, two share a name, or the overrides set the seed.
@@ -70,7 +57,7 @@ def plan_runs(
 
 
 def refuse_other_runs(runs: Sequence[PlannedRun], cache: str, data: Path) -> None:
-    """Make sure that what is in the folders of the runs are these runs, begun or finished.
+    """Make sure that folders of runs which have begun hold these runs.
 
     Raises:
         TrainingError: lists those that are others: of other settings, cache or scans, or trained longer.

@@ -53,7 +53,7 @@ def choose_source(experiments: list[Experiment], wanted: Source | None, label_ma
     problem = next((run.evaluation_problem for run in runs if run.evaluation_problem), None)
     if problem is not None and wanted != "validation":
         raise DataError(f"{problem.message} Or compare validations (--scores validation).")
-    lacking = not_evaluated(experiments)
+    lacking = [run for run in runs if run.evaluated() is None]
     if wanted == "evaluation" and lacking:
         raise DataError(
             f"{len(lacking)} of {len(runs)} runs have no evaluation, the first is {lacking[0].folder}. "
@@ -71,11 +71,6 @@ def choose_source(experiments: list[Experiment], wanted: Source | None, label_ma
     return source
 
 
-def not_evaluated(experiments: list[Experiment]) -> list[TrainingRun]:
-    """Runs without an evaluation."""
-    return [run for experiment in experiments for run in experiment.runs if run.evaluated() is None]
-
-
 def protocol(run: TrainingRun, source: Source, label_map: LabelMap) -> dict[str, Any]:
     """What must agree for scores to be comparable."""
     if source == "validation":
@@ -84,7 +79,7 @@ def protocol(run: TrainingRun, source: Source, label_map: LabelMap) -> dict[str,
 
 
 def report_protocol(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The same of a report of `evaluate`."""
+    """What must agree in two reports of `evaluate` for their scores to be comparable."""
     # Not the names of the splits: `val` and `08` are the same scans.
     names = ("scans", "points", "views")
     return {name: numbers.get(name) for name in names} | {"scans' hash": str(numbers.get("scans_sha256"))[:12]}
@@ -104,18 +99,18 @@ def results(
     reference = one_result(baseline, None, source, label_map)
     others = [one_result(one, reference, source, label_map) for one in experiments if one is not baseline]
     count = sum(map(testable, others))
-    return [
-        replace(reference, is_baseline=True),
-        *(
-            replace(one, gain=one.gain._replace(comparisons=count)) if one.gain and testable(one) else one
-            for one in others
-        ),
-    ]
+    return [replace(reference, is_baseline=True), *(tested(one, count) if testable(one) else one for one in others)]
 
 
 def testable(result: Result) -> bool:
     """Whether chance can be told from effect."""
     return result.gain is not None and result.gain.error is not None and not result.unlike_baseline
+
+
+def tested(result: Result, comparisons: int) -> Result:
+    """The same with a gain that is one of so many comparisons with the baseline."""
+    assert result.gain is not None
+    return replace(result, gain=result.gain._replace(comparisons=comparisons))
 
 
 def one_result(experiment: Experiment, baseline: Result | None, source: Source, label_map: LabelMap) -> Result:
@@ -143,6 +138,6 @@ def one_result(experiment: Experiment, baseline: Result | None, source: Source, 
         miou_by_distance={start: Sample.of(ranges.get(start) for ranges in by_distance) for start in starts},
         agreement=Sample.of(score.get("agreement", {}).get("share") for score in evaluated if score is not None),
         seconds_per_step=Sample.of(run.seconds_per_step() for run in runs),
-        training_seconds=Sample.of(float(sum(run.seconds())) for run in runs),
+        training_seconds=Sample.of(sum(record["seconds"] for record in run.steps) for run in runs),
         peak_memory=Sample.of(run.peak_memory() for run in runs),
     )

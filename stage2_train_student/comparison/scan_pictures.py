@@ -19,7 +19,6 @@ from stage2_train_student.comparison.experiments import Experiment
 from stage2_train_student.evaluation.evaluate import student_logits
 from stage2_train_student.evaluation.picture_sources import Viewers, live_teacher, scan_picture
 from stage2_train_student.evaluation.render import (
-    BACKGROUND,
     ScanPicture,
     class_colours,
     error_colours,
@@ -75,7 +74,7 @@ def draw_scans(
         viewers = Viewers(run.settings.grid.grid(), device, student_logits(student), targets, "")
         for scan in scans:
             found[scan].append(scan_picture(dataset, scan, viewers))
-        targets = None
+        targets = None  # The teacher has been drawn, beside the first student.
     names = [experiment.name for experiment in experiments]
     return [scan_pictures(str(scan), names, found[scan], dataset.label_map, radius) for scan in scans]
 
@@ -88,7 +87,7 @@ def scan_pictures(
     points, truth = first.points, first.truth
 
     def drawn(colour_of_point: np.ndarray) -> str:
-        return png_uri(points_image(points, colour_of_point, BACKGROUND, radius, SIZE, dot=2))
+        return png_uri(points_image(points, colour_of_point, radius, SIZE))
 
     predictions = []
     for name, labels in zip([*names, "teacher"], [*(one.student for one in pictures), first.teacher], strict=True):

@@ -33,12 +33,12 @@ class Sample(NamedTuple):
 
     @property
     def mean(self) -> float | None:
-        """None without a value."""
+        """Mean of the values; None without any."""
         return float(np.mean(self.values)) if self.values else None
 
     @property
     def most(self) -> float | None:
-        """None without a value."""
+        """The largest value; None without any."""
         return max(self.values, default=None)
 
     @property

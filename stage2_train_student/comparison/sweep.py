@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from signal import SIGTERM
 from typing import Literal, NamedTuple, NoReturn
@@ -23,6 +21,7 @@ from common.training.run_lock import locked
 from stage2_train_student.comparison.planned_runs import PlannedRun, is_finished
 
 LOG_FILE = "train.log"
+Process = subprocess.Popen[bytes]
 POLL_SECONDS = 0.2
 SECONDS_TO_STOP = 10.0
 """How long a run may take to end after it was told to end at once."""
@@ -32,66 +31,50 @@ LOG_SECONDS = 30
 
 
 class Outcome(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        run: the run.
-        status: finished; stopped, to go on another time; or failed.
-        reason: why it failed.
-    """
+    """How a run ended: finished; stopped, to go on another time; or failed, for a reason."""
 
     run: PlannedRun
     status: Literal["finished", "stopped", "failed"]
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Child:
-    """A run that is being trained."""
-
-    run: PlannedRun
-    process: "subprocess.Popen[bytes]"
-
-
 def train_all(runs: Sequence[PlannedRun], common: Sequence[str], jobs: int, threads: int) -> list[Outcome]:
-    """Train the runs that are not finished, some at a time; a run that fails does not end the others.
+    """Train the runs that are not finished, `jobs` at a time; a run that fails does not end the others.
 
-    On a request to stop every run saves its state and ends; no other is started.
-
-    Args:
-        runs: see `planned_runs.plan_runs`.
-        common: options of the train command for all of them.
-        jobs: how many train at a time.
-        threads: of each.
+    On a request to stop every run saves its state and ends; no other is started. The options `common` of the train
+    command are for all runs, and so is the number of threads.
 
     Returns:
         an outcome of each run that was finished already or started, in the order of their ends.
     """
-    outcomes = [Outcome(run, "finished") for run in runs if is_finished(run)]
-    skipped = {outcome.run.folder for outcome in outcomes}
-    waiting = [run for run in runs if run.folder not in skipped]
+    outcomes, waiting = without_finished(runs)
     told = False
     with StopRequest() as stop, terminating_children() as children, progress_bar(len(runs), len(outcomes)) as bar:
         while children or (waiting and not stop):
             while waiting and len(children) < jobs and not stop:
                 run = waiting.pop(0)
                 try:
-                    children.append(start(run, common, threads))
+                    children[start(run, common, threads)] = run
                 except (PolarDistillError, OSError) as error:
                     outcomes.append(Outcome(run, "failed", str(error)))
                     bar.update()
             if stop and not told:
-                for child in children:
-                    child.process.send_signal(SIGTERM)
+                for process in children:
+                    process.send_signal(SIGTERM)
                 told = True
-            for child in [child for child in children if child.process.poll() is not None]:
-                children.remove(child)
-                outcomes.append(outcome_of(child))
+            for process in [process for process in children if process.poll() is not None]:
+                outcomes.append(outcome_of(children.pop(process), process.returncode))
                 bar.update()
-            bar.set_postfix_str("; ".join(progress(child.run) for child in children), refresh=False)
+            bar.set_postfix_str("; ".join(map(progress, children.values())), refresh=False)
             bar.update(0)
             time.sleep(POLL_SECONDS)
     return outcomes
+
+
+def without_finished(runs: Sequence[PlannedRun]) -> tuple[list[Outcome], list[PlannedRun]]:
+    """Outcomes of the runs that are finished already, and the runs that are not."""
+    waiting = [run for run in runs if not is_finished(run)]
+    return [Outcome(run, "finished") for run in runs if run not in waiting], waiting
 
 
 def progress_bar(runs: int, finished: int) -> "tqdm[NoReturn]":
@@ -100,7 +83,7 @@ def progress_bar(runs: int, finished: int) -> "tqdm[NoReturn]":
     return tqdm(total=runs, initial=finished, unit="run", desc="sweep", smoothing=0, mininterval=interval, miniters=0)
 
 
-def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:
+def start(run: PlannedRun, common: Sequence[str], threads: int) -> Process:
     """Start or resume a run; its output goes to the end of its log. It stops by itself where this process is killed.
 
     Raises:
@@ -120,39 +103,37 @@ def start(run: PlannedRun, common: Sequence[str], threads: int) -> Child:
         with locked(run.folder):
             log.write(f"$ {shlex.join(command)}\n".encode())
         # In a group of its own, so that Ctrl-C reaches it once, through this process.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | settings, process_group=0
         )
-    return Child(run, process)
 
 
-def outcome_of(child: Child) -> Outcome:
-    """How a run whose process has ended did."""
-    code = child.process.returncode
-    if code == 0 and is_finished(child.run):
-        return Outcome(child.run, "finished")
+def outcome_of(run: PlannedRun, code: int) -> Outcome:
+    """How a run did whose process has ended with an exit status, or by the signal -`code`."""
+    if code == 0 and is_finished(run):
+        return Outcome(run, "finished")
     if code in (0, -SIGTERM):
-        return Outcome(child.run, "stopped")
+        return Outcome(run, "stopped")
     how = f"exit status {code}" if code > 0 else f"ended by signal {-code}"
-    return Outcome(child.run, "failed", f"{how}: {last_line(child.run.folder / LOG_FILE)}")
+    return Outcome(run, "failed", f"{how}: {last_line(run.folder / LOG_FILE)}")
 
 
 @contextmanager
-def terminating_children() -> Iterator[list[Child]]:
-    """A list whose children do not outlive it, whatever happens."""
-    children: list[Child] = []
+def terminating_children() -> Iterator[dict[Process, PlannedRun]]:
+    """Runs by the process that trains each; no process outlives the block, whatever happens."""
+    children: dict[Process, PlannedRun] = {}
     try:
         yield children
     finally:
-        for child in children:
-            child.process.send_signal(SIGTERM)
+        for process in children:
+            process.send_signal(SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_STOP
-        for child in children:
+        for process in children:
             try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+                process.kill()
+                process.wait()
 
 
 def progress(run: PlannedRun) -> str:
@@ -166,9 +147,8 @@ def progress(run: PlannedRun) -> str:
 
 
 def last_line(path: Path, most: int = 4096) -> str:
-    """The last line of a file that is not empty, at most its last `most` bytes; empty if there is none."""
+    """The last line of a file that is not blank, of its last `most` bytes; empty if there is none."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most))
         text = file.read().decode(errors="replace")
-    lines = chain.from_iterable(line.split("\r") for line in text.splitlines())
-    return ([line.strip() for line in lines if line.strip()] or [""])[-1]
+    return ([line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]

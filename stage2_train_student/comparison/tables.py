@@ -57,7 +57,11 @@ def summary_table(results: list[Result]) -> Table:
         ("mIoU, %", "mean ± standard deviation over seeds", lambda one: percent_cell(one.miou)),
         ("to the baseline", "difference of the means in points ± its standard error", partial(gain_cell, largest)),
         ("95 % interval", "of that difference, by Student's t, corrected for the number of comparisons", interval_cell),
-        ("p", "chance of such a difference if nothing had an effect, times the number of comparisons", p_value_cell),
+        (
+            "p",
+            "chance of such a difference if nothing had an effect, times the number of comparisons",
+            lambda one: cell(one.gain and one.gain.p_value, p_value_text),
+        ),
         ("agreement, %", "points whose class student and teacher agree on", lambda one: percent_cell(one.agreement)),
         ("per step", "median time of a training step", lambda one: cell(one.seconds_per_step.mean, duration)),
         (
@@ -89,13 +93,14 @@ def class_table(results: list[Result]) -> Table:
 
 
 def class_row(name: str, samples: list[tuple[Sample, Difference | None]], largest: float) -> list[Cell]:
-    """Cells of a class; `largest` is the gain of the strongest colour."""
-    means = [sample.mean for sample, _ in samples if sample.mean is not None]
-    highest = max(means, default=None)
-    alone = len(samples) > 1 and means.count(highest or 0.0) == 1
+    """Cells of a class, the highest marked where it is the only one; `largest` is the gain of the strongest colour."""
     cells = [toned(percent_cell(sample), gain, largest) for sample, gain in samples]
-    best = [alone and sample.mean == highest for sample, _ in samples]
-    return [cell(name), *(one._replace(best=is_best) for one, is_best in zip(cells, best, strict=True))]
+    means = [sample.mean for sample, _ in samples]
+    highest = max((mean for mean in means if mean is not None), default=None)
+    if highest is not None and len(means) > 1 and means.count(highest) == 1:
+        best = means.index(highest)
+        cells[best] = cells[best]._replace(best=True)
+    return [cell(name), *cells]
 
 
 def distance_table(results: list[Result]) -> Table | None:
@@ -127,11 +132,17 @@ def runs_table(results: list[Result]) -> Table:
             made = run.environment
             devices = ", ".join(made.get("devices") or []) or f"CPU, {made.get('threads', '?')} threads"
             commit = str(made.get("git_commit") or NOTHING)[:10] + ("*" if made.get("git_modified") else "")
-            words = [cell("finished" if run.finished else "not finished")]
-            words.append(cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration))
-            words += [cell(devices if made else NOTHING), cell(commit)]
-            numbers = [cell(run.settings.seed), cell(run.last_step, "{:,}".format)]
-            rows.append([cell(run.folder)._replace(swatch=index), cell(result.experiment.name), *numbers, *words])
+            cells = [
+                cell(run.folder)._replace(swatch=index),
+                cell(result.experiment.name),
+                cell(run.settings.seed),
+                cell(run.last_step, "{:,}".format),
+                cell("finished" if run.finished else "not finished"),
+                cell(sum(record["seconds"] for record in run.costs) if run.costs else None, duration),
+                cell(devices if made else NOTHING),
+                cell(commit),
+            ]
+            rows.append(cells)
     return Table(list(map(Column, columns)), rows)
 
 
@@ -182,11 +193,6 @@ def interval_cell(result: Result) -> Cell:
     """Differences that fit the runs, in points; nothing where the difference was not tested."""
     interval = result.gain and result.gain.interval
     return Cell(points_text(interval), interval[0]) if interval else Cell()
-
-
-def p_value_cell(result: Result) -> Cell:
-    """The corrected p-value; nothing where the difference was not tested."""
-    return cell(result.gain and result.gain.p_value, p_value_text)
 
 
 def gigabytes(count: float) -> str:

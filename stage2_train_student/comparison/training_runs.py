@@ -63,13 +63,9 @@ class TrainingRun:
         # Both count the epochs finished; a run of an older version has no costs, and not every run validates.
         return max((record["epoch"] for record in [*self.costs, *self.validations]), default=0) >= settings.epochs
 
-    def seconds(self) -> list[float]:
-        """Of each step, validation and saving left out."""
-        return [record["seconds"] for record in self.steps]
-
     def seconds_per_step(self) -> float | None:
-        """Median over the steps; None without a step."""
-        return float(np.median(self.seconds())) if self.steps else None
+        """Median over the steps, validation and saving left out; None without a step."""
+        return float(np.median([record["seconds"] for record in self.steps])) if self.steps else None
 
     def peak_memory(self) -> float | None:
         """Bytes; None where it was not recorded."""
@@ -101,8 +97,8 @@ def find_runs(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder. Name folders of training runs, or folders that hold some.")
-        here = [folder] if is_run(folder) else sorted(path.parent for path in folder.rglob(METRICS_FILE))
-        here = [run for run in here if is_run(run)]
+        below = (path.parent for path in folder.rglob(METRICS_FILE))
+        here = [folder] if is_run(folder) else sorted(filter(is_run, below))
         if not here:
             raise DataError(
                 f"{folder}: no training run here or below it (a run holds {SETTINGS_FILE} and {METRICS_FILE}). "

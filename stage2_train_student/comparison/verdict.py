@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from common.base.text import count_text
 from common.scans.label_map import LabelMap
 from stage2_train_student.comparison.fairness import unrecorded
-from stage2_train_student.comparison.results import Result, Source, not_evaluated
+from stage2_train_student.comparison.results import Result, Source
 from stage2_train_student.comparison.statistics import Difference, p_value_text, points_text
 from stage2_train_student.comparison.training_runs import TrainingRun
 
@@ -66,9 +66,7 @@ def step_ratio(result: Result, found: list[Result]) -> float | None:
 
 def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]:
     """What a reader must know to judge the numbers, a sentence or two each."""
-    experiments = [result.experiment for result in found]
-    runs = [run for experiment in experiments for run in experiment.runs]
-    lacking = not_evaluated(experiments)
+    runs = [run for result in found for run in result.experiment.runs]
     lines = about_runs("Not finished", [run for run in runs if not run.finished])
     if source == "evaluation":
         lines.append("mIoU and IoU are those of evaluate, kept in each run's evaluation.json.")
@@ -77,6 +75,7 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
             "mIoU and IoU are those of each run's best validation, the one that chose the student; as the best of "
             "several it is a little optimistic."
         )
+        lacking = [run for run in runs if run.evaluated() is None]
         if len(lacking) < len(runs):
             lines += about_runs("Not evaluated, so that evaluations are not shown", lacking)
     outdated = [run for run in runs if run.evaluation_problem is not None]
@@ -93,7 +92,7 @@ def notes(found: list[Result], source: Source, label_map: LabelMap) -> list[str]
             "The runs were made on different machines or with different numbers of threads: their times cannot "
             "be compared."
         )
-    if any(experiment.settings.targets == "cache" for experiment in experiments):
+    if any(run.settings.targets == "cache" for run in runs):
         lines.append(
             "Times are those of training; dumping the teacher's targets, once for all experiments, is not counted."
         )

@@ -28,7 +28,7 @@ from stage2_train_student.evaluation.evaluation_file import (
     TRAINED_ON,
     scans_hash,
     sequences_that_chose,
-    sequences_trained_on,
+    shared_sequences,
     write_evaluation,
 )
 from stage2_train_student.evaluation.own_files import own_scans
@@ -108,15 +108,22 @@ def evaluate(
     path = json_file or beside
     for place in (path, confusion or path):
         check_replaceable(place)
-    evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, "evaluate", other)
+    evaluation = measuring.evaluate(model.predictor(chosen, plan), dataset, scans, other)
     chosen_on = [] if teacher else sequences_that_chose(model.path, model.settings, splits, label_map)
-    trained_on = [] if teacher else sequences_trained_on(model.settings, splits, label_map)
-    numbers: dict[str, Any] = {"weights": str(model.path), "splits": list(splits), "scans": len(scans)}
-    numbers |= {"views": plan.views, "seed": plan.seed}
-    # Recorded predictions are a folder.
-    weights_hash = file_hash(model.path) if model.path.is_file() else None
-    numbers |= {"weights_sha256": weights_hash, "scans_sha256": scans_hash(scans), "chosen_on": chosen_on}
-    numbers |= {"trained_on": trained_on, **measuring.full_report(evaluation, label_map)}
+    trained_on = [] if teacher else shared_sequences(model.settings.train, splits, label_map)
+    numbers: dict[str, Any] = {
+        "weights": str(model.path),
+        "splits": list(splits),
+        "scans": len(scans),
+        "views": plan.views,
+        "seed": plan.seed,
+        # Recorded predictions are a folder.
+        "weights_sha256": file_hash(model.path) if model.path.is_file() else None,
+        "scans_sha256": scans_hash(scans),
+        "chosen_on": chosen_on,
+        "trained_on": trained_on,
+        **measuring.full_report(evaluation, label_map),
+    }
     if agreement is not None:
         numbers["agreement"]["teacher"] = str(agreement)
     write_json(path, numbers)

@@ -59,15 +59,11 @@ def teacher_logits(teacher: Teacher, label_map: LabelMap) -> VoxelLogits:
 
 
 def evaluate(
-    predictor: Predictor,
-    dataset: Dataset,
-    scans: list[ScanId],
-    progress: str | None = "evaluate",
-    teacher: Predictor | None = None,
+    predictor: Predictor, dataset: Dataset, scans: list[ScanId], teacher: Predictor | None = None
 ) -> Evaluation:
     """Confusion matrices over all points of labelled scans, by horizontal distance from the sensor.
 
-    With a progress bar of a name, and compared with a teacher, where they are given.
+    Predictions are also compared with those of a teacher, where there is one.
 
     Raises:
         DataError: a scan has no labels.
@@ -75,7 +71,7 @@ def evaluate(
     require_labels(dataset, scans)
     compared = None if teacher is None else teacher.predict(dataset, scans)
     by_range = agreement = (ConfusionMatrix.empty(dataset.classes),) * len(RANGE_STARTS)
-    for _, predicted, source in predictor.predict(dataset, scans, progress):
+    for _, predicted, source in predictor.predict(dataset, scans, "evaluate"):
         assert source.labels is not None
         distance = np.hypot(source.points[:, 0], source.points[:, 1])
         found = count_by_distance(source.labels, predicted, distance, dataset.classes)
@@ -125,8 +121,8 @@ def full_report(evaluation: Evaluation, label_map: LabelMap) -> dict[str, Any]:
         {"from": start, "to": end, **report(matrix, label_map)}
         for (start, end), matrix in zip(ranges, evaluation.by_range, strict=True)
     ]
-    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names}
-    numbers["confusion"]["counts"] = evaluation.matrix.counts.tolist()
+    counts = evaluation.matrix.counts.tolist()
+    numbers["confusion"] = {"rows": "ground truth", "classes": label_map.names, "counts": counts}
     if evaluation.agreement is not None:
         total = add_up(evaluation.agreement, len(label_map.classes))
         numbers["agreement"] = {

@@ -35,18 +35,16 @@ def sequences_that_chose(
     return [] if weights.name != BEST_STUDENT else shared_sequences(settings.validate_on, evaluated_on, label_map)
 
 
-def sequences_trained_on(settings: ExperimentSettings, evaluated_on: Collection[str], label_map: LabelMap) -> list[str]:
-    """Sequences that a student was trained on, and is evaluated on too."""
-    return shared_sequences(settings.train, evaluated_on, label_map)
-
-
 def shared_sequences(one: Collection[str], other: Collection[str], label_map: LabelMap) -> list[str]:
     """Sequences that are among two lists of splits and sequences, sorted."""
     return sorted(set(label_map.sequences(one)) & set(label_map.sequences(other)))
 
 
 def write_evaluation(folder: Path, weights: Path, numbers: dict[str, Any]) -> Path:
-    """Keep a report on a student of a run in the run's folder, in place of the one before; returns the file."""
+    """Keep a report on a student of a run in the run's folder, in place of the one before; returns the file.
+
+    It names the weights without their folder, so that the run may be moved.
+    """
     path = folder / EVALUATION_FILE
     write_json(path, {**numbers, "weights": weights.name, "weights_sha256": file_hash(weights)})
     return path

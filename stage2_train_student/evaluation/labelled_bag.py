@@ -30,7 +30,7 @@ UINT32, FLOAT32 = 6, 7
 def write_labelled_bag(
     bag: Path, topic: str | None, labels: Iterator[np.ndarray], colours: np.ndarray, to: Path
 ) -> int:
-    """Copy a bag, and after each cloud of the topic put the same cloud with labels.
+    """Copy a bag, and after each cloud of the topic put the same cloud with labels; returns the number of clouds.
 
     Args:
         bag: of ROS 1 or ROS 2.
@@ -38,9 +38,6 @@ def write_labelled_bag(
         labels: uint32 [N] raw ids of the points of each cloud, in the order of time.
         colours: uint8 [65536, 3] by raw id.
         to: a file for a bag of ROS 1, a folder for one of ROS 2. It appears when it is complete.
-
-    Returns:
-        number of clouds.
 
     Raises:
         DataError: the bag cannot be read, or there is something at `to`.

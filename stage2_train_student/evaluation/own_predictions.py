@@ -41,33 +41,29 @@ def predict_own(sources: list[OwnScans], predictor: Predictor, out: Path | None,
         check_writable(folder)
     written: dict[Path, int] = {}
     silent: list[str] = []
+
+    def predictions(source: OwnScans) -> Iterator[ScanPrediction]:
+        """Of a source, one after the other; notes the scans without points."""
+        for prediction in predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict"):
+            if not len(prediction.labels):
+                silent.append(source.title(prediction.scan))
+            yield prediction
+
     for source, place in zip(sources, places, strict=True):
-        found = predictor.predict(source.dataset, source.scans, source.dataset.root.name or "predict")
-        found = naming_silent(found, source, silent)
         if source.bag is None:
-            for prediction in found:
+            for prediction in predictions(source):
                 write_atomically(place[prediction.scan], encoded(source, prediction, kind))
             written |= dict.fromkeys(place.values(), 1)
         else:
             to = place[source.scans[0]]
             files, label_map = source.dataset.files, source.dataset.label_map
             assert isinstance(files, SensorFiles)
-            labels = (raw_labels(source, prediction) for prediction in found)
-            topic = files.settings.topic
-            written[to] = write_labelled_bag(source.bag, topic, labels, colours_of_raw(label_map), to)
+            labels = (raw_labels(source, prediction) for prediction in predictions(source))
+            colours = colours_of_raw(label_map)
+            written[to] = write_labelled_bag(source.bag, files.settings.topic, labels, colours, to)
     if silent:
         click.echo(f"note: scans in which nothing came back have no classes: {shortened(silent)}", err=True)
     return written
-
-
-def naming_silent(
-    predictions: Iterator[ScanPrediction], source: OwnScans, silent: list[str]
-) -> Iterator[ScanPrediction]:
-    """The same predictions; those without labels add their scan to a list."""
-    for prediction in predictions:
-        if not len(prediction.labels):
-            silent.append(source.title(prediction.scan))
-        yield prediction
 
 
 def targets(source: OwnScans, sources: list[OwnScans], out: Path | None, kind: Kind) -> dict[ScanId, Path]:
@@ -131,8 +127,7 @@ def real(path: Path) -> Path:
 
 def raw_labels(source: OwnScans, prediction: ScanPrediction) -> np.ndarray:
     """Raw label ids of all points of the file, uint32 [M]; "unlabelled" where nothing came back."""
-    whole = source.dataset.files.restored(prediction.scan, prediction.labels)
-    return source.dataset.label_map.to_raw(whole)
+    return source.dataset.label_map.to_raw(source.dataset.files.restored(prediction.scan, prediction.labels))
 
 
 def encoded(source: OwnScans, prediction: ScanPrediction, kind: Kind) -> bytes:
@@ -149,19 +144,19 @@ def encoded(source: OwnScans, prediction: ScanPrediction, kind: Kind) -> bytes:
 
 def ply(prediction: ScanPrediction, label_map: LabelMap) -> bytes:
     """The points that were predicted, with raw label ids and colours, as a binary PLY file."""
-    points = prediction.source.points
-    columns = {name: points[:, place].astype("<f4") for place, name in enumerate(("x", "y", "z", "intensity"))}
-    raw = label_map.to_raw(prediction.labels)
-    for place, name in enumerate(("red", "green", "blue")):
-        columns[name] = colours_of_raw(label_map)[raw, place]
-    columns["label"] = raw.astype("<u2")
-    names = {"f4": "float", "u1": "uchar", "u2": "ushort"}
-    vertices = np.empty(len(points), [(name, column.dtype) for name, column in columns.items()])
-    for name, column in columns.items():
-        vertices[name] = column
+    points, raw = prediction.source.points, label_map.to_raw(prediction.labels)
+    coordinates, colours = ("x", "y", "z", "intensity"), ("red", "green", "blue")
+    vertices = np.empty(
+        len(points), [*((name, "<f4") for name in coordinates), *((name, "u1") for name in colours), ("label", "<u2")]
+    )
+    for place, name in enumerate(coordinates):
+        vertices[name] = points[:, place]
+    for place, name in enumerate(colours):
+        vertices[name] = colours_of_raw(label_map)[raw, place]
+    vertices["label"] = raw
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    lines += [f"property {names[column.dtype.str[1:]]} {name}" for name, column in columns.items()]
-    return "\n".join([*lines, "end_header", ""]).encode() + vertices.tobytes()
+    lines += [f"property float {name}" for name in coordinates] + [f"property uchar {name}" for name in colours]
+    return "\n".join([*lines, "property ushort label", "end_header", ""]).encode() + vertices.tobytes()
 
 
 def colours_of_raw(label_map: LabelMap) -> np.ndarray:

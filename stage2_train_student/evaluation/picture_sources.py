@@ -105,8 +105,7 @@ def label_weight_map(batch: ScanBatch, label_map: LabelMap) -> np.ndarray:
     """Weight of each pillar in the label-weight term, float32 [R, P]; NaN where no voxel is labelled."""
     class_weights = torch.from_numpy(label_map.class_weights()).to(batch.voxels.device)
     weights = pillar_label_weights(batch, class_weights).cpu().numpy()
-    radial, azimuth, _ = batch.grid_shape
-    image = pillar_map(batch.pillars[:, 1:].cpu().numpy(), weights, (radial, azimuth))
+    image = pillar_map(batch.pillars[:, 1:].cpu().numpy(), weights, batch.grid_shape[:2])
     image[image == 0] = np.nan
     return image
 

@@ -26,6 +26,7 @@ RIGHT, WRONG, WITHOUT_LABEL = (190, 190, 190), (220, 0, 0), (235, 235, 235)
 """Colours of points in pictures of errors; a point without a label is neither right nor wrong."""
 
 MOST_COLUMNS = 4
+PANEL_PIXELS = 600
 PANEL_INCHES, LEGEND_ROW_INCHES, DOTS_PER_INCH = 5.0, 0.2, 130
 COLOUR_MAP = "viridis"
 
@@ -78,12 +79,11 @@ def share_right(prediction: np.ndarray, truth: np.ndarray, word: str = "right") 
 def panels(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float, size: int) -> list[Panel]:
     """Images of everything that is known, in the order in which they are shown."""
     found, colours = [], class_colours(label_map)
-    predictions = [
-        (who, one) for who, one in (("student", picture.student), ("teacher", picture.teacher)) if one is not None
-    ]
+    both = [("student", picture.student), ("teacher", picture.teacher)]
+    predictions = [(who, labels) for who, labels in both if labels is not None]
 
     def add_points(title: str, colour_of_point: np.ndarray) -> None:
-        found.append(Panel(title, points_image(picture.points, colour_of_point, BACKGROUND, radius, size, dot=2)))
+        found.append(Panel(title, points_image(picture.points, colour_of_point, radius, size)))
 
     def add_pillars(title: str, values: np.ndarray | None) -> None:
         if values is not None:
@@ -106,14 +106,12 @@ def panels(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: f
     return found
 
 
-def draw_scan(
-    picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float = 50.0, size: int = 600
-) -> Figure:
+def draw_scan(picture: ScanPicture, label_map: LabelMap, grid: PolarGrid, radius: float = 50.0) -> Figure:
     """Everything that is known about a scan, in one figure with a legend.
 
-    Each image is `size` pixels wide and shows `radius` metres each way; `grid` is that of the pillar maps.
+    Each image shows `radius` metres each way; `grid` is that of the pillar maps.
     """
-    shown = panels(picture, label_map, grid, radius, size)
+    shown = panels(picture, label_map, grid, radius, PANEL_PIXELS)
     rows = max(1, math.ceil(len(shown) / MOST_COLUMNS))
     columns = max(1, math.ceil(len(shown) / rows))
     legend = [*zip(label_map.names, class_colours(label_map), strict=True)]
@@ -144,8 +142,9 @@ def draw_panel(figure: Figure, axis: Axes, panel: Panel, radius: float) -> None:
         axis.imshow(panel.image, extent=extent, interpolation="nearest")
         return
     positive = panel.image[np.isfinite(panel.image) & (panel.image > 0)]
-    limits = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
-    scale = LogNorm(limits[0], max(limits[1], 1.001 * limits[0]))
+    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
+    # A logarithmic scale must have a length, also where all values are equal.
+    scale = LogNorm(low, max(high, 1.001 * low))
     drawn = axis.imshow(panel.image, extent=extent, interpolation="nearest", cmap=COLOUR_MAP, norm=scale)
     figure.colorbar(drawn, ax=axis, shrink=0.8)
 
@@ -163,10 +162,10 @@ def draw_confusion(matrix: ConfusionMatrix, label_map: LabelMap, title: str) -> 
     axis.set_xticks(range(size), names, rotation=60, ha="right")
     axis.set_yticks(range(size), [f"{name} ({count:,.0f})" for name, count in zip(names, points, strict=True)])
     axis.set(xlabel="prediction", ylabel="ground truth (points)")
-    for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.005), strict=True):
-        value = share[row, column]
-        text = f"{100 * value:.0f}"
-        axis.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if value > 0.6 else "black")
+    for (row, column), value in np.ndenumerate(np.nan_to_num(share)):
+        if value >= 0.005:
+            colour = "white" if value > 0.6 else "black"
+            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="percent of the class's points")
     return figure
 
@@ -178,15 +177,12 @@ def save_picture(figure: Figure, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def points_image(
-    points: np.ndarray, colours: np.ndarray, background: np.ndarray, radius: float, size: int, dot: int = 1
-) -> np.ndarray:
+def points_image(points: np.ndarray, colours: np.ndarray, radius: float, size: int, dot: int = 2) -> np.ndarray:
     """Draw points as dots of `dot` pixels a side; of points at one place the highest is seen.
 
     Args:
         points: float32 [N, 4], x, y, z in metres and remission.
         colours: uint8 [N, 3].
-        background: uint8 [3].
         radius: half the side of the square, metres.
         size: pixels of a side.
 
@@ -196,8 +192,7 @@ def points_image(
     row, column = (np.floor((radius - points[:, axis]) / (2 * radius) * size).astype(np.int64) for axis in (0, 1))
     highest_last = np.argsort(points[:, 2], kind="stable")
     row, column, colours = row[highest_last], column[highest_last], colours[highest_last]
-    image = np.empty((size, size, 3), np.uint8)
-    image[:] = background
+    image = np.full((size, size, 3), BACKGROUND)
     # The dots stay in the points' order, so that no dot covers one of a higher point.
     first = -(dot // 2)
     offsets = np.stack(np.meshgrid(range(first, first + dot), range(first, first + dot)), axis=-1).reshape(-1, 2)
@@ -211,14 +206,8 @@ def points_image(
 def pillars_image(values: np.ndarray, grid: PolarGrid, radius: float, size: int) -> np.ndarray:
     """Draw a map of pillars: each pixel shows the pillar that its centre lies in.
 
-    Args:
-        values: float [R, P] at the grid's resolution or a coarser one that divides it, NaN where there is nothing.
-        grid: the polar grid.
-        radius: half the side of the square, metres.
-        size: pixels of a side.
-
-    Returns:
-        float32 [size, size]; NaN outside the volume.
+    `values` are float [R, P] at the grid's resolution or a coarser one that divides it, NaN where there is nothing.
+    `radius` is half the side of the square in metres. The image is float32 [size, size], NaN outside the volume.
     """
     centres = (radius - (np.arange(size) + 0.5) * 2 * radius / size).astype(np.float32)
     x, y = np.meshgrid(centres, centres, indexing="ij")

@@ -15,11 +15,7 @@ from common.base.files import replacing, write_atomically
 from common.scans.dataset import Dataset
 from common.training.predictor import ScanPrediction
 
-FIXED_TIME = (1980, 1, 1, 0, 0, 0)
-"""Date of all members, so that equal predictions make equal zips."""
-
-FOLDER_BITS, FILE_BITS = 0o40755, 0o100644
-MSDOS_FOLDER = 0x10
+FOLDER_BITS, FILE_BITS = 0o755, 0o100644
 
 
 def write_predictions(
@@ -32,13 +28,7 @@ def write_predictions(
     """Write the prediction of every scan in its benchmark's layout to a folder, to a zip, or to both.
 
     The zip appears when it is complete. In the folder each file does, so that an interrupted run leaves whole files.
-
-    Args:
-        found: the predictions.
-        dataset: of the scans.
-        folder: gets the files.
-        archive: the zip.
-        splits: that were asked for, for scans that several splits have.
+    Of a scan that several splits have, the split is that among those asked for.
 
     Returns:
         number of scans.
@@ -78,17 +68,11 @@ def zip_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
         def write(name: str, data: bytes) -> None:
             for folder in reversed(PurePosixPath(name).parents[:-1]):
                 if str(folder) not in folders:
-                    archive.writestr(member(f"{folder}/"), b"")
+                    archive.mkdir(str(folder), FOLDER_BITS)
                     folders.add(str(folder))
-            archive.writestr(member(name), data)
+            # Members have no date but 1980, so that equal predictions make equal zips.
+            info = zipfile.ZipInfo(name)
+            info.external_attr = FILE_BITS << 16
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
 
         yield write
-
-
-def member(name: str) -> zipfile.ZipInfo:
-    """A compressed file, or a folder where the name ends in a slash."""
-    info = zipfile.ZipInfo(name, FIXED_TIME)
-    is_folder = name.endswith("/")
-    info.external_attr = (FOLDER_BITS if is_folder else FILE_BITS) << 16 | (MSDOS_FOLDER if is_folder else 0)
-    info.compress_type = zipfile.ZIP_STORED if is_folder else zipfile.ZIP_DEFLATED
-    return info

@@ -63,29 +63,24 @@ def filled_page(package: str, scripts: Iterable[str], **values: Any) -> str:
 def packed(scan: ViewedScan, label_map: LabelMap) -> dict[str, Any]:
     """A scan as the page's script reads it: arrays in base64, coordinates in whole steps from the lowest.
 
-    Points come in a random order, so that the first of them, drawn alone, show the whole scan.
+    Points come in a random order, the same one every time, so that the first of them, drawn alone, show the whole scan.
     """
-    scan = shuffled(scan)
-    low = scan.points.min(axis=0).astype(np.float64)
-    step = (scan.points.max(axis=0) - low) / STEPS
-    steps = np.rint((scan.points - low) / np.where(step > 0, step, 1)).astype("<u2")
-    bright = float(np.quantile(scan.points[:, 3], BRIGHT))
+    order = np.random.default_rng(0).permutation(len(scan.points))
+    points, truth = scan.points[order], None if scan.truth is None else scan.truth[order]
+    opinions = [Opinion(who, classes[order], confidence[order]) for who, classes, confidence in scan.opinions]
+    low = points.min(axis=0).astype(np.float64)
+    step = (points.max(axis=0) - low) / STEPS
+    steps = np.rint((points - low) / np.where(step > 0, step, 1)).astype("<u2")
+    # The reflectance that gets the brightest colour; above the lowest, also where all are equal.
+    bright = max(float(np.quantile(points[:, 3], BRIGHT)), float(low[3]) + 1e-6)
     return {
         "points": encoded(steps),
         "low": low.tolist(),
         "step": step.tolist(),
-        "bright": max(bright, float(low[3]) + 1e-6),
-        "truth": None if scan.truth is None else encoded(scan.truth),
-        "opinions": [packed_opinion(one, scan.truth, label_map) for one in scan.opinions],
+        "bright": bright,
+        "truth": None if truth is None else encoded(truth),
+        "opinions": [packed_opinion(one, truth, label_map) for one in opinions],
     }
-
-
-def shuffled(scan: ViewedScan) -> ViewedScan:
-    """The same scan in another order, the same one every time."""
-    order = np.random.default_rng(0).permutation(len(scan.points))
-    truth = None if scan.truth is None else scan.truth[order]
-    opinions = [Opinion(who, classes[order], confidence[order]) for who, classes, confidence in scan.opinions]
-    return ViewedScan(scan.name, scan.points[order], truth, opinions)
 
 
 def packed_opinion(opinion: Opinion, truth: np.ndarray | None, label_map: LabelMap) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from common.scans.scan_id import ScanId
 from common.training.recorder import read_metrics
 from stage2_train_student.__main__ import main
 from stage2_train_student.comparison.training_runs import read_run
-from stage2_train_student.evaluation.render import BACKGROUND, RIGHT, WRONG, class_colours, points_image
+from stage2_train_student.evaluation.render import RIGHT, WRONG, class_colours, points_image
 from stage2_train_student.training.runs import load_student
 from tests.shared.by_hand import by_hand
 from tests.shared.reduced import NARROW, STREET_GRID, command, fail, reduced_experiment, saved, succeed, train
@@ -110,7 +110,7 @@ def test_pictures_show_what_the_students_predict(evaluated, streets, reduced_tea
     prediction = np.array(by_hand(student, source.points, STREET_GRID))
     colours = class_colours(semantic_kitti)
     for title, labels in (("ground truth of", source.labels), ("prediction of full on", prediction)):
-        drawn = points_image(source.points, colours[labels], BACKGROUND, 30.0, 480, dot=2)
+        drawn = points_image(source.points, colours[labels], 30.0, 480)
         assert (np.round(255 * found[f"{title} scan {SCAN}"][..., :3]) == drawn).all(), title
     errors = np.round(255 * found[f"errors of full on scan {SCAN}"][..., :3])
     shown = {tuple(colour) for colour in errors.reshape(-1, 3).astype(int).tolist()}

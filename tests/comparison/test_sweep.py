@@ -17,6 +17,7 @@ from common.targets.store import StoreIdentity
 from common.training.recorder import read_metrics
 from common.training.run_lock import LOCK_FILE, locked
 from stage2_train_student.__main__ import main as stage_two
+from stage2_train_student.comparison import cluster
 from stage2_train_student.comparison import sweep as sweep_module
 from stage2_train_student.comparison.planned_runs import plan_runs
 from stage2_train_student.training.runs import read_finished
@@ -205,13 +206,24 @@ def test_no_run_outlives_its_sweep(tmp_path, monkeypatch, patience):
 
     def sweep_that_ends_at_once():
         with sweep_module.terminating_children() as children:
-            children.append(sweep_module.Child(run, process))
+            children[process] = run
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         sweep_that_ends_at_once()
     process.stdout.close()
     assert process.returncode == (-signal.SIGKILL if patience else -signal.SIGTERM)
+
+
+def test_a_lost_run_is_waited_for_without_asking_all_the_time(tmp_path, monkeypatch):
+    [run] = plan_runs([str(experiment_file("baseline"))], [0], tmp_path / "runs", [f"dataset={DATASET}"])
+    (tmp_path / "runs").write_text("no folder")
+    asked = []
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "locked", lambda folder: asked.append(folder) or locked(folder))
+    monkeypatch.setattr(cluster, "train_all", lambda *_: [])
+    assert cluster.train_here(run, [], 1, Path.cwd(), 0.5) == []
+    assert 1 <= len(asked) <= 5
 
 
 def test_a_run_that_goes_on_is_finished_only_at_its_new_end(streets, street_cache, runs):

@@ -59,7 +59,7 @@ def cloud(*places: tuple[float, float, float]) -> np.ndarray:
 
 
 def test_forward_is_up_and_left_is_left():
-    image = points_image(cloud((9.5, 0.5, 0), (0.5, 9.5, 0)), np.array([RED, GREEN], np.uint8), WHITE, 10.0, 20)
+    image = points_image(cloud((9.5, 0.5, 0), (0.5, 9.5, 0)), np.array([RED, GREEN], np.uint8), 10.0, 20, dot=1)
     assert image[0, 9].tolist() == list(RED)
     assert image[9, 0].tolist() == list(GREEN)
     assert (image == WHITE).all(axis=2).sum() == 20 * 20 - 2
@@ -69,14 +69,14 @@ def test_forward_is_up_and_left_is_left():
 def test_the_highest_of_points_at_one_place_is_seen(dot):
     places = cloud((3.2, 3.2, 1), (3.2, 3.2, 2), (3.2, 3.2, -1), (2.9, 3.2, 0.5))
     colours = np.array([RED, GREEN, RED, RED], np.uint8)
-    image = points_image(places, colours, WHITE, 10.0, 20, dot)
+    image = points_image(places, colours, 10.0, 20, dot)
     assert (image == GREEN).all(axis=2).sum() == dot * dot
     assert (image[6, 6] == GREEN).all()
 
 
 def test_points_outside_the_square_are_not_drawn():
     outside = cloud((10.5, 0, 0), (-10.5, 0, 0), (0, 10.5, 0), (0, -10.5, 0), (80, 80, 0))
-    assert (points_image(outside, np.tile(np.array(RED, np.uint8), (5, 1)), WHITE, 10.0, 20) == WHITE).all()
+    assert (points_image(outside, np.tile(np.array(RED, np.uint8), (5, 1)), 10.0, 20, dot=1) == WHITE).all()
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8])
