@@ -22,19 +22,14 @@ def parse_json(data: bytes | memoryview) -> Any:
         value = json.loads(bytes(data), parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("nests too deeply") from error
-    level, depth = [value], 0
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
-        if depth > DEEPEST_NESTING:
+        if depth == DEEPEST_NESTING:
             raise ValueError(f"nests more than {DEEPEST_NESTING} levels deep")
-        level = [child for part in level for child in _children(part)]
+        children = (child for part in level for child in (part.values() if isinstance(part, dict) else part))
+        level = [child for child in children if isinstance(child, dict | list)]
         depth += 1
     return value
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -16,6 +16,10 @@ LARGEST_CODE = 127
 STEPS_PER_DEVIATION = 16
 """Quantisation steps in one standard deviation of a channel: an error of about 1/55 of that deviation."""
 
+with np.errstate(over="ignore"):
+    POWERS_OF_TWO = np.ldexp(np.float32(1.0), np.arange(256))
+"""2^n as float32 for each exponent of a row, infinite from 128 on."""
+
 BLOCK_NUMBERS = 2**17
 """Numbers that a CPU encodes at a time."""
 
@@ -205,7 +209,7 @@ def decodable(arrays: EncodedArrays) -> DecodableFeatures:
     """Stored arrays as features that can be decoded."""
     channel_scale, row_scale = arrays.get(".channel_scale"), arrays.get(".row_scale")
     if ".row_exponent" in arrays:
-        row_scale = np.ldexp(np.float32(1.0), arrays[".row_exponent"].astype(np.int32))
+        row_scale = POWERS_OF_TWO[arrays[".row_exponent"]]
     return DecodableFeatures(
         torch.from_numpy(arrays[""]),
         None if channel_scale is None else torch.from_numpy(channel_scale),

@@ -36,7 +36,7 @@ from common.targets.store.encoding import (
     quantise,
 )
 from common.targets.store.identity import TargetEncoding
-from common.targets.store.layout import FileLayout, attributes_of
+from common.targets.store.layout import FileLayout
 from common.targets.store.members import ArraySource, UnwrittenArrays
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import Layer, PillarFeatures, TeacherTargets, VoxelFeatures
@@ -189,18 +189,18 @@ def placed_bins(bins: torch.Tensor, shape: tuple[int, ...], name: str) -> tuple[
     return linear_bins(bins, shape), within.all()
 
 
-def targets_of(members: ArraySource, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+def targets_of(members: ArraySource, layout: FileLayout, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
     """Targets of one scan-view from its file. All checksums are verified.
 
     Args:
         members: the file, from `read_members`.
+        layout: its layout, from `attributes_of`.
         layers: teacher layers to read; the others are not decoded.
         voxel_features: read the layers' voxel features too.
 
     Raises:
         MemberError: the file is damaged, lacks an array, or its arrays do not fit together; names the array.
     """
-    layout = attributes_of(members, FileLayout)
     grid_shape = layout.grid_shape
     coordinates: dict[str, torch.Tensor] = {}
 
