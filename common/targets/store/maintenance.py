@@ -198,9 +198,8 @@ def leftovers(store: TargetStore, age: float = LEFTOVER_SECONDS) -> list[Path]:
     """Half-written files, older than `age` seconds, that writers which crashed left in a store that is a folder."""
     if not isinstance(store.storage, FolderStorage):
         return []
-    return sorted(
-        path for path in store.storage.folder.rglob(f"*{TEMPORARY_SUFFIX}") if seconds_since_written(path) > age
-    )
+    found = store.storage.folder.rglob(f"*{TEMPORARY_SUFFIX}")
+    return sorted(path for path in found if seconds_since_written(path) > age)
 
 
 def seconds_since_written(path: Path) -> float:

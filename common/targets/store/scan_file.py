@@ -107,27 +107,23 @@ def encoded_as_is(targets: TeacherTargets, grid_shape: tuple[int, int, int]) -> 
 def scan_file_bytes(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> bytes:
-    """The file of one scan-view, see `encoded_scan`. Equal targets give equal bytes."""
-    scan = encoded_scan(targets, grid_shape, encoding, attributes)
+    """The file of one scan-view, see `start_encoding`. Equal targets give equal bytes."""
+    scan = start_encoding(targets, grid_shape, encoding, attributes)()
     return zip_of_group(scan.arrays, scan.attributes, encoding)
-
-
-def encoded_scan(
-    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
-) -> UnwrittenArrays:
-    """What the file of one scan-view will hold: encoded on the targets' device, and waited for once.
-
-    Raises:
-        StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
-            names the array.
-    """
-    return start_encoding(targets, grid_shape, encoding, attributes)()
 
 
 def start_encoding(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> Callable[[], UnwrittenArrays]:
-    """Launch what `encoded_scan` does; what is returned waits for it, in any thread. Both raise as it does."""
+    """Launch the encoding of a scan-view on the targets' device.
+
+    Returns:
+        a function that waits for it, in any thread, and gives what the file will hold.
+
+    Raises:
+        StoreError: here or there: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins
+            of one scan; names the array.
+    """
     places: dict[str, str] = {}
     layers: dict[str, dict[str, Any]] = {}
     pending: dict[str, list[torch.Tensor]] = {}
@@ -144,9 +140,9 @@ def start_encoding(
     for name, layer in targets.layers.items():
         whole = (layer.pillars, layer.features, layer.shape)
         add(f"{name}{PILLAR_FEATURES}", "pillars", encoding.pillar_features, whole)
-    for name, voxel_layer in targets.voxel_layers.items():
-        in_voxels = (voxel_layer.voxels, voxel_layer.features, voxel_layer.shape)
-        add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, in_voxels)
+    for name, in_voxels in targets.voxel_layers.items():
+        whole = (in_voxels.voxels, in_voxels.features, in_voxels.shape)
+        add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, whole)
     copied = start_to_host(chain.from_iterable(pending.values()))
     counts = {name: len(tensors) for name, tensors in pending.items()}
 
