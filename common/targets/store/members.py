@@ -117,10 +117,9 @@ class GroupMembers:
             MemberError: it is missing, or its checksum does not match.
         """
         metadata = self.metadata.get(name)
-        place = metadata and self.places.get(chunk_name(name, metadata))
-        if not place:
+        if metadata is None or (chunk := chunk_name(name, metadata)) not in self.places:
             raise MemberError(name, "is missing")
-        start, end = place
+        start, end = self.places[chunk]
         return decode_chunk(self.data[start:end], metadata, name)
 
 

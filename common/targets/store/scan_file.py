@@ -138,7 +138,7 @@ def start_encoding(
 
     add(LOGITS, "voxels", encoding.logits, (targets.voxels, targets.logits, grid_shape))
     for name, layer in targets.layers.items():
-        whole = (layer.pillars, layer.features, layer.shape)
+        whole: Layer = (layer.pillars, layer.features, layer.shape)
         add(f"{name}{PILLAR_FEATURES}", "pillars", encoding.pillar_features, whole)
     for name, in_voxels in targets.voxel_layers.items():
         whole = (in_voxels.voxels, in_voxels.features, in_voxels.shape)
