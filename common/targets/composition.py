@@ -66,9 +66,9 @@ def anchored_targets(nearest: Anchor, other: Anchor | None, target: ScanBatch) -
     for anchor in (nearest, other):
         check_same_points(anchor.targets, anchor.cloud, target)
     served = other_sector(nearest.bins, other.bins, target.grid_shape[1])
-    both, logits = (nearest, other), composed_logits(nearest, other, served, target)
+    both = (nearest, other)
     layers = layer_by_layer([one.targets for one in both], lambda *pair: composed_layer(pair, both, served))
-    return TeacherTargets(target.voxels, logits, *layers)
+    return TeacherTargets(target.voxels, composed_logits(nearest, other, served, target), *layers)
 
 
 def other_sector(bins: int, other_bins: int, azimuth_bins: int) -> range:

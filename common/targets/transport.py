@@ -121,15 +121,10 @@ def carried_layer(layer: Layer, source: ScanBatch, target: ScanBatch) -> Layer:
     row = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
     found = known[row] == wanted if len(known) else torch.zeros_like(wanted, dtype=torch.bool)
     new_cells, row = new_cells[found], row[found]
-    # Many points take the same way; each way is needed once.
-    once = first_of_each(linear_index(new_cells, shape) * max(len(sites), 1) + row)
+    # Many points take the same way from an old cell to a new one; each way is needed once.
+    ways, order = torch.sort(linear_index(new_cells, shape) * max(len(sites), 1) + row, stable=True)
+    once = order[starts_of_runs(ways)]
     return *merged(new_cells[once], features[row[once]], shape), shape
-
-
-def first_of_each(numbers: torch.Tensor) -> torch.Tensor:
-    """Rows of the first appearance of each distinct number, in the order of the numbers: int64 [N] to int64 [M]."""
-    ordered, order = torch.sort(numbers, stable=True)
-    return order[starts_of_runs(ordered)]
 
 
 def starts_of_runs(ordered: torch.Tensor) -> torch.Tensor:

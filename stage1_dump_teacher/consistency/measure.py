@@ -23,6 +23,7 @@ from common.scans.view import IDENTITY, AnchoredView, AnchorSet, View, ViewPolic
 from common.targets.composition import Anchor, anchored_targets
 from common.targets.mixing import MixSettings, draw_mixing, mixed_targets, most_sectors
 from common.targets.store import TargetEncoding
+from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes, targets_of
 from common.targets.teacher_targets import TeacherTargets
@@ -127,7 +128,9 @@ def measure_replay(scans: Scans, see: LiveTeacher, policy: ViewPolicy, draws: in
         for index in range(draws):
             target, live = see(scan, views.draw_view(policy, name, index))
             stored = scan_file_bytes(live, target.grid_shape, encoding, {})
-            replayed = targets_of(read_members(stored), live.layers, voxel_features=False).decode()
+            members = read_members(stored)
+            layout = attributes_of(members, FileLayout)
+            replayed = targets_of(members, layout, live.layers, voxel_features=False).decode()
             view = "the scan as it is" if index == 0 else f"drawn view {index}"
             yield view, encoding.pillar_features, agreement(replayed, live, target)
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.base.config import load_settings
@@ -13,11 +14,16 @@ from common.scans.dataset import Dataset, LabelledScan, open_dataset, voxelise_v
 from common.scans.polar_grid import PolarGrid
 from common.scans.scan_batch import batch_scans
 from common.scans.view import IDENTITY
-from common.targets.store import TargetStore
+from common.targets.store import TargetEncoding, TargetStore, TeacherTargets
 from common.targets.store.compression import chunk_bytes
-from common.targets.store.scan_file import encoded_scan
+from common.targets.store.scan_file import start_encoding
 from common.targets.store.zarr_zip import zip_of_group
 from tests.golden.golden_files import REPOSITORY, scans_folder
+
+
+def encoded(targets: TeacherTargets, shape: tuple[int, int, int], encoding: TargetEncoding) -> dict[str, np.ndarray]:
+    """Arrays as a store keeps them."""
+    return start_encoding(targets, shape, encoding, {})().arrays
 
 
 def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
@@ -40,7 +46,7 @@ def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
         store, encoding = TargetStore.create_or_resume(folder / f"cpu_{profile}", identity, {}), settings.encoding
         store.write(scan, 0, IDENTITY, targets, source.points)
         data = store.storage.read(store.name(scan, 0))
-        arrays = encoded_scan(targets, grid.shape, encoding, {}).arrays
+        arrays = encoded(targets, grid.shape, encoding)
 
         def batched(dataset: Dataset = dataset, source: LabelledScan = source, grid: PolarGrid = grid) -> None:
             batch_scans([voxelise_view(source, IDENTITY, grid, dataset.label_map)], grid.shape)
@@ -48,7 +54,7 @@ def dump_cpu_part(folder: Path, repeats: int) -> dict[str, float]:
         stages: dict[str, Callable[[], Any]] = {
             "reading": partial(dataset.read, scan),
             "voxelising": batched,
-            "encoding": partial(encoded_scan, targets, grid.shape, encoding, {}),
+            "encoding": partial(encoded, targets, grid.shape, encoding),
             "compressing": partial(zip_of_group, arrays, {}, encoding),
             "writing": partial(store.storage.write, "probe", data),
             "everything": lambda: store.write(scan, 0, IDENTITY, targets, source.points),  # noqa: B023 - called at once

@@ -13,6 +13,7 @@ from common.scans.dataset import Dataset
 from common.scans.label_map import load_label_map
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetEncoding, TargetStore
+from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.members import read_members
 from common.targets.store.scan_file import scan_file_bytes
 from common.targets.store.scan_file import targets_of as targets_in
@@ -91,5 +92,7 @@ class LossProbe:
             start = time.process_time()
             stored = scan_file_bytes(self.exact, grid_shape, encoding, {})
             seconds = time.process_time() - start
-            targets = targets_in(read_members(stored), list(self.exact.layers), voxel_features=False).decode()
+            members = read_members(stored)
+            layout = attributes_of(members, FileLayout)
+            targets = targets_in(members, layout, list(self.exact.layers), voxel_features=False).decode()
             yield {"choice": name, "bytes": len(stored), "cpu_s": seconds, **self.agreement(targets)}

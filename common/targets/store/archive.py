@@ -10,15 +10,7 @@ from pathlib import Path
 from common.base.errors import StoreError
 from common.targets.store.storage import MissingFileError, Storage
 
-UNREADABLE_ZIP = (
-    zipfile.BadZipFile,
-    ValueError,
-    OSError,
-    OverflowError,
-    struct.error,
-    NotImplementedError,
-    RuntimeError,
-)
+UNREADABLE_ZIP = (zipfile.BadZipFile, ValueError, OSError, OverflowError, struct.error, RuntimeError)
 """What Python raises for a zip directory that is damaged or forged."""
 
 

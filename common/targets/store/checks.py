@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -12,16 +12,9 @@ from common.scans.scan_id import ScanId
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import STORED_DTYPES, ArrayEncoding, DecodableFeatures, UnstorableError
 from common.targets.store.identity import StoreIdentity, differences
-from common.targets.store.layout import FileLayout, FileOrigin, attributes_of
+from common.targets.store.layout import FileAttributes, FileLayout, attributes_of
 from common.targets.store.members import ArraySource, GroupMembers, read_members
 from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, EncodedTargets, targets_of
-
-
-class CheckedFile(NamedTuple):
-    """A scan file that has passed every check: where its targets come from, and its arrays."""
-
-    origin: FileOrigin
-    members: GroupMembers
 
 
 class ForeignFileError(Exception):
@@ -63,8 +56,8 @@ def expected_features(identity: StoreIdentity) -> dict[str, tuple[ArrayEncoding,
 
 def check_belongs(
     members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
-) -> FileOrigin:
-    """Refuse a file of another store, scan or view, by its attributes.
+) -> FileAttributes:
+    """The attributes of a file, which must not be of another store, scan or view.
 
     Args:
         members: of the file.
@@ -77,7 +70,7 @@ def check_belongs(
         ForeignFileError: it is one.
         MemberError: its attributes are not those of a scan file.
     """
-    origin, layout = attributes_of(members, FileOrigin), attributes_of(members, FileLayout)
+    attributes = attributes_of(members, FileAttributes)
     features = expected_features(identity)
     expected: dict[str, Any] = {
         "teacher_hash": identity.teacher_hash,
@@ -86,30 +79,30 @@ def check_belongs(
         "grid_shape": identity.grid.shape,
     }
     found: dict[str, Any] = {
-        "teacher_hash": origin.teacher_hash,
-        "scan": origin.scan,
-        "view_index": origin.view_index,
-        "grid_shape": layout.grid_shape,
+        "teacher_hash": attributes.teacher_hash,
+        "scan": attributes.scan,
+        "view_index": attributes.view_index,
+        "grid_shape": attributes.grid_shape,
     }
-    for name, stored in layout.features.items():
+    for name, stored in attributes.features.items():
         expected[f"encoding of {name}"] = features[name][0] if name in features else None
         found[f"encoding of {name}"] = stored.encoding
-    if signed or origin.identity_hash is not None:
-        expected["identity_hash"], found["identity_hash"] = identity.hash, origin.identity_hash
+    if signed or attributes.identity_hash is not None:
+        expected["identity_hash"], found["identity_hash"] = identity.hash, attributes.identity_hash
     if found != expected:
         raise ForeignFileError(found, expected)
-    return origin
+    return attributes
 
 
 def read_checked(
-    members: ArraySource, identity: StoreIdentity, layers: list[str], voxel_features: bool
+    members: ArraySource, layout: FileLayout, identity: StoreIdentity, layers: list[str], voxel_features: bool
 ) -> EncodedTargets:
-    """Targets of a file that belongs to a store.
+    """Targets of a file that belongs to a store, see `targets_of`.
 
     Raises:
         MemberError: an array is damaged or missing, or has other channels than the store's; names it.
     """
-    targets = targets_of(members, layers, voxel_features)
+    targets = targets_of(members, layout, layers, voxel_features)
     features = expected_features(identity)
     for name, stored in named_features(targets).items():
         channels = stored.values.shape[1]
@@ -120,7 +113,7 @@ def read_checked(
 
 def check_scan_file(
     content: bytes, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
-) -> CheckedFile:
+) -> tuple[FileAttributes, GroupMembers]:
     """Check everything about a scan file that its store lets one know. What is written has to pass, and is verified so.
 
     `signed` as in `check_belongs`.
@@ -132,17 +125,17 @@ def check_scan_file(
             grid; finite numbers. Names the array.
     """
     members = read_members(content)
-    origin = check_arrays(members, identity, scan, view, signed)
+    attributes = check_arrays(members, identity, scan, view, signed)
     members.check_zip()
-    return CheckedFile(origin, members)
+    return attributes, members
 
 
 def check_arrays(
     members: ArraySource, identity: StoreIdentity, scan: ScanId, view: int, signed: bool = True
-) -> FileOrigin:
+) -> FileAttributes:
     """As `check_scan_file`, of arrays that may not have been written yet."""
-    origin = check_belongs(members, identity, scan, view, signed)
-    targets = read_checked(members, identity, list(identity.layers), identity.voxel_features)
+    attributes = check_belongs(members, identity, scan, view, signed)
+    targets = read_checked(members, attributes, identity, list(identity.layers), identity.voxel_features)
     check_contents(targets)
     arrays = {
         f"{name}{suffix}"
@@ -152,7 +145,7 @@ def check_arrays(
     further = members.names - arrays - targets.coordinates.keys()
     if further:
         raise MemberError(min(further), "does not belong into a file of this store")
-    return origin
+    return attributes
 
 
 def check_contents(targets: EncodedTargets) -> None:

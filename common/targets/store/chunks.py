@@ -42,11 +42,6 @@ class MemberError(Exception):
         self.problem = problem
 
 
-def as_list(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
 def check_metadata(name: str, metadata: Any) -> None:
     """Refuse metadata of an array that scan files do not have.
 
@@ -55,7 +50,7 @@ def check_metadata(name: str, metadata: Any) -> None:
     """
     if not isinstance(metadata, dict):
         raise MemberError(name, "has no metadata")
-    shape, dtype, codecs = metadata.get("shape"), metadata.get("data_type"), as_list(metadata.get("codecs"))
+    shape, dtype, codecs = metadata.get("shape"), metadata.get("data_type"), metadata.get("codecs")
     if (
         not isinstance(shape, list)
         or not 1 <= len(shape) <= 2
@@ -64,10 +59,11 @@ def check_metadata(name: str, metadata: Any) -> None:
         raise MemberError(name, f"has the shape {shape!r:.80}; scan files have arrays of one or two dimensions")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise MemberError(name, f"has the unknown dtype {dtype!r:.80}")
-    names = [codec.get("name") if isinstance(codec, dict) else None for codec in codecs]
+    listed = codecs if isinstance(codecs, list) else []
+    names = [codec.get("name") if isinstance(codec, dict) else None for codec in listed]
     if names not in (["bytes", "crc32c"], *(["bytes", compressor, "crc32c"] for compressor in sorted(COMPRESSORS))):
         raise MemberError(name, f"uses the codecs {codecs!r:.200}, which scan files do not")
-    order = codecs[0].get("configuration", {})
+    order = listed[0].get("configuration", {})
     if not isinstance(order, dict) or order.get("endian", "little") != "little":
         raise MemberError(name, "is not stored in little-endian order")
 

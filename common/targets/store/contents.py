@@ -14,7 +14,6 @@ from common.targets.store.checks import ForeignFileError, check_belongs
 from common.targets.store.chunks import MemberError
 from common.targets.store.encoding import STORED_DTYPES
 from common.targets.store.file_names import ScanView
-from common.targets.store.layout import FileLayout, attributes_of
 from common.targets.store.manifest import read_manifest
 from common.targets.store.members import read_members
 from common.targets.store.storage import MissingFileError
@@ -140,8 +139,7 @@ def array_sizes(store: TargetStore, items: Iterable[ScanView]) -> Iterator[dict[
     for scan, view in items:
         try:
             members = read_members(store.storage.read(store.name(scan, view)))
-            check_belongs(members, store.identity, scan, view, store.signed)
-            features = attributes_of(members, FileLayout).features
+            features = check_belongs(members, store.identity, scan, view, store.signed).features
         except (MemberError, ForeignFileError, MissingFileError, StoreError, OSError):
             yield None
             continue

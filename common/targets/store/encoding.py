@@ -16,7 +16,8 @@ LARGEST_CODE = 127
 STEPS_PER_DEVIATION = 16
 """Quantisation steps in one standard deviation of a channel: an error of about 1/55 of that deviation."""
 
-POWERS_OF_TWO = (np.minimum(np.arange(127, 127 + 256), 255).astype(np.int32) << 23).view(np.float32)
+with np.errstate(over="ignore"):
+    POWERS_OF_TWO = np.ldexp(np.float32(1), np.arange(256))
 """By the exponent of a row; infinite from 128 on, which only forged files have."""
 
 BLOCK_NUMBERS = 2**17

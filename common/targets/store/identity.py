@@ -169,10 +169,10 @@ class StoreIdentity(Settings):
     ) -> dict[str, Any]:
         # Stores in float32, and of one teacher's view, keep the identity, and its hash, that they had before.
         values: dict[str, Any] = serialise(self)
-        if self.precision == "float32" and info.context != COMPLETE:
-            values.pop("precision", None)
-        if not self.averaged and info.context != COMPLETE:
-            values.pop("averaged", None)
+        if info.context != COMPLETE:
+            for name, usual in (("precision", "float32"), ("averaged", {})):
+                if values.get(name) == usual:
+                    del values[name]
         return values
 
     @field_validator("layers")
@@ -251,10 +251,9 @@ def differences(
 ) -> list[str]:
     """Field-by-field differences of two JSON-like values, one line each; `sides` is what the two are called there."""
     if isinstance(stored, dict) and isinstance(expected, dict):
-        keys = list(dict.fromkeys([*stored, *expected]))
         return [
             line
-            for key in keys
+            for key in dict.fromkeys([*stored, *expected])
             for line in differences(stored.get(key), expected.get(key), f"{name}.{key}" if name else str(key), sides)
         ]
     return [] if stored == expected else [f"  {name}: {sides[0]} has {stored!r}, {sides[1]} has {expected!r}"]

@@ -44,8 +44,8 @@ class FileLayout(BaseModel):
     features: dict[str, StoredFeatures]
 
 
-class FileOrigin(BaseModel):
-    """What the targets of a scan file are.
+class FileAttributes(FileLayout):
+    """All that a scan file of a store says about itself: its layout, and what its targets are.
 
     Attributes:
         scan: which scan, as `00/000000`.
@@ -55,8 +55,6 @@ class FileOrigin(BaseModel):
         teacher_hash: of the teacher's acting weights.
         identity_hash: of the store's identity; None in files that were written before they had it.
     """
-
-    model_config = ConfigDict(strict=True)
 
     scan: str
     view_index: int
@@ -73,7 +71,7 @@ class FileOrigin(BaseModel):
         return view
 
 
-Attributes = TypeVar("Attributes", FileLayout, FileOrigin)
+Attributes = TypeVar("Attributes", FileLayout, FileAttributes)
 
 
 def attributes_of(members: ArraySource, kind: type[Attributes]) -> Attributes:

@@ -179,9 +179,7 @@ class LocalCopy(Storage):
             if held <= kept:
                 break
             try:
-                os.unlink(file.path)
-            except FileNotFoundError:
-                pass
+                Path(file.path).unlink(missing_ok=True)
             except OSError:
                 continue
             held -= file.size

@@ -177,14 +177,14 @@ def inspect_bytes(
         hash_now: of the scan as it is now; None not to compare.
     """
     try:
-        origin = check_scan_file(content, store.identity, scan, view, store.signed).origin
+        attributes, _ = check_scan_file(content, store.identity, scan, view, store.signed)
     except MemberError as error:
         return Problem(scan, view, "damaged", error.array, error.problem)
     except ForeignFileError as error:
         return Problem(scan, view, "foreign", "", error.summary)
-    if hash_now is not None and origin.scan_sha256 != hash_now:
+    if hash_now is not None and attributes.scan_sha256 != hash_now:
         return Problem(scan, view, "changed", "", "the scan on disk is not the one that the teacher saw")
-    if origin.identity_hash is None:
+    if attributes.identity_hash is None:
         return Problem(scan, view, "unsigned", "", "does not say which store it was written for")
     return None
 
@@ -198,9 +198,8 @@ def leftovers(store: TargetStore, age: float = LEFTOVER_SECONDS) -> list[Path]:
     """Half-written files, older than `age` seconds, that writers which crashed left in a store that is a folder."""
     if not isinstance(store.storage, FolderStorage):
         return []
-    return sorted(
-        path for path in store.storage.folder.rglob(f"*{TEMPORARY_SUFFIX}") if seconds_since_written(path) > age
-    )
+    found = store.storage.folder.rglob(f"*{TEMPORARY_SUFFIX}")
+    return sorted(path for path in found if seconds_since_written(path) > age)
 
 
 def seconds_since_written(path: Path) -> float:

@@ -90,11 +90,8 @@ class GroupMembers:
 
     def stored_bytes(self) -> dict[str, int]:
         """Bytes of each array in the file, without metadata."""
-        sizes = {}
-        for name, metadata in self.metadata.items():
-            start, end = self.places.get(chunk_name(name, metadata), (0, 0))
-            sizes[name] = end - start
-        return sizes
+        chunks = {name: self.places.get(chunk_name(name, one), (0, 0)) for name, one in self.metadata.items()}
+        return {name: end - start for name, (start, end) in chunks.items()}
 
     def check_zip(self) -> None:
         """Verify what `array` does not look at and other readers do: the CRC-32 and the header of every zip member.
@@ -120,10 +117,7 @@ class GroupMembers:
             MemberError: it is missing, or its checksum does not match.
         """
         metadata = self.metadata.get(name)
-        if metadata is None:
-            raise MemberError(name, "is missing")
-        chunk = chunk_name(name, metadata)
-        if chunk not in self.places:
+        if metadata is None or (chunk := chunk_name(name, metadata)) not in self.places:
             raise MemberError(name, "is missing")
         start, end = self.places[chunk]
         return decode_chunk(self.data[start:end], metadata, name)

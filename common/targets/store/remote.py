@@ -157,16 +157,15 @@ class RemoteStorage(Storage):
                     err=True,
                 )
 
+        timer = threading.Timer(stall, note)
+        timer.daemon = True
         # One that has not answered yet is given up by then.
-        timer = threading.Timer(stall, note) if self._at_first is None else None
-        if timer is not None:
-            timer.daemon = True
+        if self._at_first is None:
             timer.start()
         try:
             yield
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     def _refused(self, name: str, what: str, error: Exception, seconds: float) -> StoreError:
         cause, text = first_line(error), str(error)

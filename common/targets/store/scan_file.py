@@ -36,7 +36,7 @@ from common.targets.store.encoding import (
     quantise,
 )
 from common.targets.store.identity import TargetEncoding
-from common.targets.store.layout import FileLayout, attributes_of
+from common.targets.store.layout import FileLayout
 from common.targets.store.members import ArraySource, UnwrittenArrays
 from common.targets.store.zarr_zip import zip_of_group
 from common.targets.teacher_targets import Layer, PillarFeatures, TeacherTargets, VoxelFeatures
@@ -107,27 +107,23 @@ def encoded_as_is(targets: TeacherTargets, grid_shape: tuple[int, int, int]) -> 
 def scan_file_bytes(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> bytes:
-    """The file of one scan-view, see `encoded_scan`. Equal targets give equal bytes."""
-    scan = encoded_scan(targets, grid_shape, encoding, attributes)
+    """The file of one scan-view, see `start_encoding`. Equal targets give equal bytes."""
+    scan = start_encoding(targets, grid_shape, encoding, attributes)()
     return zip_of_group(scan.arrays, scan.attributes, encoding)
-
-
-def encoded_scan(
-    targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
-) -> UnwrittenArrays:
-    """What the file of one scan-view will hold: encoded on the targets' device, and waited for once.
-
-    Raises:
-        StoreError: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins of one scan;
-            names the array.
-    """
-    return start_encoding(targets, grid_shape, encoding, attributes)()
 
 
 def start_encoding(
     targets: TeacherTargets, grid_shape: tuple[int, int, int], encoding: TargetEncoding, attributes: Mapping[str, Any]
 ) -> Callable[[], UnwrittenArrays]:
-    """Launch what `encoded_scan` does; what is returned waits for it, in any thread. Both raise as it does."""
+    """Launch the encoding of a scan-view on the targets' device.
+
+    Returns:
+        a function that waits for it, in any thread, and gives what the file will hold.
+
+    Raises:
+        StoreError: here or there: a value is NaN or infinite, or does not fit its encoding, or coordinates are not bins
+            of one scan; names the array.
+    """
     places: dict[str, str] = {}
     layers: dict[str, dict[str, Any]] = {}
     pending: dict[str, list[torch.Tensor]] = {}
@@ -142,11 +138,11 @@ def start_encoding(
 
     add(LOGITS, "voxels", encoding.logits, (targets.voxels, targets.logits, grid_shape))
     for name, layer in targets.layers.items():
-        whole = (layer.pillars, layer.features, layer.shape)
+        whole: Layer = (layer.pillars, layer.features, layer.shape)
         add(f"{name}{PILLAR_FEATURES}", "pillars", encoding.pillar_features, whole)
-    for name, voxel_layer in targets.voxel_layers.items():
-        in_voxels = (voxel_layer.voxels, voxel_layer.features, voxel_layer.shape)
-        add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, in_voxels)
+    for name, in_voxels in targets.voxel_layers.items():
+        whole = (in_voxels.voxels, in_voxels.features, in_voxels.shape)
+        add(f"{name}{VOXEL_FEATURES}", "voxels", encoding.voxel_features, whole)
     copied = start_to_host(chain.from_iterable(pending.values()))
     counts = {name: len(tensors) for name, tensors in pending.items()}
 
@@ -189,18 +185,18 @@ def placed_bins(bins: torch.Tensor, shape: tuple[int, ...], name: str) -> tuple[
     return linear_bins(bins, shape), within.all()
 
 
-def targets_of(members: ArraySource, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
+def targets_of(members: ArraySource, layout: FileLayout, layers: Iterable[str], voxel_features: bool) -> EncodedTargets:
     """Targets of one scan-view from its file. All checksums are verified.
 
     Args:
         members: the file, from `read_members`.
+        layout: its layout, from `attributes_of`.
         layers: teacher layers to read; the others are not decoded.
         voxel_features: read the layers' voxel features too.
 
     Raises:
         MemberError: the file is damaged, lacks an array, or its arrays do not fit together; names the array.
     """
-    layout = attributes_of(members, FileLayout)
     grid_shape = layout.grid_shape
     coordinates: dict[str, torch.Tensor] = {}
 

@@ -100,9 +100,8 @@ class FolderStorage(Storage):
 
     def delete(self, name: str) -> None:
         try:
-            (self.folder / name).unlink(missing_ok=True)
-        except NotADirectoryError:
-            pass
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (self.folder / name).unlink()
         except OSError as error:
             raise refused(self.folder / name, "deleted", error) from error
 

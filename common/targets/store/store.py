@@ -228,13 +228,13 @@ class TargetStore:
 
         def parse(data: bytes) -> tuple[EncodedTargets, View]:
             members = read_members(data)
-            origin = check_belongs(members, self.identity, scan, index, self.signed)
-            if points is not None and origin.scan_sha256 != scan_hash(points):
+            attributes = check_belongs(members, self.identity, scan, index, self.signed)
+            if points is not None and attributes.scan_sha256 != scan_hash(points):
                 raise StoreError(
                     f"{self.location}/{self.name(scan, index)}: scan {scan} has changed since its targets were made. "
                     "Restore the scan, or run the command repair, which dumps it again."
                 )
-            return read_checked(members, self.identity, names, voxel_features), origin.view
+            return read_checked(members, attributes, self.identity, names, voxel_features), attributes.view
 
         return self._parsed(scan, index, parse)
 
@@ -261,7 +261,7 @@ class TargetStore:
         """
 
         def parse(data: bytes) -> dict[str, int]:
-            return check_scan_file(data, self.identity, scan, index, self.signed).members.stored_bytes()
+            return check_scan_file(data, self.identity, scan, index, self.signed)[1].stored_bytes()
 
         return self._parsed(scan, index, parse)
 
