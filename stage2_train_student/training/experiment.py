@@ -160,20 +160,8 @@ def student_data(
     Raises:
         SettingsError: scans are to be mixed, and `scans`, those to train on, are not two at least.
     """
-    return StudentData(
-        dataset=dataset,
-        grid=settings.grid.grid(),
-        store=source.store,
-        layers=tuple(teacher_layers(settings.distillation)),
-        voxel_features=bool(voxel_terms(settings.distillation)),
-        augmentation=settings.augmentation,
-        seed=settings.seed,
-        views=settings.views,
-        labelled=labelled_scans(settings, dataset),
-        mix=settings.mix,
-        partners=tuple(scans),
-        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
-    )
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    return StudentData(settings, dataset, source.store, labelled_scans(settings, dataset), tuple(scans), stream)
 
 
 def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.base.devices import set_float32_precision
 from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -301,7 +302,10 @@ def test_profile_names_every_part_and_leaves_no_run(streets, street_cache, runs)
     words = train_words(streets, street_cache, runs / "none", "batch_size=2")
     words[0] = "profile"
     at = words.index("--run")
+    set_float32_precision(tf32=True)
     output = succeed(command(stage_two, *words[:at], *words[at + 2 :], "--steps", "2"))
+    # As in training: of the precision that the settings ask for.
+    assert not torch.backends.cudnn.allow_tf32
     parts = ["load", "copy to the device", "targets", "forward", "loss: cross entropy, lovasz"]
     parts += [*(f"loss: {term}" for term in ("logit", "vpd", "lwd")), "backward", "optimiser", "sum"]
     table = [line for line in output.splitlines() if line.endswith("%")]
