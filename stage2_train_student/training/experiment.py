@@ -108,10 +108,7 @@ def check_voxel_features(store: TargetStore, settings: ExperimentSettings, reade
 
 
 def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
-    """Refuse to start when a training scan has no targets, unless the dump recorded that it could not use it.
-
-    Returns:
-        why, by scan.
+    """Scans of which the dump recorded that it could not use them, and why; others must have all their targets.
 
     Raises:
         StoreError: says how many have none, and the first; or none has any.

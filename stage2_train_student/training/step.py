@@ -49,14 +49,7 @@ class NonFiniteError(TrainingError):
 
 
 class BatchTerms(NamedTuple):
-    """Loss terms of one batch, still on the device.
-
-    Attributes:
-        loaded: the batch.
-        share: of its loss in that of the step.
-        names: of the terms, the last one `loss`.
-        values: float [terms].
-    """
+    """Loss terms of a batch, float [terms], still on the device, the last one `loss`; its share in the step's loss."""
 
     loaded: StudentBatch
     share: float
@@ -149,19 +142,19 @@ class StudentStep:
     def update(self, parts: list[BatchTerms], rate: float) -> DeviceRows:
         """Let the optimiser take its step, unless something is not finite.
 
-        Returns:
-            the terms of each batch, and the gradients' norm.
+        Returns the terms of each batch, and the gradients' norm before they are clipped.
         """
-        state = self.state
+        state, settings = self.state, self.settings
         state.scaler.unscale_(state.optimiser)
-        norm = clip_gradients(state, self.settings.optimiser.clip_norm)
+        parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.optimiser.clip_norm or math.inf)
         rows = [*(part.values for part in parts), norm.to(parts[0].values.dtype)[None]]
         step_if_finite(state, rate, torch.cat(rows))
-        if state.parallel is not None and not self.settings.sync_batch_norm:
+        if state.parallel is not None and not settings.sync_batch_norm:
             mean_statistics(state.parallel, self.processes)
         student, average = state.networks.student, state.networks.average
-        if average is not None and self.settings.averaging is not None:
-            update_average(average, student, decay_at(state.step - 1, self.settings.averaging))
+        if average is not None and settings.averaging is not None:
+            update_average(average, student, decay_at(state.step - 1, settings.averaging))
         return DeviceRows(rows)
 
     def terms(self, step: int, parts: list[BatchTerms], read: list[list[float]]) -> dict[str, float]:
@@ -204,16 +197,6 @@ def with_last(batches: Iterable[StudentBatch]) -> Iterator[tuple[StudentBatch, b
         following = next(iterator, None)
         yield loaded, following is None
         loaded = following
-
-
-def clip_gradients(state: StudentState, largest: float | None) -> torch.Tensor:
-    """Scale all gradients together down to a 2-norm of at most `largest`; None for any.
-
-    Returns:
-        their norm before, a scalar.
-    """
-    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    return torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
 
 
 def targets_of(
