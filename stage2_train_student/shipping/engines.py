@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,6 +138,18 @@ class Comparison:
     scans: int = 0
     threads: int = 1
 
+    def count(self, source: LabelledScan, of_engine: dict[str, np.ndarray], classes: int) -> None:
+        """Add the points of one scan, given the class of each, uint8 [N], by each engine."""
+        first = next(iter(of_engine.values()))
+        self.points += len(first)
+        self.scans += 1
+        for name, labels in of_engine.items():
+            measured = self.engines[name]
+            measured.changed += int((labels != first).sum())
+            if source.labels is not None:
+                matrix = ConfusionMatrix.of(source.labels, labels, classes)
+                measured.matrix = matrix if measured.matrix is None else measured.matrix + matrix
+
     def changed(self, name: str) -> float:
         """Share of points to which an engine gives another class than the first does."""
         return self.engines[name].changed / max(self.points, 1)
@@ -198,7 +211,7 @@ def compare(
     found = Comparison({name: Measured() for name in PARTS}, {engine.name: Measured() for engine in engines})
     found.threads = torch.get_num_threads()
     reading, voxelising, labelling = found.parts.values()
-    for repeat, scan in [(repeat, scan) for repeat in range(repeats) for scan in scans]:
+    for repeat, scan in product(range(repeats), scans):
         with reading.timed():
             points = dataset.files.points(scan)
         with voxelising.timed():
@@ -211,7 +224,7 @@ def compare(
         with labelling.timed():
             at_points(logits, batch)
         if repeat == 0:
-            count(found, dataset.read(scan), of_engine, dataset.classes)
+            found.count(dataset.read(scan), of_engine, dataset.classes)
     return found
 
 
@@ -223,16 +236,3 @@ def on_grid(points: np.ndarray, grid: PolarGrid) -> ScanBatch:
 def at_points(logits: torch.Tensor, batch: ScanBatch) -> np.ndarray:
     """The class of each point, uint8 [N], from logits of voxels."""
     return most_likely_class(logits).byte().numpy()[batch.point_voxel.numpy()]
-
-
-def count(found: Comparison, source: LabelledScan, of_engine: dict[str, np.ndarray], classes: int) -> None:
-    """Add one scan's points to what is known of each engine."""
-    first = next(iter(of_engine.values()))
-    found.points += len(first)
-    found.scans += 1
-    for name, labels in of_engine.items():
-        measured = found.engines[name]
-        measured.changed += int((labels != first).sum())
-        if source.labels is not None:
-            matrix = ConfusionMatrix.of(source.labels, labels, classes)
-            measured.matrix = matrix if measured.matrix is None else measured.matrix + matrix

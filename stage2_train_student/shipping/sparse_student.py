@@ -17,6 +17,7 @@ from common.scans.scatter import segment_max
 from stage2_train_student.shipping.graphs import fused
 from stage2_train_student.shipping.winograd import with_fewer_products
 from stage2_train_student.students.birds_eye_unet import BirdsEyeUNet, upsampled
+from stage2_train_student.students.pillar_maps import pillars_last
 from stage2_train_student.students.point_pooling import segment_chunks
 from stage2_train_student.students.polarnet import PolarNet
 
@@ -101,7 +102,7 @@ class SparseStudent(nn.Module):
             # Coarser numbers would be too coarse for the differences that its transforms take.
             for name in INNER:
                 with_fewer_products(network.get_submodule(name))
-        self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.inner: BirdsEyeUNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
         self.classifier = network.outc.float()
@@ -116,8 +117,9 @@ class SparseStudent(nn.Module):
         occupied = Neighbourhoods.of(pillars, shape)
         near = Neighbourhoods.of(around(occupied, shape), shape)
         x1 = self.input_block(self.pillar_features(batch), occupied, near, shape)
-        x_up3 = inner_layers(self.inner, as_map(x1, shape))
-        features = self.last_block(x1, as_table(upsampled(x_up3, as_map(x1, shape).shape)), occupied, near)
+        first_map = as_map(x1, shape)
+        up = upsampled(self.inner.inner_layers(first_map)["x_up3"], first_map.shape)
+        features = self.last_block(x1, as_table(up), occupied, near)
         logits = self.classifier(features.float()).view(-1, self.classes)
         return logits.index_select(0, batch.voxel_pillar * heights + batch.voxels[:, 3])
 
@@ -181,13 +183,4 @@ def as_map(table: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 
 def as_table(features: torch.Tensor) -> torch.Tensor:
     """A map [1, C, R, P] as a table of cells with a row of zeros after the last, [R * P + 1, C]."""
-    return functional.pad(features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]), (0, 0, 0, 1))
-
-
-def inner_layers(network: BirdsEyeUNet, x1: torch.Tensor) -> torch.Tensor:
-    """The U-Net between its first and its last block."""
-    x2 = network.down1(x1)
-    x3 = network.down2(x2)
-    x4 = network.down3(x3)
-    up: torch.Tensor = network.up3(network.up2(network.up1(network.down4(x4), x4), x3), x2)
-    return up
+    return functional.pad(pillars_last(features), (0, 0, 0, 1))

@@ -199,15 +199,8 @@ def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch
     """At most `limit` points of each pillar, chosen at random with torch's generator.
 
     Used in training only, as a bound on memory and a mild augmentation. The published code also draws while
-    predicting, which makes a prediction depend on chance; here every point counts then.
-
-    Args:
-        point_pillar: int64 [N], the pillar of each point.
-        pillars: number of pillars.
-        limit: most points to keep of one pillar.
-
-    Returns:
-        int64 [K], kept points in ascending order.
+    predicting, which makes a prediction depend on chance; here every point counts then. From the pillar of each point,
+    int64 [N], to the kept points in ascending order, int64 [K].
     """
     counts = torch.bincount(point_pillar, minlength=pillars)
     shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
