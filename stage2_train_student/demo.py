@@ -120,7 +120,8 @@ def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) 
 
 def words(*names: Any, **options: Any) -> list[str]:
     """Words of a command: names, then `--option value` pairs."""
-    return [str(word) for word in (*names, *(part for name, value in options.items() for part in (f"--{name}", value)))]
+    pairs = (part for name, value in options.items() for part in (f"--{name}", value))
+    return [str(word) for word in (*names, *pairs)]
 
 
 def run_command(command: list[str], step: str) -> None:

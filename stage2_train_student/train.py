@@ -79,7 +79,7 @@ def run(
     torch.manual_seed(settings.seed)
     state = new_state(settings, dataset.label_map, source, processes.device)
     draw_apart(settings.seed, state.step, processes)
-    task = StudentTask(settings, state, loader, source, scans, folder, processes)
+    task = StudentTask(state, loader, source, scans, folder, processes)
     Trainer(task, folder, processes.device, processes).run(resume)
     return state
 
@@ -92,7 +92,6 @@ class StudentTask(Task[StudentBatch]):
 
     def __init__(
         self,
-        settings: ExperimentSettings,
         state: StudentState,
         loader: StudentData,
         source: TargetSource,
@@ -100,6 +99,7 @@ class StudentTask(Task[StudentBatch]):
         folder: Path,
         processes: Processes,
     ) -> None:
+        settings = loader.settings
         self.state, self.loader, self.source, self.folder, self.processes = state, loader, source, folder, processes
         self.dataset, self.train, self.validation = loader.dataset, scans.train, scans.validation
         self.settings, self.may_change, self.accumulate = settings, may_change(settings), settings.optimiser.accumulate

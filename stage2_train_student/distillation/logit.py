@@ -30,16 +30,16 @@ class SoftLogits(Term):
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
-        """`logit`."""
+        """`logit`, over the voxels that the setting `support` names."""
         teacher = targets.logits.float()
         weights = voxel_weights(self.settings, targets, batch, processes)
         if self.settings.logit_class_weights:
             balance = expected_class_weights(teacher, self.class_weights, processes)
             weights = balance if weights is None else of_mean_one(weights * balance, processes)
-        settings = (self.settings.logit_scale, self.settings.logit_threshold, processes, weights)
+        arguments = (self.settings.logit_scale, self.settings.logit_threshold, processes, weights)
         if self.settings.support == "occupied":
-            return {"logit": logit_distillation_loss(outputs.voxel_logits, teacher, *settings)}
-        return {"logit": dense_logit_distillation_loss(outputs, teacher, batch, *settings)}
+            return {"logit": logit_distillation_loss(outputs.voxel_logits, teacher, *arguments)}
+        return {"logit": dense_logit_distillation_loss(outputs, teacher, batch, *arguments)}
 
 
 def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale: float) -> torch.Tensor:

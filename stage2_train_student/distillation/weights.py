@@ -56,7 +56,7 @@ def cell_weights(
 
 
 def raw_weights(settings: DistillationSettings, targets: TeacherTargets, batch: ScanBatch) -> torch.Tensor | None:
-    """w of each occupied voxel, float [V] in 0..1; None where neither setting is on."""
+    """w of each occupied voxel as the head of this file has it, float [V] in 0..1; None where neither setting is on."""
     if not (settings.confidence or settings.trust_labels):
         return None
     largest, answer = targets.logits[:, 1:].float().softmax(dim=1).max(dim=1)

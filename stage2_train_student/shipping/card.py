@@ -39,14 +39,7 @@ onnxruntime, `parameters.json` has all that it needs to know.
 
 
 class LatencyNotes(Settings):
-    """What that file holds.
-
-    Attributes:
-        machine: its processor and cores.
-        scans: measured on.
-        tables: rows of cells, the head first.
-        verdicts: one for each number of threads.
-    """
+    """What that file holds: how many scans were measured on which machine, tables (the head first), and verdicts."""
 
     machine: str
     scans: int

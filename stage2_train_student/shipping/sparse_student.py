@@ -136,15 +136,19 @@ class SparseStudent(nn.Module):
     def input_block(
         self, features: torch.Tensor, occupied: Neighbourhoods, near: Neighbourhoods, shape: tuple[int, int]
     ) -> torch.Tensor:
-        """The U-Net's first block as a table: all cells, a row of zeros, and one that is far from every pillar."""
+        """The U-Net's first block as a table: all cells, a row of zeros, and one that is far from every pillar.
+
+        The first convolution is computed `near` pillars, the second where it reads any of these; elsewhere each gives
+        the value of its last row.
+        """
         cells = shape[0] * shape[1]
+        around_near = Neighbourhoods.of(around(near, shape), shape)
         table = features.new_zeros(cells + 2, features.shape[1])
         table[occupied.cells] = features
         table = functional.batch_norm(
             table, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, eps=self.norm.eps
         )
-        for convolution, where in ((self.first[0], near), (self.first[1], None)):
-            found = where or Neighbourhoods.of(around(near, shape), shape)
+        for convolution, found in zip(self.first, (near, around_near), strict=True):
             table[cells] = 0
             # The last row stands for cells far from all: its neighbours are of its kind.
             rows = torch.cat((found.rows, found.rows.new_full((1, 9), cells + 1)))

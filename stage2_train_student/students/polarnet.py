@@ -203,6 +203,7 @@ def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch
     int64 [N], to the kept points in ascending order, int64 [K].
     """
     counts = torch.bincount(point_pillar, minlength=pillars)
+    # Pillar by pillar, the points of each in random order; the rank of each point is its place in its pillar.
     shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
     order = shuffled[torch.argsort(point_pillar[shuffled], stable=True)]
     first = torch.cumsum(counts, 0) - counts

@@ -212,6 +212,7 @@ class StudentData:
         if augmentation is None:
             return IDENTITY
         if augmentation.count is None:
+            # Not view 0, which is the scan as it is.
             return draw_view(augmentation.policy, scan, 1 + epoch, seed)
         return draw_view(augmentation.policy, scan, choose_view(augmentation.count, seed, scan, epoch))
 
