@@ -19,6 +19,7 @@ from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students import polarnet
 from stage2_train_student.students.polarnet import PolarNet, without_running_statistics
+from stage2_train_student.students.student import StudentSettings
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
 from stage2_train_student.training.state import StudentState, averaged_copy, decay_at, update_average
@@ -175,7 +176,7 @@ def test_running_statistics_come_back_after_an_error(semantic_kitti):
 
 
 def test_the_average_follows_the_formula_and_includes_statistics():
-    student = PolarNet(16, 20, 8, 4, width=4)
+    student = PolarNet(StudentSettings(point_channels=8, compressed_channels=4, width=4), 16, 20)
     average = averaged_copy(student)
     start = {name: value.clone() for name, value in student.state_dict().items()}
     with torch.no_grad():
