@@ -43,11 +43,8 @@ NON_FINITE_BATCH = "non_finite_batch"
 class Inputs(NamedTuple):
     """What a student learns from.
 
-    Attributes:
-        data: folder of the scans.
-        cache: target store, for `targets: cache`.
-        teacher: on the device, for `targets: online`.
-        copies: where what is read from a target store at a URL is kept.
+    A folder of scans, and for `targets: cache` a target store, with the folder that keeps what is read from one at a
+    URL; for `targets: online` a teacher on the device.
     """
 
     data: Path

@@ -15,12 +15,9 @@ from stage2_train_student.students.student import StudentOutputs
 
 
 class Adapter(nn.Module):
-    """Maps a teacher layer to a student layer's channels: batch norm, 3x3 convolution, ReLU, batch norm.
+    """Maps a teacher layer to the channels of `student_layer`: batch norm, 3x3 convolution, ReLU, batch norm.
 
     Keys and shapes are those of the published `trans_list.<i>.trans_dim`.
-
-    Attributes:
-        student_layer: whose channels and size its output has.
     """
 
     def __init__(self, teacher_channels: int, student_channels: int, student_layer: str = "") -> None:

@@ -94,10 +94,8 @@ def running(folder: Path) -> Iterator[None]:
 class Measured:
     """What was measured of a part of the work, or of an engine.
 
-    Attributes:
-        seconds: of each call.
-        changed: points with another class than by the first engine.
-        matrix: against ground truth.
+    Seconds of each call; of an engine also the points with another class than by the first one, and a matrix against
+    ground truth.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -122,14 +120,9 @@ PARTS = ("reading", "features and voxelising", "labels back to points")
 
 @dataclass
 class Comparison:
-    """Engines side by side on the same scans.
+    """Engines side by side on the same scans, and the `PARTS` beside them, by name.
 
-    Attributes:
-        parts: measured, by name of `PARTS`.
-        engines: measured, by name; the first is what the others are compared with.
-        points: compared.
-        scans: compared.
-        threads: computed with.
+    The first engine is what the others are compared with.
     """
 
     parts: dict[str, Measured]

@@ -51,13 +51,7 @@ def check_installed() -> None:
 
 
 def write_graphs(student: PolarNet, grid_shape: tuple[int, int, int], folder: Path) -> None:
-    """Write `student.onnx`, `pillars.onnx` and `map.onnx`, see `graphs`; batch norms are fused.
-
-    Args:
-        student: stays as it is.
-        grid_shape: bins along rho, phi, z.
-        folder: where.
-    """
+    """Write `student.onnx`, `pillars.onnx` and `map.onnx`, see `graphs`, with fused batch norms into a folder."""
     network = fused(student).cpu().requires_grad_(False)
     axes = (("points",), ("points",), ("pillars",), ("voxels",), ("voxels",))
     whole = [GraphInput(*each) for each in zip(GraphInputs._fields, example_inputs(), axes, strict=True)]
@@ -99,12 +93,8 @@ def write_graph(network: nn.Module, inputs: list[GraphInput], output: str, path:
 def write_int8(folder: Path, batches: Iterable[ScanBatch]) -> None:
     """Write `pillars_int8.onnx` and `map_int8.onnx` beside the float graphs of an exported folder.
 
-    The classifier and the first layers of the point network stay float32. Seven bits a weight, since processors
-    without VNNI would saturate on eight.
-
-    Args:
-        folder: holds `parameters.json` and the float graphs.
-        batches: of one scan each, to take ranges of values from.
+    Ranges of values are taken from batches of one scan each. The classifier and the first layers of the point network
+    stay float32. Seven bits a weight, since processors without VNNI would saturate on eight.
     """
     import onnx
 

@@ -57,14 +57,7 @@ def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def wrap_azimuth(*maps: torch.Tensor) -> torch.Tensor:
-    """Circular padding by one azimuth bin on either side of maps concatenated along channels.
-
-    Args:
-        maps: each [B, C_i, R, P], same B, R and P.
-
-    Returns:
-        [B, sum of C_i, R, P + 2].
-    """
+    """Maps [B, C_i, R, P], concatenated along channels and circularly padded: [B, sum of C_i, R, P + 2]."""
     # Without a gradient torch.compile hands an autograd function's forward the first of its arguments only.
     needed = torch.is_grad_enabled() and any(part.requires_grad for part in maps)
     return WrapAzimuth.apply(*maps) if needed else wrapped(maps)

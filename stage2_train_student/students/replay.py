@@ -11,13 +11,10 @@ class Replay:
     """Replays a network in training where its input has the size that was captured, and calls it elsewhere.
 
     A replay overwrites the outputs and gradients of the one before, so it serves steps of one batch.
-
-    Attributes:
-        captured: by size of the input.
     """
 
     def __init__(self) -> None:
-        self.captured: dict[torch.Size, nn.Module] = {}
+        self.by_size: dict[torch.Size, nn.Module] = {}
 
     def capture(self, network: nn.Module, maps: torch.Tensor) -> None:
         """Capture the forward and backward pass; the network's buffers and all random numbers stay as they are.
@@ -37,9 +34,9 @@ class Replay:
             for buffer, before in buffers:
                 buffer.copy_(before)
         torch.cuda.set_rng_state(random_state, maps.device)
-        self.captured[maps.shape] = outer
+        self.by_size[maps.shape] = outer
 
     def __call__(self, network: nn.Module, maps: torch.Tensor) -> Any:
         """What the network returns for some maps."""
         in_training = network.training and torch.is_grad_enabled()
-        return self.captured.get(maps.shape, network)(maps) if in_training else network(maps)
+        return self.by_size.get(maps.shape, network)(maps) if in_training else network(maps)

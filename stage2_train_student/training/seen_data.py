@@ -118,10 +118,10 @@ def write_seen(
         folder: of the run.
         settings: of the experiment.
         stored: the views of its target store.
-        scans: that it trains on, and those that the dump skipped.
+        scans: that it trains on, with those that the dump skipped.
         targets_hash: of what made the targets.
         left_out: how many the dump skipped.
-        labelled: those whose labels are used; None for all that have some.
+        labelled: scans whose labels are used; None for all that have some.
     """
     views = seen_views(settings, stored)
     if views is None:

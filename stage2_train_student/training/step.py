@@ -31,12 +31,9 @@ NOTHING_LEARNED = ("cross_entropy", "lovasz", "loss", "gradient_norm")
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient is NaN or infinite; the weights are still those of the step before.
+    """A loss or a gradient of a batch is NaN or infinite; the weights are still those of the step before.
 
-    Attributes:
-        step: its number, from 1.
-        loaded: the batch.
-        terms: its unweighted terms and the weighted total `loss`.
+    Holds the step's number, from 1, and the batch with its unweighted terms and the weighted total `loss`.
     """
 
     def __init__(self, problem: str, step: int, loaded: StudentBatch, terms: dict[str, float]) -> None:
