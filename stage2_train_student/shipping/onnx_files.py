@@ -54,18 +54,15 @@ def write_graphs(student: PolarNet, grid_shape: tuple[int, int, int], folder: Pa
     """Write `student.onnx`, `pillars.onnx` and `map.onnx`, see `graphs`, with fused batch norms into a folder."""
     network = fused(student).cpu().requires_grad_(False)
     axes = (("points",), ("points",), ("pillars",), ("voxels",), ("voxels",))
-    whole = [GraphInput(*each) for each in zip(GraphInputs._fields, example_inputs(), axes, strict=True)]
+    # Five points in three pillars and four voxels: the graph is the same for every scan.
+    indices = ([0, 1, 1, 2, 2], [0, 1, 2], [0, 1, 1, 2], [0, 1, 0, 1])
+    examples = (torch.rand(5, POINT_FEATURES), *map(torch.tensor, indices))
+    whole = [GraphInput(*each) for each in zip(GraphInputs._fields, examples, axes, strict=True)]
     features = GraphInput("pillar_features", torch.rand(3, student.map_channels), ("pillars",))
     padded = GraphInput("padded_pillars", torch.rand(3, 2, POINT_FEATURES), ("pillars", "points_of_pillar"))
     write_graph(WholeNetwork(network, grid_shape), whole, "logits", folder / "student.onnx")
     write_graph(MapNetwork(network, grid_shape), [features, *whole[2:]], "logits", folder / "map.onnx")
     write_graph(PillarNetwork(network), [padded], "pillar_features", folder / "pillars.onnx")
-
-
-def example_inputs() -> GraphInputs:
-    """Five points in three pillars and four voxels: the graph is the same for every scan."""
-    indices = ([0, 1, 1, 2, 2], [0, 1, 2], [0, 1, 1, 2], [0, 1, 0, 1])
-    return GraphInputs(torch.rand(5, POINT_FEATURES), *map(torch.tensor, indices))
 
 
 def write_graph(network: nn.Module, inputs: list[GraphInput], output: str, path: Path) -> None:

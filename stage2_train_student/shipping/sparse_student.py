@@ -45,7 +45,7 @@ class Neighbourhoods(NamedTuple):
 
     @classmethod
     def of(cls, cells: torch.Tensor, shape: tuple[int, int]) -> "Neighbourhoods":
-        """Those of some cells on a map of a shape."""
+        """Those of some cells on a map of a shape, radial and azimuth bins."""
         radial, azimuth = shape
         steps = torch.tensor([-1, 0, 1])
         rho = (cells // azimuth)[:, None] + steps
@@ -53,6 +53,14 @@ class Neighbourhoods(NamedTuple):
         rows = rho[:, :, None] * azimuth + phi[:, None, :]
         rows.masked_fill_(((rho < 0) | (rho >= radial))[:, :, None], radial * azimuth)
         return cls(cells, rows.flatten(1))
+
+    def widened(self, shape: tuple[int, int]) -> "Neighbourhoods":
+        """Those of the cells and all that they touch, and of the innermost and outermost ones, which see beyond."""
+        radial, azimuth = shape
+        mask = torch.zeros(radial * azimuth + 1, dtype=torch.bool)
+        mask[self.rows.flatten()] = True
+        mask[:azimuth] = mask[-1 - azimuth :] = True
+        return Neighbourhoods.of(mask[:-1].nonzero().flatten(), shape)
 
 
 class CellConvolution(nn.Module):
@@ -115,7 +123,7 @@ class SparseStudent(nn.Module):
         shape = (radial, azimuth)
         pillars = batch.pillars[:, 1] * azimuth + batch.pillars[:, 2]
         occupied = Neighbourhoods.of(pillars, shape)
-        near = Neighbourhoods.of(around(occupied, shape), shape)
+        near = occupied.widened(shape)
         x1 = self.input_block(self.pillar_features(batch), occupied, near, shape)
         first_map = as_map(x1, shape)
         up = upsampled(self.inner.inner_layers(first_map)["x_up3"], first_map.shape)
@@ -142,13 +150,12 @@ class SparseStudent(nn.Module):
         the value of its last row.
         """
         cells = shape[0] * shape[1]
-        around_near = Neighbourhoods.of(around(near, shape), shape)
         table = features.new_zeros(cells + 2, features.shape[1])
         table[occupied.cells] = features
         table = functional.batch_norm(
             table, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, eps=self.norm.eps
         )
-        for convolution, found in zip(self.first, (near, around_near), strict=True):
+        for convolution, found in zip(self.first, (near, near.widened(shape)), strict=True):
             table[cells] = 0
             # The last row stands for cells far from all: its neighbours are of its kind.
             rows = torch.cat((found.rows, found.rows.new_full((1, 9), cells + 1)))
@@ -169,15 +176,6 @@ class SparseStudent(nn.Module):
         position[near.cells] = torch.arange(len(near.cells))
         features: torch.Tensor = self.last[1](values, position[occupied.rows])
         return features
-
-
-def around(found: Neighbourhoods, shape: tuple[int, int]) -> torch.Tensor:
-    """Cells that are, or touch, some cells, int64 ascending; and the innermost and outermost ones, which see beyond."""
-    radial, azimuth = shape
-    mask = torch.zeros(radial * azimuth + 1, dtype=torch.bool)
-    mask[found.rows.flatten()] = True
-    mask[:azimuth] = mask[-1 - azimuth :] = True
-    return mask[:-1].nonzero().flatten()
 
 
 def as_map(table: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

@@ -162,17 +162,16 @@ class StudentStep:
                 norm the last one.
         """
         *rows, (norm,) = read
-        problems = [f"the loss is {row[-1]}" if not math.isfinite(row[-1]) else "" for row in rows]
-        if not any(problems) and not (math.isfinite(norm) or self.state.scaler.is_enabled()):
-            problems[-1] = f"the gradient's norm is {norm}"
-        for part, row, problem in zip(parts, rows, problems, strict=True):
-            if problem:
-                raise NonFiniteError(problem, step, part.loaded, dict(zip(part.names, row, strict=True)))
-        terms = {
-            name: sum(part.share * row[place] for part, row in zip(parts, rows, strict=True))
-            for place, name in enumerate(parts[0].names)
+        found = [dict(zip(part.names, row, strict=True)) for part, row in zip(parts, rows, strict=True)]
+        for part, terms in zip(parts, found, strict=True):
+            if not math.isfinite(terms["loss"]):
+                raise NonFiniteError(f"the loss is {terms['loss']}", step, part.loaded, terms)
+        if not (math.isfinite(norm) or self.state.scaler.is_enabled()):
+            raise NonFiniteError(f"the gradient's norm is {norm}", step, parts[-1].loaded, found[-1])
+        means = {
+            name: sum(part.share * terms[name] for part, terms in zip(parts, found, strict=True)) for name in found[0]
         }
-        return {**terms, "gradient_norm": norm}
+        return {**means, "gradient_norm": norm}
 
 
 def teaching(
