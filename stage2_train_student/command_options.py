@@ -41,7 +41,7 @@ class Model(NamedTuple):
     logits: VoxelLogits
 
     def predictor(self, device: torch.device, plan: PredictionPlan) -> Predictor:
-        """It on the grid of its settings."""
+        """The model as a predictor, on the grid of its settings."""
         return Predictor(self.logits, self.settings.grid.grid(), device, plan)
 
 
@@ -56,11 +56,11 @@ class Subject:
 
     @property
     def names_student(self) -> bool:
-        """Whether there is one."""
+        """Whether a student is named: by a run or by its weights."""
         return self.run_folder is not None or self.weights is not None
 
     def settings(self) -> ExperimentSettings:
-        """Of the run or the experiment.
+        """Settings of the run, or of the experiment with overrides.
 
         Raises:
             SettingsError: neither is named, or both, or those of a run are to be changed.

@@ -50,13 +50,6 @@ class DemoFolders(NamedTuple):
     runs: Path = Path("runs/demo")
 
 
-class Step(NamedTuple):
-    """One command of the demo: what it does, and what follows `polar-distill`."""
-
-    title: str
-    words: list[str]
-
-
 @click.command()
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes that work at a time.")
 def demo(jobs: int) -> None:
@@ -91,59 +84,59 @@ def demo(jobs: int) -> None:
 def run(folders: DemoFolders, jobs: int, configs: Path = CONFIGS, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     """All steps, and the summary, which is also written to the folder of runs."""
     started = time.monotonic()
-    for number, step in enumerate(steps(folders, jobs, configs, seeds), start=1):
-        run_step(number, step)
+    for number, (title, command) in enumerate(steps(folders, jobs, configs, seeds), start=1):
+        click.secho(f"\n{number}. {title}", bold=True)
+        run_command(command, f"step {number}")
     numbers = summary(folders.runs, time.monotonic() - started)
     write_json(folders.runs / SUMMARY, numbers)
     return numbers
 
 
-def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) -> Iterator[Step]:
-    """The commands; those that come late look at what the earlier ones left."""
+def steps(folders: DemoFolders, jobs: int, configs: Path, seeds: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+    """What each step does, and what follows `polar-distill`; late steps look at what the earlier ones left."""
     data, cache, runs = folders
     teacher = find_config(TEACHER) or TEACHER
     files = " ".join(str(configs / f"{name}.yaml") for name in EXPERIMENTS)
     title = "simulate streets that a LiDAR drives through"
-    yield Step(title, words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs))
+    yield title, words("simulate", out=data, config=configs / "streets.yaml", jobs=jobs)
     title = "stage one: run the teacher once over the training scans"
-    yield Step(title, words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml"))
+    yield title, words("dump", data=data, teacher=teacher, cache=cache, config=configs / "dump.yaml")
     title = "stage two: train students, some without the teacher, the others from the one cache"
     chosen = " ".join(map(str, seeds))
-    yield Step(title, words("sweep", data=data, cache=cache, experiments=files, seeds=chosen, out=runs, jobs=jobs))
+    yield title, words("sweep", data=data, cache=cache, experiments=files, seeds=chosen, out=runs, jobs=jobs)
     theirs, first = runs / TEACHER_EVALUATION, configs / f"{EXPERIMENTS[0]}.yaml"
     if not newer(theirs, teacher):
         title = "mIoU of the teacher on streets that no model trained on"
-        command = words("evaluate", data=data, teacher=teacher, experiment=first, split=SPLIT, json=theirs)
-        yield Step(title, command)
+        yield title, words("evaluate", data=data, teacher=teacher, experiment=first, split=SPLIT, json=theirs)
     for folder in [runs / name / f"seed{seed}" for seed in seeds for name in EXPERIMENTS]:
         if not newer(folder / EVALUATION_FILE, folder / FINISHED_FILE):
             title = f"mIoU of the student in {folder} there, and how often it agrees with the teacher"
-            yield Step(title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher))
+            yield title, words("evaluate", data=data, run=folder, split=SPLIT, agreement=teacher)
     page = {"out": runs / PAGE, "data": data, "teacher": teacher, "teacher-evaluation": theirs}
-    yield Step("the page", words("compare", *(runs / name for name in EXPERIMENTS), **page))
+    yield "the page", words("compare", *(runs / name for name in EXPERIMENTS), **page)
     shown = words("view", runs / "full" / f"seed{seeds[0]}", SCAN, data=data, teacher=teacher, out=runs / VIEW)
-    yield Step("one scan in 3D, as the student and the teacher see it", shown)
+    yield "one scan in 3D, as the student and the teacher see it", shown
 
 
 def words(*names: Any, **options: Any) -> list[str]:
     """Words of a command: names, then `--option value` pairs."""
-    return [str(word) for word in (*names, *(part for name, value in options.items() for part in (f"--{name}", value)))]
+    pairs = (part for name, value in options.items() for part in (f"--{name}", value))
+    return [str(word) for word in (*names, *pairs)]
 
 
-def run_step(number: int, step: Step) -> None:
-    """Print and run a command.
+def run_command(command: list[str], step: str) -> None:
+    """Print and run what follows `polar-distill`, as a step of the demo.
 
     Raises:
         TrainingError: it failed; what it said stands above.
     """
-    click.secho(f"\n{number}. {step.title}", bold=True)
-    click.echo(f"$ polar-distill {shlex.join(step.words)}")
-    code = subprocess.run([sys.executable, "-m", "polar_distill", *step.words], check=False).returncode
+    click.echo(f"$ polar-distill {shlex.join(command)}")
+    code = subprocess.run([sys.executable, "-m", "polar_distill", *command], check=False).returncode
     if code:
         raise TrainingError(
-            f"the demo stopped at step {number} (exit status {code}, see above). Solve this, then run the same "
-            "command: it goes on from there. What an older version of the demo left (data/demo, cache/demo, runs/demo) "
-            "can be removed."
+            f"the demo stopped at {step} (exit status {code}, see above). Solve this, then run the same command: it "
+            "goes on from there. What an older version of the demo left (data/demo, cache/demo, runs/demo) can be "
+            "removed."
         )
 
 

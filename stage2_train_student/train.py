@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from common.base.devices import set_float32_precision
 from common.base.errors import TrainingError
 from common.scans.dataset import open_dataset
 from common.scans.scan_id import ScanId
@@ -31,6 +30,7 @@ from stage2_train_student.training.experiment import (
     with_targets,
 )
 from stage2_train_student.training.parallel import parallel
+from stage2_train_student.training.precision import choose_kernels
 from stage2_train_student.training.runs import FINISHED_FILE, write_finished
 from stage2_train_student.training.scans import Scans, choose_scans
 from stage2_train_student.training.seen_data import write_seen
@@ -43,11 +43,8 @@ NON_FINITE_BATCH = "non_finite_batch"
 class Inputs(NamedTuple):
     """What a student learns from.
 
-    Attributes:
-        data: folder of the scans.
-        cache: target store, for `targets: cache`.
-        teacher: on the device, for `targets: online`.
-        copies: where what is read from a target store at a URL is kept.
+    A folder of scans, and for `targets: cache` a target store, with the folder that keeps what is read from one at a
+    URL; for `targets: online` a teacher on the device.
     """
 
     data: Path
@@ -59,15 +56,9 @@ class Inputs(NamedTuple):
 def run(
     settings: ExperimentSettings, inputs: Inputs, folder: Path, resume: bool = False, processes: Processes = ALONE
 ) -> StudentState:
-    """Train a student into `folder`.
+    """Train a student into `folder`; with `resume`, go on with the run that it holds.
 
-    Args:
-        settings: the experiment.
-        inputs: scans and targets.
-        folder: of the run.
-        resume: continue the run in `folder`.
-        processes: that train together, each on its device and calling this with the same arguments; the first one
-            writes and speaks.
+    Several processes that train together call this with the same arguments; the first one writes and speaks.
 
     Raises:
         TrainingError: another process trains in `folder`, it holds a run and `resume` is off, or a loss is not finite.
@@ -75,19 +66,17 @@ def run(
         DataError: a scan cannot be used.
     """
     check_divisible(settings, processes)
-    set_float32_precision(tf32=settings.precision == "tf32")
-    # All maps of a run have one size, so that the fastest kernel for it is worth a search.
-    torch.backends.cudnn.benchmark = processes.device.type == "cuda"
+    choose_kernels(settings.precision, processes.device)
     dataset = open_dataset(inputs.data, settings.dataset)
     chosen = choose_scans(settings, dataset, processes)
-    source = open_targets(settings, dataset.label_map, chosen.train, *inputs[1:])
+    source = open_targets(settings, dataset.label_map, chosen.train, inputs.cache, inputs.teacher, inputs.copies)
     scans = with_targets(chosen, source, processes)
     loader = student_data(settings, dataset, source, processes.device, scans.train)
     # Not earlier: building an online teacher draws numbers, and the student must start the same with and without one.
     torch.manual_seed(settings.seed)
     state = new_state(settings, dataset.label_map, source, processes.device)
     draw_apart(settings.seed, state.step, processes)
-    task = StudentTask(settings, state, loader, source, scans, folder, processes)
+    task = StudentTask(state, loader, source, scans, folder, processes)
     Trainer(task, folder, processes.device, processes).run(resume)
     return state
 
@@ -100,7 +89,6 @@ class StudentTask(Task[StudentBatch]):
 
     def __init__(
         self,
-        settings: ExperimentSettings,
         state: StudentState,
         loader: StudentData,
         source: TargetSource,
@@ -108,6 +96,7 @@ class StudentTask(Task[StudentBatch]):
         folder: Path,
         processes: Processes,
     ) -> None:
+        settings = loader.settings
         self.state, self.loader, self.source, self.folder, self.processes = state, loader, source, folder, processes
         self.dataset, self.train, self.validation = loader.dataset, scans.train, scans.validation
         self.settings, self.may_change, self.accumulate = settings, may_change(settings), settings.optimiser.accumulate
@@ -118,18 +107,21 @@ class StudentTask(Task[StudentBatch]):
         if self.processes.first:
             # The run goes on, with other settings perhaps.
             (self.folder / FINISHED_FILE).unlink(missing_ok=True)
-            stored = self.source.store.identity.views if self.source.store else None
-            skipped = self.source.skipped
-            chosen, has_labels = self.loader.labelled, self.dataset.has_labels
-            labelled = None if chosen is None else [scan for scan in self.train if scan in chosen and has_labels(scan)]
-            seen = (stored, [*self.train, *skipped], self.source.hash, len(skipped), labelled)
-            write_seen(self.folder, self.settings, *seen)
+            self.note_seen()
         networks, settings = self.state.networks, self.settings
         if replays(settings, self.processes):
             capture(networks, settings)
         self.state.parallel = parallel(
             networks.student, networks.distillation, settings.sync_batch_norm, self.processes
         )
+
+    def note_seen(self) -> None:
+        """Keep what the student sees in the run's folder."""
+        source, chosen, has_labels = self.source, self.loader.labelled, self.dataset.has_labels
+        views = source.store.identity.views if source.store else None
+        scans = [*self.train, *source.skipped]
+        labelled = None if chosen is None else [scan for scan in self.train if scan in chosen and has_labels(scan)]
+        write_seen(self.folder, self.settings, views, scans, source.hash, len(source.skipped), labelled)
 
     def load(self, batches: list[list[ScanId]], epoch: int) -> Iterator[StudentBatch]:
         return self.loader.batches(batches, epoch, self.settings.threads(self.processes.device), self.processes.shard)
@@ -149,11 +141,9 @@ class StudentTask(Task[StudentBatch]):
     def save_batch(self, error: NonFiniteError) -> Path:
         """Keep the batch that made a loss or gradient not finite; `training.checkpoint.load_checkpoint` reads it.
 
-        Holds the scans, the view of each and what was mixed into it in words, the hash of what made the targets, the
-        terms, and the batch's own tensors. Each of several processes keeps its part of the batch in a file of its own.
-
-        Returns:
-            the file.
+        The file, which is returned, holds the scans, the view of each and what was mixed into it in words, the hash of
+        what made the targets, the terms, and the batch's own tensors. Each of several processes keeps its part of the
+        batch in a file of its own.
         """
         loader, state, processes = self.loader, self.state, self.processes
         part = "" if processes.count == 1 else f"_process_{processes.rank}"

@@ -15,12 +15,9 @@ from stage2_train_student.students.student import StudentOutputs
 
 
 class Adapter(nn.Module):
-    """Maps a teacher layer to a student layer's channels: batch norm, 3x3 convolution, ReLU, batch norm.
+    """Maps a teacher layer to the channels of `student_layer`: batch norm, 3x3 convolution, ReLU, batch norm.
 
     Keys and shapes are those of the published `trans_list.<i>.trans_dim`.
-
-    Attributes:
-        student_layer: whose channels and size its output has.
     """
 
     def __init__(self, teacher_channels: int, student_channels: int, student_layer: str = "") -> None:
@@ -64,31 +61,26 @@ def compared(
 
 
 def same_size(pair: LayerPair, layer: PillarFeatures, student: torch.Tensor) -> tuple[PillarFeatures, torch.Tensor]:
-    """Both layers of a pair at the coarser resolution of the two.
+    """The teacher's layer and the student's, float [B, C, R, P], of a pair at the coarser resolution of the two.
 
     Of the teacher's pillars in a coarser one each channel's maximum stays, as in the reduction to pillars; of a
     student's map, which has a value everywhere, the mean.
 
-    Args:
-        pair: for the message.
-        layer: the teacher's.
-        student: float [B, C, R, P].
-
     Raises:
         SettingsError: one is not finer by a whole factor along both axes.
     """
-    fine, coarse = layer.shape, (student.shape[2], student.shape[3])
-    if fine == coarse:
+    theirs, own = layer.shape, (student.shape[2], student.shape[3])
+    if theirs == own:
         return layer, student
-    if not (fine[0] % coarse[0] or fine[1] % coarse[1]):
-        factors = torch.tensor([1, fine[0] // coarse[0], fine[1] // coarse[1]], device=layer.pillars.device)
+    if not (theirs[0] % own[0] or theirs[1] % own[1]):
+        factors = torch.tensor([1, theirs[0] // own[0], theirs[1] // own[1]], device=layer.pillars.device)
         pillars = torch.div(layer.pillars, factors, rounding_mode="floor")
-        return PillarFeatures(*merged(pillars, layer.features, coarse), coarse), student
-    if not (coarse[0] % fine[0] or coarse[1] % fine[1]):
-        return layer, functional.avg_pool2d(student, (coarse[0] // fine[0], coarse[1] // fine[1]))
+        return PillarFeatures(*merged(pillars, layer.features, own), own), student
+    if not (own[0] % theirs[0] or own[1] % theirs[1]):
+        return layer, functional.avg_pool2d(student, (own[0] // theirs[0], own[1] // theirs[1]))
     raise SettingsError(
-        f"distillation.pairs: the teacher's layer {pair.teacher} has {fine[0]}x{fine[1]} radial and azimuth bins, the "
-        f"student's {pair.student} {coarse[0]}x{coarse[1]}; neither is finer by a whole factor along both, so they "
+        f"distillation.pairs: the teacher's layer {pair.teacher} has {theirs[0]}x{theirs[1]} radial and azimuth bins, "
+        f"the student's {pair.student} {own[0]}x{own[1]}; neither is finer by a whole factor along both, so they "
         "cannot be compared. Pair other layers, or choose a grid whose radial and azimuth sizes divide by 16"
     )
 
@@ -99,16 +91,12 @@ def adapters(pairs: dict[str, str], context: TermContext) -> nn.ModuleDict:
     Raises:
         SettingsError: the student has no such layer; says which it has.
     """
-    known = context.student_channels
-    unknown = [name for name in pairs.values() if name not in known]
-    if unknown:
-        raise SettingsError(
-            f"the student has no layer {unknown[0]} to distil into (it has: {', '.join(known) or 'none'}). Pair others "
-            "(distillation.pairs), or set the weight of the term to 0; the logit term needs no layer"
-        )
-    return nn.ModuleDict(
-        {
-            teacher: Adapter(context.teacher_channels[teacher], known[student], student)
-            for teacher, student in pairs.items()
-        }
-    )
+    found, channels = nn.ModuleDict(), context.student_channels
+    for teacher, student in pairs.items():
+        if student not in channels:
+            raise SettingsError(
+                f"the student has no layer {student} to distil into (it has: {', '.join(channels) or 'none'}). Pair "
+                "others (distillation.pairs), or set the weight of the term to 0; the logit term needs no layer"
+            )
+        found[teacher] = Adapter(context.teacher_channels[teacher], channels[student], student)
+    return found

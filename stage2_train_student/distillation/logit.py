@@ -30,28 +30,23 @@ class SoftLogits(Term):
     def forward(
         self, outputs: StudentOutputs, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
     ) -> dict[str, torch.Tensor]:
-        """`logit`."""
+        """`logit`, over the voxels that the setting `support` names."""
         teacher = targets.logits.float()
         weights = voxel_weights(self.settings, targets, batch, processes)
         if self.settings.logit_class_weights:
             balance = expected_class_weights(teacher, self.class_weights, processes)
             weights = balance if weights is None else of_mean_one(weights * balance, processes)
-        settings = (self.settings.logit_scale, self.settings.logit_threshold, processes, weights)
+        arguments = (self.settings.logit_scale, self.settings.logit_threshold, processes, weights)
         if self.settings.support == "occupied":
-            return {"logit": logit_distillation_loss(outputs.voxel_logits, teacher, *settings)}
-        return {"logit": dense_logit_distillation_loss(outputs, teacher, batch, *settings)}
+            return {"logit": logit_distillation_loss(outputs.voxel_logits, teacher, *arguments)}
+        return {"logit": dense_logit_distillation_loss(outputs, teacher, batch, *arguments)}
 
 
 def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale: float) -> torch.Tensor:
-    """Softened divergence of each voxel: mean over classes of p_t log((p_t + 1e-6) / (p_s + 1e-6)).
+    """Softened divergence of each voxel, float [...]: mean over classes of p_t log((p_t + 1e-6) / (p_s + 1e-6)).
 
-    Args:
-        student_logits: float [..., classes].
-        teacher_logits: the same shape, or one that broadcasts to it.
-        scale: factor on both before the softmax, the inverse of a temperature.
-
-    Returns:
-        float [...].
+    Both logits are float [..., classes], of shapes that broadcast; `scale`, the inverse of a temperature, is a factor
+    on both before the softmax.
     """
     student = (student_logits * scale).softmax(dim=-1)
     teacher = (teacher_logits * scale).softmax(dim=-1)
@@ -63,15 +58,8 @@ def expected_class_weights(
 ) -> torch.Tensor:
     """Loss weight of each voxel's class as the teacher sees it: sum over classes of p_t w, divided by its mean.
 
-    "Unlabelled" is never an answer. Without it, voxels of roads and buildings outweigh all rare classes together.
-
-    Args:
-        teacher_logits: float [V, classes].
-        class_weights: float [classes].
-        processes: that hold a part of the batch each.
-
-    Returns:
-        float [V], of mean 1 over the batch in all processes.
+    Without such weights, voxels of roads and buildings outweigh all rare classes together. "Unlabelled" is never an
+    answer. From logits float [V, classes] and weights float [classes] to float [V], of mean 1 over all processes.
     """
     # Not a matrix product, which autocast would round.
     expected = (teacher_logits[:, 1:].softmax(dim=1) * class_weights[1:].to(teacher_logits.dtype)).sum(dim=1)
@@ -95,18 +83,10 @@ def logit_distillation_loss(
     processes: Processes = ALONE,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean of `divergence` over the occupied voxels whose divergence is above `threshold`.
+    """Mean of `divergence` over the occupied voxels whose divergence is above `threshold`; None counts every voxel.
 
-    Args:
-        student_logits: float [V, classes].
-        teacher_logits: float [V, classes].
-        scale: factor on both logits before the softmax.
-        threshold: None counts every voxel.
-        processes: that hold a part of the batch each.
-        weights: float [V], of the voxels in the mean; None for equal ones.
-
-    Returns:
-        a scalar; 0 where no voxel is left (published: NaN).
+    Both logits are float [V, classes]; `weights`, float [V], are of the voxels in the mean. A scalar, 0 where no voxel
+    is left (published: NaN).
     """
     return mean_of(sum_and_count(divergence(student_logits, teacher_logits, scale), threshold, weights), processes)
 
@@ -130,14 +110,8 @@ def dense_logit_distillation_loss(
     """`logit_distillation_loss` over the whole grid, as published: the teacher's logits of empty voxels are 0.
 
     The student's logits of empty voxels are computed for `chunk` pillars at a time, and again in the backward pass,
-    so that the dense grid never exists. `scale`, `threshold` and `processes` are those of `logit_distillation_loss`.
-
-    Args:
-        outputs: the student's.
-        teacher_logits: float [V, classes], of occupied voxels.
-        batch: the batch, for its voxels.
-        weights: float [V], of the occupied voxels in the mean, where empty ones weigh 1; None for equal ones.
-        chunk: pillars at a time.
+    so that the dense grid never exists. The teacher's logits, float [V, classes], and the weights, float [V], are of
+    occupied voxels; in the mean, empty ones weigh 1.
 
     Raises:
         SettingsError: the student does not classify pillars.

@@ -33,15 +33,15 @@ class LabelWeight(Term):
         """`lwd`."""
         losses = []
         for pair in self.pairs:
-            maps = compared(self.adapters, pair, outputs, targets, batch.scans)
-            shape = (maps[1].shape[2], maps[1].shape[3])
+            adapted, student = compared(self.adapters, pair, outputs, targets, batch.scans)
+            shape = (student.shape[2], student.shape[3])
             if shape != batch.grid_shape[:2]:
                 raise SettingsError(
                     f"distillation.pairs: lwd weighs the pillars of the grid, {pair.teacher} and {pair.student} have "
                     f"others ({shape[0]}x{shape[1]}); pair layers of the grid's resolution"
                 )
             weights = cell_weights(self.settings, targets, batch, shape, processes)
-            loss = label_weight_loss(*maps, batch, self.class_weights, processes, weights)
+            loss = label_weight_loss(adapted, student, batch, self.class_weights, processes, weights)
             losses.append(pair.weight * loss)
         return {"lwd": torch.stack(losses).sum()}
 

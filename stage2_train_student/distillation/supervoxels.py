@@ -64,14 +64,10 @@ def block_weights(
 
 
 def drawn_blocks(weights: torch.Tensor, count: int) -> torch.Tensor:
-    """Draw blocks of each scan, none twice, with probabilities in proportion to their weights.
+    """Draw `count` blocks of each scan, none twice, with probabilities in proportion to their weights [B, blocks].
 
-    Args:
-        weights: float [B, blocks].
-        count: blocks of each scan; fewer are drawn where fewer have a weight.
-
-    Returns:
-        int64 [B * blocks]: the number of each drawn block among the count * B possible draws, -1 for all others.
+    Fewer are drawn where fewer have a weight. Returns int64 [B * blocks]: the number of each drawn block among the
+    count * B possible draws, -1 for all others.
     """
     scans, blocks = weights.shape
     # The largest of weight / exponential draws are a sample without replacement (Efraimidis and Spirakis, 2006).
@@ -98,6 +94,7 @@ def kept_rows(draw: torch.Tensor, minority: torch.Tensor, draws: int, limit: int
     """
     inside = (draw >= 0).nonzero()[:, 0]
     draw, minority = draw[inside], minority[inside]
+    # Random numbers in 0..1, those of other classes behind them in 1..2; then, in this order, draw by draw.
     order = (torch.rand(len(draw), device=draw.device) + (~minority).float()).argsort()
     order = order[draw[order].argsort(stable=True)]
     counts = torch.bincount(draw, minlength=draws)

@@ -34,9 +34,12 @@ def teacher_layers(settings: DistillationSettings) -> list[str]:
         SettingsError: a term, or one that has pairs of layers, is unknown.
     """
     terms = [term_class(name) for name in settings.weights]
-    refuse_unused_pairs(settings, [term.name for term in terms])
-    pairs = ([pair.teacher for pair in settings.pairs_of(term.name)] or term.teacher_layers for term in terms)
-    return list(dict.fromkeys(chain.from_iterable(pairs)))
+    known = dict.fromkeys([*(term.name for term in terms), *(pair.term for pair in PUBLISHED_PAIRS)])
+    unknown = [pair.term for pair in settings.pairs if pair.term not in known]
+    if unknown:
+        raise SettingsError(f"distillation.pairs: no term '{unknown[0]}' is in use; choose from {', '.join(known)}")
+    layers = ([pair.teacher for pair in settings.pairs_of(term.name)] or term.teacher_layers for term in terms)
+    return list(dict.fromkeys(chain.from_iterable(layers)))
 
 
 def voxel_terms(settings: DistillationSettings) -> list[str]:
@@ -47,10 +50,8 @@ def voxel_terms(settings: DistillationSettings) -> list[str]:
 class Distillation(nn.Module):
     """The distillation terms in use, with their trainable adapters.
 
-    The adapters belong to training: they are saved with its state and not needed for inference.
-
-    Args:
-        context: what terms are built from; a term of weight 0 is neither built nor computed.
+    The adapters belong to training: they are saved with its state and not needed for inference. A term of weight 0 is
+    neither built nor computed.
 
     Raises:
         SettingsError: a term is unknown, two have one name, or the teacher's targets or the student lack a layer that a
@@ -90,15 +91,3 @@ class Distillation(nn.Module):
     def total(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Weighted sum of the terms that `forward` returned, a scalar; 0 without a term in use."""
         return sum((weight * values[name] for name, weight in self.weights.items()), start=torch.zeros(()))
-
-
-def refuse_unused_pairs(settings: DistillationSettings, terms: list[str]) -> None:
-    """Refuse pairs of layers of a term that nobody knows.
-
-    Raises:
-        SettingsError: it is neither in use nor one of those with published pairs.
-    """
-    known = list(dict.fromkeys([*terms, *(pair.term for pair in PUBLISHED_PAIRS)]))
-    unknown = [pair.term for pair in settings.pairs if pair.term not in known]
-    if unknown:
-        raise SettingsError(f"distillation.pairs: no term '{unknown[0]}' is in use; choose from {', '.join(known)}")

@@ -88,7 +88,7 @@ def grid_features(layers: dict[str, VoxelFeatures], name: str, batch: ScanBatch,
 
 
 def affinity_error(student: torch.Tensor, teacher: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference of the cosine similarities of every pair in each block.
+    """Mean squared difference of the cosine similarities of every pair in each block, float [blocks].
 
     A block with fewer rows than others is filled up with features of zero, as the paper is remembered to do: they are
     as alike to everything in both networks, and the mean is over all pairs.
@@ -97,9 +97,6 @@ def affinity_error(student: torch.Tensor, teacher: torch.Tensor, rows: torch.Ten
         student: float [V, C].
         teacher: float [V, D].
         rows: int64 [blocks, N], -1 for none.
-
-    Returns:
-        float [blocks].
     """
     found = (rows >= 0)[..., None]
     # Under autocast, products would be those of a shorter format.

@@ -45,13 +45,8 @@ class VoxelOutput(Term):
 def output_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, scale: float) -> torch.Tensor:
     """Mean over classes of p_s log(p_s / p_t), the addends of KL(student || teacher), of softened probabilities.
 
-    Args:
-        student_logits: float [V, classes].
-        teacher_logits: float [V, classes], of any precision.
-        scale: factor on both before the softmax, the inverse of a temperature.
-
-    Returns:
-        float [V].
+    From logits float [V, classes], the teacher's of any precision, to float [V]; `scale`, the inverse of a temperature,
+    is a factor on both before the softmax.
     """
     student = (student_logits * scale).log_softmax(dim=-1)
     teacher = (teacher_logits.to(student_logits.dtype) * scale).log_softmax(dim=-1)

@@ -29,11 +29,11 @@ class VoxelToPillar(Term):
         """`vpd`, and its addends before their weights, `vpd.down1c`, ..."""
         parts, weighted = {}, []
         for pair in self.pairs:
-            maps = compared(self.adapters, pair, outputs, targets, batch.scans)
-            weights = cell_weights(self.settings, targets, batch, (maps[1].shape[2], maps[1].shape[3]), processes)
-            error = voxel_to_pillar_loss(*maps, weights)
-            parts[f"vpd.{pair.teacher}"] = processes.mean(error, batch.scans)
-            weighted.append(pair.weight * parts[f"vpd.{pair.teacher}"])
+            adapted, student = compared(self.adapters, pair, outputs, targets, batch.scans)
+            weights = cell_weights(self.settings, targets, batch, (student.shape[2], student.shape[3]), processes)
+            error = processes.mean(voxel_to_pillar_loss(adapted, student, weights), batch.scans)
+            parts[f"vpd.{pair.teacher}"] = error
+            weighted.append(pair.weight * error)
         return {**parts, "vpd": torch.stack(weighted).sum()}
 
 

@@ -25,7 +25,7 @@ def voxel_weights(
     settings: DistillationSettings, targets: TeacherTargets, batch: ScanBatch, processes: Processes = ALONE
 ) -> torch.Tensor | None:
     """Weight of each occupied voxel, float [V] of mean 1 over the batch in all processes; None where all are 1."""
-    raw = raw_weights(settings, targets.logits.float(), batch.voxel_labels)
+    raw = raw_weights(settings, targets, batch)
     return None if raw is None else of_mean_one(raw, processes)
 
 
@@ -38,17 +38,10 @@ def cell_weights(
 ) -> torch.Tensor | None:
     """Weights of the cells of a map, float [B, 1, R, P] with a mean of 1; None where all are 1.
 
-    Args:
-        settings: which weights are in use.
-        targets: the teacher's, for its logits.
-        batch: for its voxels and their labels.
-        shape: (R, P) of the map; they divide the grid's.
-        processes: that hold a part of the batch each.
-
     Raises:
-        SettingsError: the map's cells are not whole numbers of the grid's.
+        SettingsError: the map's cells are not whole numbers of the grid's: its `shape` (R, P) does not divide that.
     """
-    raw = raw_weights(settings, targets.logits.float(), batch.voxel_labels)
+    raw = raw_weights(settings, targets, batch)
     if raw is None:
         return None
     radial, azimuth = (layer_stride(bins, cells) for bins, cells in zip(batch.grid_shape, shape, strict=False))
@@ -62,20 +55,12 @@ def cell_weights(
     return weights.view(batch.scans, 1, *shape)
 
 
-def raw_weights(
-    settings: DistillationSettings, teacher_logits: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor | None:
-    """w of each voxel, float [V] in 0..1; None where neither setting is on.
-
-    Args:
-        settings: which weights are in use.
-        teacher_logits: float [V, classes].
-        labels: int64 [V], 0 = unlabelled.
-    """
+def raw_weights(settings: DistillationSettings, targets: TeacherTargets, batch: ScanBatch) -> torch.Tensor | None:
+    """w of each occupied voxel as the head of this file has it, float [V] in 0..1; None where neither setting is on."""
     if not (settings.confidence or settings.trust_labels):
         return None
-    largest, answer = teacher_logits[:, 1:].softmax(dim=1).max(dim=1)
-    weights = largest if settings.confidence else torch.ones_like(largest)
+    largest, answer = targets.logits[:, 1:].float().softmax(dim=1).max(dim=1)
+    weights, labels = largest if settings.confidence else torch.ones_like(largest), batch.voxel_labels
     return weights * ((labels == 0) | (labels == answer + 1)) if settings.trust_labels else weights
 
 

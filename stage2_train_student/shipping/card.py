@@ -39,14 +39,7 @@ onnxruntime, `parameters.json` has all that it needs to know.
 
 
 class LatencyNotes(Settings):
-    """What that file holds.
-
-    Attributes:
-        machine: its processor and cores.
-        scans: measured on.
-        tables: rows of cells, the head first.
-        verdicts: one for each number of threads.
-    """
+    """What that file holds: how many scans were measured on which machine, tables (the head first), and verdicts."""
 
     machine: str
     scans: int
@@ -66,6 +59,7 @@ def model_card(
     weights = sum(value.numel() for value in student.parameters())
     finished = read_finished(run)
     terms = ", ".join(f"{name} {weight:g}" for name, weight in settings.distillation.weights.items()) or "none"
+    one_of = "" if settings.label_every == 1 else f", of one of every {settings.label_every} scans of a sequence"
     targets = f" (targets {finished.targets_hash[:12]})" if finished and finished.targets_hash else ""
     teacher = "none" if settings.targets == "none" else f"{settings.teacher}{targets}"
     trained = f"{finished.step:,} steps, {count_text(finished.epoch, 'epoch')}" if finished else "not noted as finished"
@@ -73,7 +67,7 @@ def model_card(
         ["", ""],
         ["classes of", f"{label_map.name}: {', '.join(label_map.names[1:])}"],
         ["trained on", f"{', '.join(settings.train)}; {trained}, seed {settings.seed}"],
-        ["labels used", labels_used(settings)],
+        ["labels used", f"{', '.join(settings.labels or ['all'])}{one_of}"],
         ["teacher", teacher],
         ["distillation terms", terms],
         ["network", f"{settings.student.network}, width {settings.student.width}; {weights:,} weights, "
@@ -92,12 +86,6 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def labels_used(settings: ExperimentSettings) -> str:
-    """Which scans' labels, in a few words."""
-    every = "" if settings.label_every == 1 else f", of one of every {settings.label_every} scans of a sequence"
-    return f"{', '.join(settings.labels or ['all'])}{every}"
-
-
 def evaluation_part(run: Path) -> list[str]:
     """IoU in %, from the run's evaluation."""
     numbers = read_evaluation(run)
@@ -105,12 +93,12 @@ def evaluation_part(run: Path) -> list[str]:
         return [f"Not evaluated: `polar-distill evaluate --run {run.name} --data DATA`, then export again."]
     said = f"IoU in % on {', '.join(numbers['splits'])}, {count_text(numbers['scans'], 'scan')}, "
     said += f"{count_text(numbers['views'], 'view')} of each."
-    warnings = []
+    parts = [said]
     if trained := numbers.get("trained_on"):
-        warnings.append(f"**The student was trained on {', '.join(trained)}: {TRAINED_ON}.**")
+        parts.append(f"**The student was trained on {', '.join(trained)}: {TRAINED_ON}.**")
     if chosen := numbers.get("chosen_on"):
-        warnings.append(f"The student was chosen by its mIoU on {', '.join(chosen)}: a little optimistic.")
-    return [said, *warnings, "\n".join(markdown_table(table_rows(numbers)))]
+        parts.append(f"The student was chosen by its mIoU on {', '.join(chosen)}: a little optimistic.")
+    return [*parts, "\n".join(markdown_table(table_rows(numbers)))]
 
 
 def latency_part(run: Path) -> list[str]:

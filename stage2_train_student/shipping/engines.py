@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,10 +94,8 @@ def running(folder: Path) -> Iterator[None]:
 class Measured:
     """What was measured of a part of the work, or of an engine.
 
-    Attributes:
-        seconds: of each call.
-        changed: points with another class than by the first engine.
-        matrix: against ground truth.
+    Seconds of each call; of an engine also the points with another class than by the first one, and a matrix against
+    ground truth.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -121,14 +120,9 @@ PARTS = ("reading", "features and voxelising", "labels back to points")
 
 @dataclass
 class Comparison:
-    """Engines side by side on the same scans.
+    """Engines side by side on the same scans, and the `PARTS` beside them, by name.
 
-    Attributes:
-        parts: measured, by name of `PARTS`.
-        engines: measured, by name; the first is what the others are compared with.
-        points: compared.
-        scans: compared.
-        threads: computed with.
+    The first engine is what the others are compared with.
     """
 
     parts: dict[str, Measured]
@@ -136,6 +130,18 @@ class Comparison:
     points: int = 0
     scans: int = 0
     threads: int = 1
+
+    def count(self, source: LabelledScan, of_engine: dict[str, np.ndarray], classes: int) -> None:
+        """Add the points of one scan, given the class of each, uint8 [N], by each engine."""
+        first = next(iter(of_engine.values()))
+        self.points += len(first)
+        self.scans += 1
+        for name, labels in of_engine.items():
+            measured = self.engines[name]
+            measured.changed += int((labels != first).sum())
+            if source.labels is not None:
+                matrix = ConfusionMatrix.of(source.labels, labels, classes)
+                measured.matrix = matrix if measured.matrix is None else measured.matrix + matrix
 
     def changed(self, name: str) -> float:
         """Share of points to which an engine gives another class than the first does."""
@@ -198,7 +204,7 @@ def compare(
     found = Comparison({name: Measured() for name in PARTS}, {engine.name: Measured() for engine in engines})
     found.threads = torch.get_num_threads()
     reading, voxelising, labelling = found.parts.values()
-    for repeat, scan in [(repeat, scan) for repeat in range(repeats) for scan in scans]:
+    for repeat, scan in product(range(repeats), scans):
         with reading.timed():
             points = dataset.files.points(scan)
         with voxelising.timed():
@@ -211,7 +217,7 @@ def compare(
         with labelling.timed():
             at_points(logits, batch)
         if repeat == 0:
-            count(found, dataset.read(scan), of_engine, dataset.classes)
+            found.count(dataset.read(scan), of_engine, dataset.classes)
     return found
 
 
@@ -223,16 +229,3 @@ def on_grid(points: np.ndarray, grid: PolarGrid) -> ScanBatch:
 def at_points(logits: torch.Tensor, batch: ScanBatch) -> np.ndarray:
     """The class of each point, uint8 [N], from logits of voxels."""
     return most_likely_class(logits).byte().numpy()[batch.point_voxel.numpy()]
-
-
-def count(found: Comparison, source: LabelledScan, of_engine: dict[str, np.ndarray], classes: int) -> None:
-    """Add one scan's points to what is known of each engine."""
-    first = next(iter(of_engine.values()))
-    found.points += len(first)
-    found.scans += 1
-    for name, labels in of_engine.items():
-        measured = found.engines[name]
-        measured.changed += int((labels != first).sum())
-        if source.labels is not None:
-            matrix = ConfusionMatrix.of(source.labels, labels, classes)
-            measured.matrix = matrix if measured.matrix is None else measured.matrix + matrix

@@ -10,7 +10,6 @@ from common.base.content_hash import sealed_safetensors
 from common.base.devices import CPU
 from common.base.errors import SettingsError
 from common.base.files import flush_to_disk, naming, temporary_beside
-from common.base.weights_hash import weights_hash
 from common.scans.dataset import Dataset, evenly
 from common.scans.label_map import LabelMap
 from common.training.recorder import SETTINGS_FILE
@@ -22,7 +21,7 @@ from stage2_train_student.shipping.graphs import check_exportable
 from stage2_train_student.shipping.onnx_files import check_installed, write_graphs, write_int8
 from stage2_train_student.shipping.parameters import parameters_of, write_parameters
 from stage2_train_student.students.student import Student
-from stage2_train_student.training.checksums import write_sums
+from stage2_train_student.training.checksums import file_hash, write_sums
 from stage2_train_student.training.runs import EXPORTED_STUDENT, load_student, run_settings, run_weights
 
 LONGEST_HASH = 8
@@ -38,11 +37,8 @@ def export(
         to: the folder to make.
         licence: of the weights, for the card.
         onnx: write graphs.
-        calibration: quantise to eight bits as well, with scans of this dataset.
+        calibration: quantise to eight bits as well, with scans of this dataset; what these change and win is returned.
         scans: how many of it calibrate, and how many others compare.
-
-    Returns:
-        what eight bits change and win; None without them.
 
     Raises:
         SettingsError: the folder is not empty, the student has no graph, or two of its classes have the same name.
@@ -87,8 +83,7 @@ def write_student(student: Student, settings: ExperimentSettings, label_map: Lab
     description = folder / "dataset.yaml"
     write_yaml(label_map, description)
     # The working folder goes before that of the settings: the same name there must be the same file.
-    content = weights_hash({"yaml": torch.frombuffer(bytearray(description.read_bytes()), dtype=torch.uint8)})
-    named = Path(f"dataset_{content[:LONGEST_HASH]}.yaml")
+    named = Path(f"dataset_{file_hash(description)[:LONGEST_HASH]}.yaml")
     description.rename(folder / named)
     write_yaml(settings.model_copy(update={"dataset": named}), folder / SETTINGS_FILE)
 

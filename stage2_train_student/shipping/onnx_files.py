@@ -51,27 +51,18 @@ def check_installed() -> None:
 
 
 def write_graphs(student: PolarNet, grid_shape: tuple[int, int, int], folder: Path) -> None:
-    """Write `student.onnx`, `pillars.onnx` and `map.onnx`, see `graphs`; batch norms are fused.
-
-    Args:
-        student: stays as it is.
-        grid_shape: bins along rho, phi, z.
-        folder: where.
-    """
+    """Write `student.onnx`, `pillars.onnx` and `map.onnx`, see `graphs`, with fused batch norms into a folder."""
     network = fused(student).cpu().requires_grad_(False)
     axes = (("points",), ("points",), ("pillars",), ("voxels",), ("voxels",))
-    whole = [GraphInput(*each) for each in zip(GraphInputs._fields, example_inputs(), axes, strict=True)]
+    # Five points in three pillars and four voxels: the graph is the same for every scan.
+    indices = ([0, 1, 1, 2, 2], [0, 1, 2], [0, 1, 1, 2], [0, 1, 0, 1])
+    examples = (torch.rand(5, POINT_FEATURES), *map(torch.tensor, indices))
+    whole = [GraphInput(*each) for each in zip(GraphInputs._fields, examples, axes, strict=True)]
     features = GraphInput("pillar_features", torch.rand(3, student.map_channels), ("pillars",))
     padded = GraphInput("padded_pillars", torch.rand(3, 2, POINT_FEATURES), ("pillars", "points_of_pillar"))
     write_graph(WholeNetwork(network, grid_shape), whole, "logits", folder / "student.onnx")
     write_graph(MapNetwork(network, grid_shape), [features, *whole[2:]], "logits", folder / "map.onnx")
     write_graph(PillarNetwork(network), [padded], "pillar_features", folder / "pillars.onnx")
-
-
-def example_inputs() -> GraphInputs:
-    """Five points in three pillars and four voxels: the graph is the same for every scan."""
-    indices = ([0, 1, 1, 2, 2], [0, 1, 2], [0, 1, 1, 2], [0, 1, 0, 1])
-    return GraphInputs(torch.rand(5, POINT_FEATURES), *map(torch.tensor, indices))
 
 
 def write_graph(network: nn.Module, inputs: list[GraphInput], output: str, path: Path) -> None:
@@ -99,12 +90,8 @@ def write_graph(network: nn.Module, inputs: list[GraphInput], output: str, path:
 def write_int8(folder: Path, batches: Iterable[ScanBatch]) -> None:
     """Write `pillars_int8.onnx` and `map_int8.onnx` beside the float graphs of an exported folder.
 
-    The classifier and the first layers of the point network stay float32. Seven bits a weight, since processors
-    without VNNI would saturate on eight.
-
-    Args:
-        folder: holds `parameters.json` and the float graphs.
-        batches: of one scan each, to take ranges of values from.
+    Ranges of values are taken from batches of one scan each. The classifier and the first layers of the point network
+    stay float32. Seven bits a weight, since processors without VNNI would saturate on eight.
     """
     import onnx
 

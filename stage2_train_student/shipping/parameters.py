@@ -35,14 +35,7 @@ def exactly(expected: tuple[str, ...]) -> AfterValidator:
 
 
 class GridNumbers(Settings):
-    """A grid. Bins are (maximum - minimum) / (shape - 1) wide; what lies outside is clipped first.
-
-    Attributes:
-        minimum: lower corner (rho, phi, z).
-        maximum: upper corner.
-        shape: bins along each axis.
-        axes: what the three are.
-    """
+    """A grid along three axes. Bins are (maximum - minimum) / (shape - 1) wide; what lies outside is clipped first."""
 
     minimum: tuple[float, float, float]
     maximum: tuple[float, float, float]

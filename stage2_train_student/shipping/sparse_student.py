@@ -17,6 +17,7 @@ from common.scans.scatter import segment_max
 from stage2_train_student.shipping.graphs import fused
 from stage2_train_student.shipping.winograd import with_fewer_products
 from stage2_train_student.students.birds_eye_unet import BirdsEyeUNet, upsampled
+from stage2_train_student.students.pillar_maps import pillars_last
 from stage2_train_student.students.point_pooling import segment_chunks
 from stage2_train_student.students.polarnet import PolarNet
 
@@ -44,7 +45,7 @@ class Neighbourhoods(NamedTuple):
 
     @classmethod
     def of(cls, cells: torch.Tensor, shape: tuple[int, int]) -> "Neighbourhoods":
-        """Those of some cells on a map of a shape."""
+        """Those of some cells on a map of a shape, radial and azimuth bins."""
         radial, azimuth = shape
         steps = torch.tensor([-1, 0, 1])
         rho = (cells // azimuth)[:, None] + steps
@@ -52,6 +53,14 @@ class Neighbourhoods(NamedTuple):
         rows = rho[:, :, None] * azimuth + phi[:, None, :]
         rows.masked_fill_(((rho < 0) | (rho >= radial))[:, :, None], radial * azimuth)
         return cls(cells, rows.flatten(1))
+
+    def widened(self, shape: tuple[int, int]) -> "Neighbourhoods":
+        """Those of the cells and all that they touch, and of the innermost and outermost ones, which see beyond."""
+        radial, azimuth = shape
+        mask = torch.zeros(radial * azimuth + 1, dtype=torch.bool)
+        mask[self.rows.flatten()] = True
+        mask[:azimuth] = mask[-1 - azimuth :] = True
+        return Neighbourhoods.of(mask[:-1].nonzero().flatten(), shape)
 
 
 class CellConvolution(nn.Module):
@@ -101,7 +110,7 @@ class SparseStudent(nn.Module):
             # Coarser numbers would be too coarse for the differences that its transforms take.
             for name in INNER:
                 with_fewer_products(network.get_submodule(name))
-        self.inner = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.inner: BirdsEyeUNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in (self.points, self.compression, self.norm, self.first, self.last, self.inner):
             part.to(precision)
         self.classifier = network.outc.float()
@@ -114,10 +123,11 @@ class SparseStudent(nn.Module):
         shape = (radial, azimuth)
         pillars = batch.pillars[:, 1] * azimuth + batch.pillars[:, 2]
         occupied = Neighbourhoods.of(pillars, shape)
-        near = Neighbourhoods.of(around(occupied, shape), shape)
+        near = occupied.widened(shape)
         x1 = self.input_block(self.pillar_features(batch), occupied, near, shape)
-        x_up3 = inner_layers(self.inner, as_map(x1, shape))
-        features = self.last_block(x1, as_table(upsampled(x_up3, as_map(x1, shape).shape)), occupied, near)
+        first_map = as_map(x1, shape)
+        up = upsampled(self.inner.inner_layers(first_map)["x_up3"], first_map.shape)
+        features = self.last_block(x1, as_table(up), occupied, near)
         logits = self.classifier(features.float()).view(-1, self.classes)
         return logits.index_select(0, batch.voxel_pillar * heights + batch.voxels[:, 3])
 
@@ -134,15 +144,18 @@ class SparseStudent(nn.Module):
     def input_block(
         self, features: torch.Tensor, occupied: Neighbourhoods, near: Neighbourhoods, shape: tuple[int, int]
     ) -> torch.Tensor:
-        """The U-Net's first block as a table: all cells, a row of zeros, and one that is far from every pillar."""
+        """The U-Net's first block as a table: all cells, a row of zeros, and one that is far from every pillar.
+
+        The first convolution is computed `near` pillars, the second where it reads any of these; elsewhere each gives
+        the value of its last row.
+        """
         cells = shape[0] * shape[1]
         table = features.new_zeros(cells + 2, features.shape[1])
         table[occupied.cells] = features
         table = functional.batch_norm(
             table, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, eps=self.norm.eps
         )
-        for convolution, where in ((self.first[0], near), (self.first[1], None)):
-            found = where or Neighbourhoods.of(around(near, shape), shape)
+        for convolution, found in zip(self.first, (near, near.widened(shape)), strict=True):
             table[cells] = 0
             # The last row stands for cells far from all: its neighbours are of its kind.
             rows = torch.cat((found.rows, found.rows.new_full((1, 9), cells + 1)))
@@ -165,15 +178,6 @@ class SparseStudent(nn.Module):
         return features
 
 
-def around(found: Neighbourhoods, shape: tuple[int, int]) -> torch.Tensor:
-    """Cells that are, or touch, some cells, int64 ascending; and the innermost and outermost ones, which see beyond."""
-    radial, azimuth = shape
-    mask = torch.zeros(radial * azimuth + 1, dtype=torch.bool)
-    mask[found.rows.flatten()] = True
-    mask[:azimuth] = mask[-1 - azimuth :] = True
-    return mask[:-1].nonzero().flatten()
-
-
 def as_map(table: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """A table of cells [T, C] as a map [1, C, R, P] in channels-last layout, without a copy."""
     return table[: shape[0] * shape[1]].view(1, *shape, -1).permute(0, 3, 1, 2)
@@ -181,13 +185,4 @@ def as_map(table: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 
 def as_table(features: torch.Tensor) -> torch.Tensor:
     """A map [1, C, R, P] as a table of cells with a row of zeros after the last, [R * P + 1, C]."""
-    return functional.pad(features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]), (0, 0, 0, 1))
-
-
-def inner_layers(network: BirdsEyeUNet, x1: torch.Tensor) -> torch.Tensor:
-    """The U-Net between its first and its last block."""
-    x2 = network.down1(x1)
-    x3 = network.down2(x2)
-    x4 = network.down3(x3)
-    up: torch.Tensor = network.up3(network.up2(network.up1(network.down4(x4), x4), x3), x2)
-    return up
+    return functional.pad(pillars_last(features), (0, 0, 0, 1))

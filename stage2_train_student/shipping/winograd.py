@@ -31,8 +31,7 @@ FEWEST_CHANNELS = 64
 class WinogradConvolution(nn.Module):
     """A 3x3 convolution and its activation, zero-padded radially, of one map that is wrapped along azimuth already.
 
-    Args:
-        block: the convolution with a bias, then the activation; stays as it is.
+    Made of a block of both, the convolution with a bias; the block stays as it is.
     """
 
     input_transform: torch.Tensor

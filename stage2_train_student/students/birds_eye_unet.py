@@ -44,17 +44,11 @@ def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
         # What is written in place would become scatters in the exported graph.
         joined = torch.cat(list(maps), dim=1)
         return torch.cat((joined[..., -1:], joined, joined[..., :1]), dim=-1)
-    channels = [m.shape[1] for m in maps]
-    scans, _, radial, azimuth = maps[0].shape
-    memory_format = (
-        torch.channels_last if maps[0].is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    )
-    out = torch.empty(
-        (scans, sum(channels), radial, azimuth + 2),
-        dtype=maps[0].dtype,
-        device=maps[0].device,
-        memory_format=memory_format,
-    )
+    first, channels = maps[0], [m.shape[1] for m in maps]
+    scans, _, radial, azimuth = first.shape
+    shape, channels_last = (scans, sum(channels), radial, azimuth + 2), torch.channels_last
+    layout = channels_last if first.is_contiguous(memory_format=channels_last) else torch.contiguous_format
+    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
     for part, source in zip(out.split(channels, dim=1), maps, strict=True):
         part[..., 1:-1] = source
     out[..., 0] = out[..., -2]
@@ -63,14 +57,7 @@ def wrapped(maps: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def wrap_azimuth(*maps: torch.Tensor) -> torch.Tensor:
-    """Circular padding by one azimuth bin on either side of maps concatenated along channels.
-
-    Args:
-        maps: each [B, C_i, R, P], same B, R and P.
-
-    Returns:
-        [B, sum of C_i, R, P + 2].
-    """
+    """Maps [B, C_i, R, P], concatenated along channels and circularly padded: [B, sum of C_i, R, P + 2]."""
     # Without a gradient torch.compile hands an autograd function's forward the first of its arguments only.
     needed = torch.is_grad_enabled() and any(part.requires_grad for part in maps)
     return WrapAzimuth.apply(*maps) if needed else wrapped(maps)
@@ -195,12 +182,16 @@ class BirdsEyeUNet(nn.Module):
     def forward(self, pillar_map: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pillar map [B, C, R, P] to the layers of `STUDENT_LAYERS`; the classifier `outc` is left to the caller."""
         x1 = self.inc(pillar_map)
+        layers = self.inner_layers(x1)
+        return {**layers, "x_up2": self.up4(layers["x_up3"], x1)}
+
+    def inner_layers(self, x1: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The layers between the first block's output and the last block."""
         x2 = self.down1(x1)
         x3 = self.down2(x2)
         x4 = self.down3(x3)
         x_up5 = self.up1(self.down4(x4), x4)
-        x_up3 = self.up3(self.up2(x_up5, x3), x2)
-        return {"x2": x2, "x4": x4, "x_up5": x_up5, "x_up3": x_up3, "x_up2": self.up4(x_up3, x1)}
+        return {"x2": x2, "x4": x4, "x_up5": x_up5, "x_up3": self.up3(self.up2(x_up5, x3), x2)}
 
 
 class BirdsEyeModel(nn.Module):

@@ -90,12 +90,9 @@ class Cylinder3DStudent(Student):
         """
         published = load_weights(path, published_names(), what)
         found, own = asdict(widths_of(published, str(path))), asdict(self.network.widths)
-        wrong = [
-            f"{name}: {found[name]} in the file, {own[name]} in the settings"
-            for name in own
-            if found[name] != own[name]
-        ]
-        if wrong:
+        if found != own:
+            differing = [name for name in own if found[name] != own[name]]
+            wrong = [f"{name}: {found[name]} in the file, {own[name]} in the settings" for name in differing]
             options = ", ".join(f"{name}: {found[name]}" for name in Cylinder3DOptions.model_fields)
             raise CheckpointError(
                 f"{path}: a Cylinder3D of other channels or classes; nothing was loaded.\n  {'; '.join(wrong)}\n"

@@ -17,7 +17,7 @@ from common.base.errors import SettingsError
 from common.scans.polar_grid import POINT_FEATURES
 from common.scans.scan_batch import ScanBatch
 from common.scans.scatter import segment_max
-from stage2_train_student.students.birds_eye_unet import PUBLISHED_WIDTH, BirdsEyeModel, BirdsEyeUNet, student_layers
+from stage2_train_student.students.birds_eye_unet import BirdsEyeModel, BirdsEyeUNet, student_layers
 from stage2_train_student.students.pillar_maps import in_layout, pillar_rows, pillars_last
 from stage2_train_student.students.point_pooling import pooled_linear
 from stage2_train_student.students.replay import Replay
@@ -29,37 +29,15 @@ RECOMPUTED_POINTS = 32768
 
 
 class PolarNet(Student):
-    """The student network.
-
-    Args:
-        height_bins: bins along z of the grid.
-        classes: number of classes, the unlabelled one (0) included.
-        point_channels: width of the point features that are pooled into pillars.
-        compressed_channels: channels of the pillar map.
-        max_points_per_pillar: points of one pillar that count in training, chosen at random.
-        dropblock: drop probability of DropBlock after each up block, 0 = off.
-        dropout: drop probability before the classifier, 0 = off; the published code has 0.5 where DropBlock is off.
-        width: channels of the U-Net's first block.
-    """
+    """The student network; `height_bins` are those of the grid along z, `classes` include "unlabelled" (0)."""
 
     name = "polarnet"
 
-    def __init__(
-        self,
-        height_bins: int = 32,
-        classes: int = 20,
-        point_channels: int = 512,
-        compressed_channels: int = 32,
-        max_points_per_pillar: int = 256,
-        dropblock: float = 0.5,
-        dropout: float = 0.0,
-        width: int = PUBLISHED_WIDTH,
-    ) -> None:
+    def __init__(self, settings: StudentSettings, height_bins: int, classes: int) -> None:
         super().__init__()
-        self.height_bins = height_bins
-        self.classes = classes
-        self.max_points_per_pillar = max_points_per_pillar
-        self.dropout = dropout
+        self.height_bins, self.classes = height_bins, classes
+        self.max_points_per_pillar, self.dropout = settings.max_points_per_pillar, settings.dropout
+        point_channels, self.map_channels = settings.point_channels, settings.compressed_channels
         self.PPmodel = nn.Sequential(
             nn.BatchNorm1d(POINT_FEATURES),
             *[nn.Linear(POINT_FEATURES, 64), nn.BatchNorm1d(64), nn.ReLU(inplace=True)],
@@ -67,16 +45,15 @@ class PolarNet(Student):
             *[nn.Linear(128, 256), nn.BatchNorm1d(256), nn.ReLU(inplace=True)],
             nn.Linear(256, point_channels),
         )
-        self.fea_compression = nn.Sequential(nn.Linear(point_channels, compressed_channels), nn.ReLU(inplace=True))
-        self.BEV_model = BirdsEyeModel(BirdsEyeUNet(compressed_channels, height_bins * classes, dropblock, width))
-        self.layers = student_layers(width)
-        self.map_channels, self.replay = compressed_channels, Replay()
+        self.fea_compression = nn.Sequential(nn.Linear(point_channels, self.map_channels), nn.ReLU(inplace=True))
+        network = BirdsEyeUNet(self.map_channels, height_bins * classes, settings.dropblock, settings.width)
+        self.BEV_model = BirdsEyeModel(network)
+        self.layers, self.replay = student_layers(settings.width), Replay()
 
     @classmethod
     def build(cls, settings: StudentSettings, grid_shape: tuple[int, int, int], classes: int) -> "PolarNet":
         """A student with fresh weights, see `Student`."""
-        own = settings.model_dump(exclude={"network", "options"})
-        return cls(height_bins=grid_shape[2], classes=classes, **own)
+        return cls(settings, grid_shape[2], classes)
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compile the bird's-eye-view network, in place, so that the state dict keeps its names.
@@ -199,17 +176,11 @@ def choose_points(point_pillar: torch.Tensor, pillars: int, limit: int) -> torch
     """At most `limit` points of each pillar, chosen at random with torch's generator.
 
     Used in training only, as a bound on memory and a mild augmentation. The published code also draws while
-    predicting, which makes a prediction depend on chance; here every point counts then.
-
-    Args:
-        point_pillar: int64 [N], the pillar of each point.
-        pillars: number of pillars.
-        limit: most points to keep of one pillar.
-
-    Returns:
-        int64 [K], kept points in ascending order.
+    predicting, which makes a prediction depend on chance; here every point counts then. From the pillar of each point,
+    int64 [N], to the kept points in ascending order, int64 [K].
     """
     counts = torch.bincount(point_pillar, minlength=pillars)
+    # Pillar by pillar, the points of each in random order; the rank of each point is its place in its pillar.
     shuffled = torch.randperm(len(point_pillar), device=point_pillar.device)
     order = shuffled[torch.argsort(point_pillar[shuffled], stable=True)]
     first = torch.cumsum(counts, 0) - counts

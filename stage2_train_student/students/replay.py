@@ -7,29 +7,14 @@ import torch
 from torch import nn
 
 
-class Whole(nn.Module):
-    """A network as one call, which a graph can take the place of while the network itself stays what it is."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, maps: torch.Tensor) -> Any:
-        """What the network returns."""
-        return self.network(maps)
-
-
 class Replay:
     """Replays a network in training where its input has the size that was captured, and calls it elsewhere.
 
     A replay overwrites the outputs and gradients of the one before, so it serves steps of one batch.
-
-    Attributes:
-        captured: by size of the input.
     """
 
     def __init__(self) -> None:
-        self.captured: dict[torch.Size, nn.Module] = {}
+        self.by_size: dict[torch.Size, nn.Module] = {}
 
     def capture(self, network: nn.Module, maps: torch.Tensor) -> None:
         """Capture the forward and backward pass; the network's buffers and all random numbers stay as they are.
@@ -42,15 +27,16 @@ class Replay:
         random_state = torch.cuda.get_rng_state(maps.device)
         # PyTorch warns that gradients are added up on the stream of the capture; that is waited for.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
-        whole = Whole(network)
-        torch.cuda.make_graphed_callables(whole, (maps,), allow_unused_input=True)
+        # A graph takes the place of the outer module's forward pass; the network itself stays what it is.
+        outer = nn.Sequential(network)
+        torch.cuda.make_graphed_callables(outer, (maps,), allow_unused_input=True)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         torch.cuda.set_rng_state(random_state, maps.device)
-        self.captured[maps.shape] = whole
+        self.by_size[maps.shape] = outer
 
     def __call__(self, network: nn.Module, maps: torch.Tensor) -> Any:
         """What the network returns for some maps."""
         in_training = network.training and torch.is_grad_enabled()
-        return self.captured.get(maps.shape, network)(maps) if in_training else network(maps)
+        return self.by_size.get(maps.shape, network)(maps) if in_training else network(maps)

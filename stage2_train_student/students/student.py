@@ -56,12 +56,7 @@ class Student(nn.Module):
     def capture(self, scans: int, grid_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
         """On a GPU, prepare to replay what does not depend on a batch's points from CUDA graphs, see `replay.py`.
 
-        Args:
-            scans: of the batches to come.
-            grid_shape: bins along rho, phi, z.
-
-        Returns:
-            sizes of the layers of such a batch by name; empty where nothing is replayed.
+        Returns sizes of the layers of a batch of so many scans, by name; none where nothing is replayed.
         """
         return {}
 

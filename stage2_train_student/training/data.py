@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from common.scans.view import IDENTITY, AnchoredView, View, anchor_view, draw_anchored_view, draw_view, rotated_by_bins
 from common.targets.composition import Anchor, anchored_targets
-from common.targets.mixing import MixedTargets, Mixing, MixSettings, draw_mixing, mixed_scan
-from common.targets.store import EncodedTargets, TargetStore
+from common.targets.mixing import MixedTargets, Mixing, draw_mixing, mixed_scan
+from common.targets.store import EncodedTargets, TargetStore, ViewSet
 from common.targets.store.scan_file import encoded_as_is
 from common.targets.teacher_targets import TeacherTargets, batch_targets
-from stage2_train_student.settings import AugmentationSettings
+from stage2_train_student.distillation.terms import teacher_layers, voxel_terms
+from stage2_train_student.settings import ExperimentSettings
 
 StoredTargets = EncodedTargets | MixedTargets
 
@@ -78,44 +79,47 @@ class StudentBatch:
 
 @dataclass(frozen=True)
 class StudentData:
-    """Loads training scans; holds no open files and no random state.
+    """Loads training scans as an experiment asks for them; holds no open files and no random state.
 
     Attributes:
+        settings: of the experiment.
         dataset: the scans.
-        grid: the polar grid.
         store: cached targets, or None.
-        layers: teacher layers to read from the store.
-        voxel_features: whether to read their voxel features too.
-        augmentation: views where there is no store; None for none.
-        seed: of the choice of views, and of views drawn afresh.
-        views: of a store, `replay` shows its views as they are; `anchors` rotates them by whole cells.
         labelled: scans whose labels are used; None for all.
-        mix: how scans are mixed; None for none.
         partners: scans that may be mixed into others.
         stream: on which batches are sent to a GPU; None leaves them on the CPU.
     """
 
+    settings: ExperimentSettings
     dataset: Dataset
-    grid: PolarGrid
     store: TargetStore | None = None
-    layers: tuple[str, ...] = ()
-    voxel_features: bool = False
-    augmentation: AugmentationSettings | None = None
-    seed: int = 0
-    views: Literal["replay", "anchors"] = "replay"
     labelled: frozenset[ScanId] | None = None
-    mix: MixSettings | None = None
     partners: Sequence[ScanId] = ()
     stream: torch.cuda.Stream | None = None
 
     def __post_init__(self) -> None:
-        if self.store is not None and self.views == "anchors" and self.store.identity.views.anchors is None:
+        if self.store is not None and self.settings.views == "anchors" and self.store.identity.views.anchors is None:
             raise StoreError(
                 f"{self.store.location}: holds drawn views, views: anchors needs an anchor set. Set views=replay, or "
                 "dump a store with views.anchors.rotations=4."
             )
-        if self.mix is not None and len(self.partners) < 2:
+        if self.settings.mix is not None and len(self.partners) < 2:
             raise SettingsError("mix: there is no second training scan to mix with; set mix=null")
+
+    @cached_property
+    def grid(self) -> PolarGrid:
+        """The grid that scans are voxelised on."""
+        return self.settings.grid.grid()
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Teacher layers to read from the store."""
+        return tuple(teacher_layers(self.settings.distillation))
+
+    @cached_property
+    def voxel_features(self) -> bool:
+        """Whether to read their voxel features too."""
+        return bool(voxel_terms(self.settings.distillation))
 
     def load(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, StoredTargets | None]:
         """One scan in the view of this epoch, mixed with another one in its view, and its cached targets.
@@ -137,12 +141,7 @@ class StudentData:
         return mixed, MixedTargets(targets, others, taken) if targets and others else None
 
     def load_unmixed(self, scan: ScanId, epoch: int) -> tuple[VoxelisedScan, EncodedTargets | None]:
-        """One scan in the view of this epoch, and its cached targets.
-
-        Raises:
-            DataError: the scan cannot be used.
-            StoreError: its targets cannot, or are not those of this cloud.
-        """
+        """One scan in the view of this epoch, and its cached targets; errors as of `load`."""
         source = self.dataset.read(scan)
         if self.labelled is not None and scan not in self.labelled:
             source = replace(source, labels=None)
@@ -177,7 +176,7 @@ class StudentData:
                 f"{store.location}/{store.name(scan, index)}: the occupied voxels are not those of scan {scan} in view "
                 f"{index} on this machine. Dump this scan again."
             )
-        anchors = store.identity.views.anchors if self.views == "anchors" else None
+        anchors = store.identity.views.anchors if self.settings.views == "anchors" else None
         if anchors is not None and view != anchor_view(anchors, index, self.grid.shape[1]):
             raise StoreError(
                 f"{store.location}/{store.name(scan, index)}: view {index} is not the expected anchor. "
@@ -195,29 +194,27 @@ class StudentData:
 
     def mixing(self, scan: ScanId, epoch: int) -> Mixing | None:
         """What is mixed into a scan in an epoch."""
-        if self.mix is None:
+        settings = self.settings
+        if settings.mix is None:
             return None
-        return draw_mixing(self.mix, self.grid.shape[1], self.seed, scan, epoch, self.partners)
-
-    def view_of(self, scan: ScanId, epoch: int) -> int:
-        """Which of the store's views of a scan is seen in an epoch."""
-        return choose_view(self.store.identity.views.count, self.seed, scan, epoch) if self.store else 0
+        return draw_mixing(settings.mix, self.grid.shape[1], settings.seed, scan, epoch, self.partners)
 
     def anchored_view(self, scan: ScanId, epoch: int) -> AnchoredView:
         """The stored views of a scan that are read in an epoch, and the azimuth bins to rotate them by."""
-        anchors = self.store.identity.views.anchors if self.store and self.views == "anchors" else None
-        if anchors is None:
-            return AnchoredView(self.view_of(scan, epoch), 0)
-        return draw_anchored_view(anchors, self.grid.shape[1], self.seed, scan, epoch)
+        stored, seed = self.store.identity.views if self.store else ViewSet(), self.settings.seed
+        if self.settings.views == "anchors" and stored.anchors is not None:
+            return draw_anchored_view(stored.anchors, self.grid.shape[1], seed, scan, epoch)
+        return AnchoredView(choose_view(stored.count, seed, scan, epoch), 0)
 
     def drawn_view(self, scan: ScanId, epoch: int) -> View:
         """The view of a scan in an epoch where no store fixes it."""
-        if self.augmentation is None:
+        augmentation, seed = self.settings.augmentation, self.settings.seed
+        if augmentation is None:
             return IDENTITY
-        if self.augmentation.count is None:
-            return draw_view(self.augmentation.policy, scan, 1 + epoch, self.seed)
-        index = choose_view(self.augmentation.count, self.seed, scan, epoch)
-        return draw_view(self.augmentation.policy, scan, index)
+        if augmentation.count is None:
+            # Not view 0, which is the scan as it is.
+            return draw_view(augmentation.policy, scan, 1 + epoch, seed)
+        return draw_view(augmentation.policy, scan, choose_view(augmentation.count, seed, scan, epoch))
 
     def batches(
         self, groups: list[list[ScanId]], epoch: int, threads: int, shard: Shard = Shard()

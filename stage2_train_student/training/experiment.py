@@ -108,10 +108,7 @@ def check_voxel_features(store: TargetStore, settings: ExperimentSettings, reade
 
 
 def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]:
-    """Refuse to start when a training scan has no targets, unless the dump recorded that it could not use it.
-
-    Returns:
-        why, by scan.
+    """Scans of which the dump recorded that it could not use them, and why; others must have all their targets.
 
     Raises:
         StoreError: says how many have none, and the first; or none has any.
@@ -160,20 +157,8 @@ def student_data(
     Raises:
         SettingsError: scans are to be mixed, and `scans`, those to train on, are not two at least.
     """
-    return StudentData(
-        dataset=dataset,
-        grid=settings.grid.grid(),
-        store=source.store,
-        layers=tuple(teacher_layers(settings.distillation)),
-        voxel_features=bool(voxel_terms(settings.distillation)),
-        augmentation=settings.augmentation,
-        seed=settings.seed,
-        views=settings.views,
-        labelled=labelled_scans(settings, dataset),
-        mix=settings.mix,
-        partners=tuple(scans),
-        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,
-    )
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    return StudentData(settings, dataset, source.store, labelled_scans(settings, dataset), tuple(scans), stream)
 
 
 def new_student(settings: ExperimentSettings, label_map: LabelMap) -> Student:

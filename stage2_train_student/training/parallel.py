@@ -62,7 +62,8 @@ def mean_in_order(
     """
     total, *others = processes.gather(bucket.buffer())
     for other in others:
-        total += other
+        # Not in place: one of them may be the bucket itself.
+        total = total + other
     mean: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     mean.set_result(total / processes.count)
     return mean

@@ -5,9 +5,17 @@ from dataclasses import replace
 
 import torch
 
+from common.base.devices import set_float32_precision
 from stage2_train_student.students.student import StudentOutputs
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_kernels(precision: str, device: torch.device) -> None:
+    """Let products on this process's GPU round to TF32 in that precision alone, and convolutions be the fastest."""
+    set_float32_precision(tf32=precision == "tf32")
+    # All maps of a run have one size, so that the fastest kernel for it is worth a search.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
 
 
 def autocast(precision: str, device: torch.device, cached: bool = True) -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ from stage2_train_student.command_options import (
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.training.data import StudentBatch, StudentData
 from stage2_train_student.training.experiment import new_state, open_targets, student_data, with_targets
-from stage2_train_student.training.precision import autocast, in_float32
+from stage2_train_student.training.precision import autocast, choose_kernels, in_float32
 from stage2_train_student.training.scans import choose_scans
 from stage2_train_student.training.step import StudentStep, targets_of
 
@@ -128,17 +128,18 @@ def profile(
     """
     settings = load_settings(ExperimentSettings, experiment_file(experiment), overrides)
     settings = settings.model_copy(update={"validate_on": []})
-    chosen = select_device(device)
+    computing = select_device(device)
+    choose_kernels(settings.precision, computing)
     dataset = open_dataset(data, settings.dataset)
-    chosen_scans = choose_scans(settings, dataset)
-    live = online_teacher(settings, teacher, load_teacher, chosen)
-    source = open_targets(settings, dataset.label_map, chosen_scans.train, cache, live)
-    scans = with_targets(chosen_scans, source).train
+    chosen = choose_scans(settings, dataset)
+    live = online_teacher(settings, teacher, load_teacher, computing)
+    source = open_targets(settings, dataset.label_map, chosen.train, cache, live)
+    scans = with_targets(chosen, source).train
     torch.manual_seed(settings.seed)
-    state = new_state(settings, dataset.label_map, source, chosen)
+    state = new_state(settings, dataset.label_map, source, computing)
     batches = islice(cycle(epoch_order(scans, settings.batch_size, settings.seed, 0)), steps + 1)
-    weights = torch.from_numpy(dataset.label_map.class_weights()).to(chosen)
+    weights = torch.from_numpy(dataset.label_map.class_weights()).to(computing)
     loader = student_data(settings, dataset, source, scans=scans)
     step = StudentStep(state, settings, weights, source.online)
     click.echo(profile_table(profile_steps(step, loader, batches)))
-    click.echo(f"batches of {settings.batch_size} on {chosen}, median of {steps} after one that warmed up")
+    click.echo(f"batches of {settings.batch_size} on {computing}, median of {steps} after one that warmed up")

@@ -77,12 +77,9 @@ def run_weights(folder: Path) -> Path:
 
 
 class FinishedRun(Settings):
-    """What the note holds.
+    """What the note holds: the run's settings, and how far it came.
 
     Attributes:
-        settings: of the run, as they go into JSON.
-        epoch: epochs finished.
-        step: steps of the optimiser finished in all.
         best_miou: of all validations, in 0..1; -1 without any.
         targets_hash: of what the targets are made by, null without targets.
     """

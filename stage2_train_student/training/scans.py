@@ -27,25 +27,28 @@ def choose_scans(settings: ExperimentSettings, dataset: Dataset, processes: Proc
     Raises:
         DataError: there is no scan to learn from, or one to validate on has no labels.
     """
-    train, notes = dataset.select(settings.train)
-    for note in notes if processes.first else ():
-        click.echo(f"note: training: {note}", err=True)
-    train, note = scans_that_teach(settings, dataset, train)
-    if note and processes.first:
-        click.echo(f"note: {note}", err=True)
+
+    def say(note: str) -> None:
+        if processes.first:
+            click.echo(f"note: {note}", err=True)
+
+    selected, notes = dataset.select(settings.train)
+    for note in notes:
+        say(f"training: {note}")
+    train, note = scans_that_teach(settings, dataset, selected)
+    if note:
+        say(note)
     try:
         validation = dataset.select(settings.validate_on).scans if settings.validate_on else []
     except DataError as error:
-        if processes.first:
-            click.echo(f"note: no validation, so no best student will be chosen: {error.message}", err=True)
+        say(f"no validation, so no best student will be chosen: {error.message}")
         validation = []
     require_labels(dataset, validation)
     seen = set(train).intersection(validation)
-    if seen and processes.first:
-        click.echo(
-            f"note: {len(seen)} of {len(validation)} validation scans are training scans too; mIoU will not say how "
-            "well the student does on others",
-            err=True,
+    if seen:
+        say(
+            f"{len(seen)} of {len(validation)} validation scans are training scans too; mIoU will not say how well the "
+            "student does on others"
         )
     return Scans(train, validation)
 

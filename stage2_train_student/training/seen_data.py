@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from common.base.checked_json import with_checksum, without_checksum
 from common.base.config import Settings
 from common.base.errors import CheckpointError, DataError
@@ -84,15 +82,7 @@ class SeenData(Settings):
 
 
 def seen_views(settings: ExperimentSettings, stored: ViewSet | None) -> SeenViews | None:
-    """The views of an experiment; equal ones compare equal.
-
-    Args:
-        settings: of the experiment.
-        stored: the views of its target store; None where it is not known, or there is none.
-
-    Returns:
-        None where they are those of a store that is not known.
-    """
+    """The views of an experiment; equal ones compare equal. None where they are `stored` ones that are not known."""
     if settings.targets != "cache":
         augmentation = settings.augmentation
         if augmentation is None:
@@ -122,16 +112,16 @@ def write_seen(
     left_out: int = 0,
     labelled: list[ScanId] | None = None,
 ) -> None:
-    """Keep what a run sees in its folder; nothing where its views are not known.
+    """Keep what a run sees in its folder, see `SeenData`; nothing where its views are not known.
 
     Args:
         folder: of the run.
         settings: of the experiment.
         stored: the views of its target store.
-        scans: that it trains on, those included that the dump skipped.
+        scans: that it trains on, with those that the dump skipped.
         targets_hash: of what made the targets.
         left_out: how many the dump skipped.
-        labelled: those whose labels are used; None for all that have some.
+        labelled: scans whose labels are used; None for all that have some.
     """
     views = seen_views(settings, stored)
     if views is None:
@@ -159,7 +149,7 @@ def read_seen(folder: Path) -> SeenData | None:
         return None
     try:
         return SeenData.model_validate(without_checksum(parse_json(path.read_bytes())))
-    except (AttributeError, OSError, ValueError, ValidationError) as error:
+    except (AttributeError, OSError, ValueError) as error:
         raise DataError(
             f"{path}: not what a training run writes there ({error}). Remove it to compare without."
         ) from error

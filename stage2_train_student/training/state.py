@@ -19,13 +19,7 @@ LAST_STUDENT = "student_last.pt"
 
 
 class StudentNetworks(NamedTuple):
-    """What is trained.
-
-    Attributes:
-        student: the network.
-        distillation: the terms in use, with their adapters.
-        average: moving average of the student, None for none.
-    """
+    """What is trained: a student, the terms in use with their adapters, and a moving average of the student, if any."""
 
     student: Student
     distillation: Distillation

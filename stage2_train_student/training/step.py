@@ -31,12 +31,9 @@ NOTHING_LEARNED = ("cross_entropy", "lovasz", "loss", "gradient_norm")
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient is NaN or infinite; the weights are still those of the step before.
+    """A loss or a gradient of a batch is NaN or infinite; the weights are still those of the step before.
 
-    Attributes:
-        step: its number, from 1.
-        loaded: the batch.
-        terms: its unweighted terms and the weighted total `loss`.
+    Holds the step's number, from 1, and the batch with its unweighted terms and the weighted total `loss`.
     """
 
     def __init__(self, problem: str, step: int, loaded: StudentBatch, terms: dict[str, float]) -> None:
@@ -49,14 +46,7 @@ class NonFiniteError(TrainingError):
 
 
 class BatchTerms(NamedTuple):
-    """Loss terms of one batch, still on the device.
-
-    Attributes:
-        loaded: the batch.
-        share: of its loss in that of the step.
-        names: of the terms, the last one `loss`.
-        values: float [terms].
-    """
+    """Loss terms of a batch, float [terms], still on the device, the last one `loss`; its share in the step's loss."""
 
     loaded: StudentBatch
     share: float
@@ -149,19 +139,19 @@ class StudentStep:
     def update(self, parts: list[BatchTerms], rate: float) -> DeviceRows:
         """Let the optimiser take its step, unless something is not finite.
 
-        Returns:
-            the terms of each batch, and the gradients' norm.
+        Returns the terms of each batch, and the gradients' norm before they are clipped.
         """
-        state = self.state
+        state, settings = self.state, self.settings
         state.scaler.unscale_(state.optimiser)
-        norm = clip_gradients(state, self.settings.optimiser.clip_norm)
+        parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.optimiser.clip_norm or math.inf)
         rows = [*(part.values for part in parts), norm.to(parts[0].values.dtype)[None]]
         step_if_finite(state, rate, torch.cat(rows))
-        if state.parallel is not None and not self.settings.sync_batch_norm:
+        if state.parallel is not None and not settings.sync_batch_norm:
             mean_statistics(state.parallel, self.processes)
         student, average = state.networks.student, state.networks.average
-        if average is not None and self.settings.averaging is not None:
-            update_average(average, student, decay_at(state.step - 1, self.settings.averaging))
+        if average is not None and settings.averaging is not None:
+            update_average(average, student, decay_at(state.step - 1, settings.averaging))
         return DeviceRows(rows)
 
     def terms(self, step: int, parts: list[BatchTerms], read: list[list[float]]) -> dict[str, float]:
@@ -172,17 +162,16 @@ class StudentStep:
                 norm the last one.
         """
         *rows, (norm,) = read
-        problems = [f"the loss is {row[-1]}" if not math.isfinite(row[-1]) else "" for row in rows]
-        if not any(problems) and not (math.isfinite(norm) or self.state.scaler.is_enabled()):
-            problems[-1] = f"the gradient's norm is {norm}"
-        for part, row, problem in zip(parts, rows, problems, strict=True):
-            if problem:
-                raise NonFiniteError(problem, step, part.loaded, dict(zip(part.names, row, strict=True)))
-        terms = {
-            name: sum(part.share * row[place] for part, row in zip(parts, rows, strict=True))
-            for place, name in enumerate(parts[0].names)
+        found = [dict(zip(part.names, row, strict=True)) for part, row in zip(parts, rows, strict=True)]
+        for part, terms in zip(parts, found, strict=True):
+            if not math.isfinite(terms["loss"]):
+                raise NonFiniteError(f"the loss is {terms['loss']}", step, part.loaded, terms)
+        if not (math.isfinite(norm) or self.state.scaler.is_enabled()):
+            raise NonFiniteError(f"the gradient's norm is {norm}", step, parts[-1].loaded, found[-1])
+        means = {
+            name: sum(part.share * terms[name] for part, terms in zip(parts, found, strict=True)) for name in found[0]
         }
-        return {**terms, "gradient_norm": norm}
+        return {**means, "gradient_norm": norm}
 
 
 def teaching(
@@ -204,16 +193,6 @@ def with_last(batches: Iterable[StudentBatch]) -> Iterator[tuple[StudentBatch, b
         following = next(iterator, None)
         yield loaded, following is None
         loaded = following
-
-
-def clip_gradients(state: StudentState, largest: float | None) -> torch.Tensor:
-    """Scale all gradients together down to a 2-norm of at most `largest`; None for any.
-
-    Returns:
-        their norm before, a scalar.
-    """
-    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    return torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
 
 
 def targets_of(

@@ -146,7 +146,8 @@ def step_part(folder: Path, repeats: int, targets: str) -> dict[str, float]:
             numbers["forward_s"] = seconds_per_call(
                 lambda: losses(state.networks.student, state.networks.distillation, batch, cached, weights), repeats
             )
-        mixing = replace(data, mix=MixSettings(probability=1.0), partners=scans.train)
+        mixed_settings = settings.model_copy(update={"mix": MixSettings(probability=1.0)})
+        mixing = replace(data, settings=mixed_settings, partners=scans.train)
         numbers |= mixing_costs(data, mixing, one_step, scan, repeats)
     return numbers
 

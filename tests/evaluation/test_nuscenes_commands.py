@@ -18,6 +18,7 @@ from polar_distill import program
 from stage1_dump_teacher import doctor as doctors
 from stage1_dump_teacher.data_checks.survey import Survey
 from stage2_train_student.students.polarnet import PolarNet
+from stage2_train_student.students.student import StudentSettings
 from tests.shared.nuscenes_writer import LABEL_MAP, lidar_token, write_nuscenes
 from tests.shared.reduced import STREET_GRID, command, fail, settings_words, succeed
 
@@ -137,7 +138,8 @@ def test_another_volume_is_refused_with_the_words_to_add(data, teacher, tmp_path
 
 def test_published_polarnet_weights_of_seventeen_classes_load_strictly(data, tmp_path):
     torch.manual_seed(0)
-    published = PolarNet(STREET_GRID[2], 17, point_channels=16, compressed_channels=8, width=8).state_dict()
+    widths = StudentSettings(point_channels=16, compressed_channels=8, width=8)
+    published = PolarNet(widths, STREET_GRID[2], 17).state_dict()
     assert published["BEV_model.network.outc.conv.weight"].shape[0] == 17 * STREET_GRID[2]
     torch.save(published, tmp_path / "polarnet.pt")
     settings = settings_words(GRID, *STUDENT)

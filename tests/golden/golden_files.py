@@ -22,6 +22,7 @@ from common.scans.polar_grid import PolarGrid, VoxelisedScan, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
 from common.scans.scan_id import ScanId
 from stage2_train_student.students.polarnet import PolarNet
+from stage2_train_student.students.student import StudentSettings
 from tests.shared.kitti import read_points, read_raw_labels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -153,7 +154,8 @@ def golden_student(size: str) -> PolarNet:
     compressed, point_channels = weights["fea_compression.0.weight"].shape
     heights = GRIDS[size][2]
     classes = len(weights["BEV_model.network.outc.conv.bias"]) // heights
-    student = PolarNet(heights, classes, point_channels, compressed)
+    settings = StudentSettings(point_channels=point_channels, compressed_channels=compressed)
+    student = PolarNet(settings, heights, classes)
     student.load_state_dict(weights, strict=True)
     return student.eval()
 

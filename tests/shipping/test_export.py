@@ -28,7 +28,7 @@ from stage2_train_student.shipping.run_exported import ExportedStudent
 from stage2_train_student.shipping.sparse_student import SparseStudent
 from stage2_train_student.students.birds_eye_unet import DoubleConvolution
 from stage2_train_student.students.polarnet import PolarNet
-from stage2_train_student.students.student import Student
+from stage2_train_student.students.student import Student, StudentSettings
 from stage2_train_student.training.experiment import new_student
 from stage2_train_student.training.runs import load_student, run_settings, run_weights
 from tests.golden.golden_files import golden_scan, label_map, scans_folder
@@ -271,10 +271,14 @@ def test_latency_takes_the_graphs_of_this_student_alone(run, exported, streets, 
     assert "of another student" in fail(command(stage_two, "latency", other, "--data", streets, "--onnx", exported[0]))
 
 
+def narrow_student(width: int = 4) -> PolarNet:
+    return PolarNet(StudentSettings(point_channels=16, compressed_channels=8, width=width), 16, 5)
+
+
 @pytest.mark.parametrize("grid", [STREET_GRID, (33, 21, 16), (16, 50, 16)])
 @pytest.mark.parametrize(("points", "width"), [(1, 4), (700, 4), (700, 16)])
 def test_sparse_student_computes_the_same_on_any_grid(grid, points, width):
-    student = lived_in(PolarNet(16, 5, 16, 8, width=width))
+    student = lived_in(narrow_student(width))
     cloud, _ = street_scan(points, seed=3)
     batch = on_grid(cloud, PolarGrid.named("polarnet", grid))
     with torch.inference_mode(), one_thread():
@@ -285,7 +289,7 @@ def test_sparse_student_computes_the_same_on_any_grid(grid, points, width):
 
 
 def test_fusing_leaves_the_student_as_it_was():
-    student = lived_in(PolarNet(16, 5, 16, 8, width=4))
+    student = lived_in(narrow_student())
     names = list(student.state_dict())
     copy = fused(student)
     assert list(student.state_dict()) == names
@@ -293,7 +297,7 @@ def test_fusing_leaves_the_student_as_it_was():
 
 
 def test_fused_weights_are_rounded_once():
-    student = lived_in(PolarNet(16, 5, 16, 8, width=4))
+    student = lived_in(narrow_student())
     convolution, norm, _ = next(one for one in student.modules() if isinstance(one, DoubleConvolution)).conv1
     merged, _ = next(one for one in fused(student).modules() if isinstance(one, DoubleConvolution)).conv1
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()

@@ -1,6 +1,7 @@
 """Training on mixed scans: the same ones with and without a teacher, resumed to the bit, compared fairly."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_the_views_and_the_order_are_those_without_mixing(streets):
 def test_a_sector_of_a_scan_whose_labels_are_not_used_has_none(streets):
     words = ("mix={probability: 1}", "train=['00']", "labels=['00']", "distillation.logit_threshold=null")
     data = data_of(streets, None, *words)
-    data = StudentData(**{**vars(data), "labelled": frozenset(SCANS[:1])})
+    data = replace(data, labelled=frozenset(SCANS[:1]))
     mixing = data.mixing(SCANS[0], 0)
     assert mixing is not None
     voxelised, _ = data.load(SCANS[0], 0)

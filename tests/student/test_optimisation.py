@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.base.devices import set_float32_precision
 from common.scans.dataset import Dataset
 from common.scans.scan_id import ScanId
 from common.scans.scatter import segment_max
@@ -18,6 +19,7 @@ from stage2_train_student.__main__ import main as stage_two
 from stage2_train_student.settings import ExperimentSettings
 from stage2_train_student.students import polarnet
 from stage2_train_student.students.polarnet import PolarNet, without_running_statistics
+from stage2_train_student.students.student import StudentSettings
 from stage2_train_student.training.data import StudentBatch
 from stage2_train_student.training.experiment import TargetSource, new_state, student_data
 from stage2_train_student.training.state import StudentState, averaged_copy, decay_at, update_average
@@ -174,7 +176,7 @@ def test_running_statistics_come_back_after_an_error(semantic_kitti):
 
 
 def test_the_average_follows_the_formula_and_includes_statistics():
-    student = PolarNet(16, 20, 8, 4, width=4)
+    student = PolarNet(StudentSettings(point_channels=8, compressed_channels=4, width=4), 16, 20)
     average = averaged_copy(student)
     start = {name: value.clone() for name, value in student.state_dict().items()}
     with torch.no_grad():
@@ -301,7 +303,10 @@ def test_profile_names_every_part_and_leaves_no_run(streets, street_cache, runs)
     words = train_words(streets, street_cache, runs / "none", "batch_size=2")
     words[0] = "profile"
     at = words.index("--run")
+    set_float32_precision(tf32=True)
     output = succeed(command(stage_two, *words[:at], *words[at + 2 :], "--steps", "2"))
+    # As in training: of the precision that the settings ask for.
+    assert not torch.backends.cudnn.allow_tf32
     parts = ["load", "copy to the device", "targets", "forward", "loss: cross entropy, lovasz"]
     parts += [*(f"loss: {term}" for term in ("logit", "vpd", "lwd")), "backward", "optimiser", "sum"]
     table = [line for line in output.splitlines() if line.endswith("%")]

@@ -203,7 +203,8 @@ def test_a_store_whose_anchors_stand_elsewhere_is_refused(anchor_cache, streets,
 
 def test_scans_in_turned_views_are_mixed_with_their_composed_targets(anchor_cache, streets):
     data, scans = loader(streets, anchor_cache, "views=anchors"), [ScanId("00", f"{frame:06d}") for frame in range(5)]
-    mixing = replace(data, mix=MixSettings(probability=1.0), partners=scans)
+    mixed_settings = data.settings.model_copy(update={"mix": MixSettings(probability=1.0)})
+    mixing = replace(data, settings=mixed_settings, partners=scans)
     epochs = [epoch for epoch in range(20) if data.anchored_view(scans[0], epoch).bins]
     assert epochs
     for epoch in epochs[:3]:

@@ -22,6 +22,7 @@ from common.targets.store.open_storage import open_storage
 from common.targets.store.remote import RemoteStorage, open_remote
 from stage2_train_student.training.data import StudentData
 from tests.shared.dataset_writer import write_dataset
+from tests.shared.reduced import reduced_experiment
 from tests.targets.store.conformance import WritableConformance
 from tests.targets.store.hasty import HASTY, read_whole
 from tests.targets.store.made_up_targets import (
@@ -235,7 +236,9 @@ def test_stage_two_loads_through_a_local_copy(proxy, s3_url, tmp_path):
     assert isinstance(remote.storage, RemoteStorage)
     store = copied_locally(remote, CopySettings(tmp_path / "copies", gigabytes=0.1))
     assert isinstance(store.storage, LocalCopy)
-    data = StudentData(Dataset.open(tmp_path / "dataset", label_map()), grid, store, ("down1c", "up0e"))
+    settings = reduced_experiment(grid.shape, "distillation.pairs=[{teacher: down1c, student: x2}]")
+    data = StudentData(settings, Dataset.open(tmp_path / "dataset", label_map()), store)
+    assert data.layers == ("down1c", "up0e")
 
     first = [data.load(scan, epoch=0) for scan in scans]
     proxy.requests.clear()
