@@ -55,6 +55,8 @@ def check_archive(archive: bytes) -> bool:
                 raise ContentError("its members claim to be larger than the file")
             if (bad := members.testzip()) is not None:
                 raise ContentError(f"the checksum of {bad!r} does not fit")
+    except ContentError:
+        raise
     except Exception as error:  # a damaged zip breaks its reader in a dozen ways
         raise ContentError(f"not a whole zip: {error}") from error
     return sealed

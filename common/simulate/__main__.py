@@ -12,7 +12,10 @@ from common.base.text import count_text
 from common.simulate.dataset import SimulationSettings, all_scans, missing_scans, write_dataset
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
 @click.option("--out", type=path_type, required=True, help="Folder that gets sequences/.")
 @click.option("--config", type=path_type, help="Settings, a YAML file; without it the defaults.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Processes that simulate.")

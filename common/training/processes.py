@@ -82,7 +82,9 @@ class Processes:
         own = torch.as_tensor(weight, dtype=torch.float64, device=value.device).detach()
         total = self.sum(own)
         share = torch.where(total > 0, own / total, 0.0).to(value.dtype)
-        return torch.stack(self.gather(torch.where(share > 0, value, 0.0) * share)).sum()
+        part = torch.where(share > 0, value, 0.0) * share
+        # What is added is 0, and has the gradient of this process's part.
+        return self.sum(part) + (part - part.detach())
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows [N, ...] of all processes, by rank, as [sum of N, ...]; differentiable. N is each process's own."""

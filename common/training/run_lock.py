@@ -81,7 +81,7 @@ def in_use(folder: Path) -> str:
     try:
         note = parse_json((folder / LOCK_FILE).read_bytes())
         process, host, since = int(note["process"]), str(note["host"]), str(note["since"])
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError):
         return f"{folder}: another process trains here. Wait for it, or choose another folder."
     where = f"process {process} on {host}, which has held it since {since}"
     return (

@@ -178,7 +178,7 @@ class Measured:
             points=round(self.points / self.scans, 1),
             origin=round(self.origin / self.points, 5),
             duplicates=round(self.duplicates / echoes, 5),
-            degrees=float(seen.mean() * 360),
+            degrees=float(seen.sum() * 360 / len(seen)),
             ground=round(float(np.median(self.ground)), 3) if self.ground else None,
             distance=Distribution.of(np.hypot(points[:, 0], points[:, 1]), 0.0, 100.0),
             height=Distribution.of(points[:, 2], -6.0, 6.0),

@@ -56,7 +56,7 @@ def info(cache: str, data: Path | None, settings: DumpSettings, as_json: bool) -
                 missing[scan.sequence].append((scan, view))
         mean_size = found.total.size / max(found.total.scan_views, 1)
         parts.append(reports.missing_lines(missing, len(scans) * views, mean_size))
-    unfinished = len(leftovers(store))
+    unfinished = 0 if as_json else len(leftovers(store))
     if unfinished:
         parts.append([f"{count_text(unfinished, 'half-written file')} of crashed dumps: repair removes them."])
     if as_json:

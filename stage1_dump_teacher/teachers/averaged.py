@@ -81,6 +81,9 @@ class Average(Teacher):
             probabilities = answer.logits.double().softmax(dim=1)
             if share.views > 1:
                 probabilities = self._over_views(teacher, probabilities, batch, share.views)
+                if len(self.teachers) > 1:
+                    # Rounded as its own average would be: stores of equal identity hold equal numbers.
+                    probabilities = log_probabilities(probabilities).double().softmax(dim=1)
             mean += share.weight / sum(weights) * probabilities
         return replace(first, logits=log_probabilities(mean))
 
