@@ -78,6 +78,8 @@ def run(
     draw_apart(settings.seed, state.step, processes)
     task = StudentTask(state, loader, source, scans, folder, processes)
     Trainer(task, folder, processes.device, processes).run(resume)
+    # Its gradients are shared no more: the processes are about to part.
+    state.parallel = None
     return state
 
 

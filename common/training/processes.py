@@ -3,6 +3,7 @@
 One process trains as it would alone: every reduction then returns what it was given.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,4 +126,6 @@ def started_processes(device: str) -> Iterator[Processes]:
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), own)
     finally:
+        # Whatever still holds the group would let go of it while Python ends, which may abort the process.
+        gc.collect()
         distributed.destroy_process_group()
