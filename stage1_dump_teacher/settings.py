@@ -1,6 +1,7 @@
 """What stage one caches, as settings; needs neither the teacher nor spconv."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +10,8 @@ from common.base.config_files import DatasetFile
 from common.scans.dataset import GridSettings
 from common.scans.sequence_names import Names
 from common.targets.store import TargetEncoding, ViewSet
+from common.targets.store.identity import OTHERS
+from common.targets.store.scan_file import LOGITS
 from common.targets.teacher import Precision, ViewsAveraged, Weight
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -22,7 +25,7 @@ PROFILES: dict[str, dict[str, Any]] = {
             "pillar_features": "int8_channel",
             "voxel_features": "int8_channel",
             "logits": "int8_row",
-            "steps": 2,
+            "steps": {"up0e": 3, OTHERS: 2},
         },
     },
 }
@@ -88,3 +91,22 @@ class DumpSettings(Settings):
         kept = PROFILES.get(values.get("profile", "full"), {})
         encoding = {**kept.get("encoding", {}), **(values.get("encoding") or {})}
         return {**kept, **values, **({"encoding": encoding} if encoding else {})}
+
+    @model_validator(mode="after")
+    def _has_layers_of_steps(self) -> Self:
+        check_layers_of_steps(self.encoding, self.layers)
+        return self
+
+
+def check_layers_of_steps(encoding: TargetEncoding, layers: Sequence[str]) -> None:
+    """Refuse steps of a layer that is not kept; those of a profile are for whichever layers there are.
+
+    Raises:
+        ValueError: there are; names it.
+    """
+    usual = [kept["encoding"].get("steps") for kept in PROFILES.values()]
+    if isinstance(encoding.steps, int) or encoding.steps in usual:
+        return
+    unknown = [name for name in encoding.steps if name not in (OTHERS, LOGITS, *layers)]
+    if unknown:
+        raise ValueError(f"encoding.steps: no layer {unknown[0]!r} is kept; the layers are {', '.join(layers)}")

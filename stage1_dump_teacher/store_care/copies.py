@@ -26,7 +26,7 @@ from common.targets.store.manifest import MANIFEST, manifest_bytes
 from common.targets.store.merging import archive_all, check_mergeable, copy_all, holders
 from common.targets.store.skipped import carry_over, records
 from stage1_dump_teacher.command_options import threads_option
-from stage1_dump_teacher.settings import PROFILES
+from stage1_dump_teacher.settings import PROFILES, check_layers_of_steps
 
 
 @click.command()
@@ -60,6 +60,10 @@ def convert(
     if layers is not None:
         values["layers"] = [name.strip() for name in layers.split(",") if name.strip()]
     kept = parse_settings(KeptArrays, overridden(values, overrides), "convert")
+    try:
+        check_layers_of_steps(kept.encoding, kept.layers)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     identity = converted_identity(source.identity, kept)
     provenance = environment() | {"converted_from": origin(source)}
     target = TargetStore.create_or_resume(destination, identity, provenance, source.signed)

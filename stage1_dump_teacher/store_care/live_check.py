@@ -12,7 +12,7 @@ from common.scans.scan_files import ScanFiles
 from common.scans.view import apply_view
 from common.targets.store import ScanView, TargetEncoding, TargetStore
 from common.targets.store.encoding import ArrayEncoding, decodable, encode
-from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES
+from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, layer_of
 from common.targets.teacher import Teacher
 from common.targets.teacher_targets import TeacherTargets
 
@@ -80,7 +80,7 @@ def errors(store: TargetStore, cached: TeacherTargets, live: TeacherTargets) -> 
         live_sites, live_features = expected[name]
         error = relative_error(features, live_features) if torch.equal(sites, live_sites) else float("inf")
         # Outliers cost one byte a lot.
-        encoded = decodable(encode(live_features, how, name, encoding.steps)).decode()
+        encoded = decodable(encode(live_features, how, name, encoding.steps_of(layer_of(name)))).decode()
         loss = ENCODING_SLACK * relative_error(encoded, live_features)
         yield LiveError(name, how, error, max(TOLERANCES[how], loss, agreement))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.base.text import aligned_table, count_text, printable, size_text
-from common.targets.store import ScanView, StoreIdentity, TargetStore
+from common.targets.store import ScanView, StoreIdentity, TargetEncoding, TargetStore
 from common.targets.store.contents import ArraySize, StoreContents
 from common.targets.store.maintenance import Problem
 from common.targets.store.skipped import Skipped
@@ -45,6 +45,13 @@ def missing_lines(missing: MissingBySequence, expected: int, mean_size: float) -
     ]
 
 
+def steps_text(encoding: TargetEncoding) -> str:
+    """Steps of `int8_channel`, such as `2` or `3 (up0e), 2 (others)`."""
+    if isinstance(encoding.steps, int):
+        return str(encoding.steps)
+    return ", ".join(f"{steps} ({name})" for name, steps in encoding.steps.items())
+
+
 def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     """The report of `info`, without completeness."""
     identity, made, encoding = store.identity, found.provenance, store.identity.encoding
@@ -53,7 +60,7 @@ def contents_lines(store: TargetStore, found: StoreContents) -> list[str]:
     voxel_features = encoding.voxel_features if identity.voxel_features else "not kept"
     level = "" if encoding.codec == "none" else f" level {encoding.level}"
     in_bytes = "int8_channel" in (encoding.pillar_features, encoding.logits, voxel_features)
-    steps = f"; {encoding.steps:g} steps a standard deviation of a channel" if in_bytes else ""
+    steps = f"; {steps_text(encoding)} steps a standard deviation of a channel" if in_bytes else ""
     sources = [("converted", made.converted_from)] if made.converted_from else []
     sources += [("merged", source) for source in made.merged_from]
     facts = [

@@ -96,11 +96,11 @@ def loss_probe(teacher: Cylinder3DTeacher, folder: Path) -> LossProbe:
 
 
 def choices_table(checkpoint: Path, folder: Path, steps: tuple[int, ...]) -> tuple[list[dict[str, Any]], str]:
-    """What so many steps a deviation cost and lose in profile train, and the same as text."""
+    """What so many steps a deviation, and those of profile train, cost and lose; and the same as text."""
     probe = loss_probe(load_teacher(checkpoint, torch.device("cpu")), folder)
     train = dump_settings("profile=train")
     choices = [(f"{count} steps", train.encoding.model_copy(update={"steps": count})) for count in steps]
-    rows = list(probe.choices(choices, train.grid.shape))
+    rows = list(probe.choices([*choices, ("its own steps", train.encoding)], train.grid.shape))
     lines = [f"{'profile train with':20} {'MB':>6} {'worst term':>11} {'cosine':>9} {'same class':>11} {'CPU s':>6}"]
     for row in rows:
         term, same = f"{100 * row['worst_term_error']:.3f} %", f"{100 * row['same_class']:.2f} %"

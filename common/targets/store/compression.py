@@ -78,7 +78,7 @@ def chunk_bytes(values: np.ndarray, encoding: TargetEncoding) -> bytes:
 
 def zstd_frame(values: np.ndarray, encoding: TargetEncoding) -> bytes:
     """The bytes of a contiguous array as one Zstandard frame, which says how many they are."""
-    if encoding.level > 1 or (values.dtype == np.int8 and encoding.steps < MANY_STEPS):
+    if encoding.level > 1 or (values.dtype == np.int8 and encoding.fewest_steps < MANY_STEPS):
         return zstd.compress(values.data, encoding.level)
     return zstd.compress(values.data, options=HARDLY_SEARCHED)
 

@@ -18,7 +18,7 @@ from common.targets.store.identity import StoreIdentity, TargetEncoding
 from common.targets.store.maintenance import whole_content
 from common.targets.store.manifest import read_manifest
 from common.targets.store.members import GroupMembers, read_members
-from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name
+from common.targets.store.scan_file import LOGITS, PILLAR_FEATURES, VOXEL_FEATURES, coordinates_name, layer_of
 from common.targets.store.storage import refused
 from common.targets.store.store import TargetStore
 from common.targets.store.zarr_zip import zip_of_group
@@ -68,8 +68,11 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
         have, want = getattr(source.encoding, kind), getattr(kept.encoding, kind)
         if have != want and PRECISION[want] >= PRECISION[have]:
             lines.append(f"  {kind}: stored as {have}; {want} cannot restore the precision that rounding lost")
-        elif have == want == "int8_channel" and kept.encoding.steps > source.encoding.steps:
-            lines.append(f"  {kind}: stored in {source.encoding.steps} steps; more cannot restore what rounding lost")
+        elif have == want == "int8_channel":
+            for name in ["logits"] if kind == "logits" else [name for name in kept.layers if name in source.layers]:
+                stored = source.encoding.steps_of(name)
+                if kept.encoding.steps_of(name) > stored:
+                    lines.append(f"  {kind} of {name}: stored in {stored} steps; more cannot restore what was lost")
     if lines:
         raise StoreError(
             "this store cannot be converted like that:\n" + "\n".join(lines) + "\nAsk for less, or dump again."
@@ -89,20 +92,20 @@ def converted_scan(source: TargetStore, target: TargetStore, scan: ScanId, view:
     """
     try:
         members = read_members(whole_content(source, scan, view, target.signed))
-        converted = converted_bytes(members, target.identity, source.identity.encoding.steps)
+        converted = converted_bytes(members, target.identity, source.identity.encoding)
         check_scan_file(converted, target.identity, scan, view, target.signed)
     except (StoreError, MemberError, ForeignFileError) as error:
         raise StoreError(f"scan {scan}, view {view}: {error}") from error
     return converted
 
 
-def converted_bytes(members: GroupMembers, identity: StoreIdentity, steps: int) -> bytes:
+def converted_bytes(members: GroupMembers, identity: StoreIdentity, before: TargetEncoding) -> bytes:
     """The scan file that a dump with this identity would have written, had the teacher said what `members` hold.
 
     Args:
         members: of the file that is converted.
         identity: of the new store.
-        steps: of `int8_channel` in the store that is converted.
+        before: encoding of the store that is converted.
     """
     arrays: dict[str, np.ndarray] = {}
     features: dict[str, dict[str, Any]] = {}
@@ -113,9 +116,10 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity, steps: int) 
         if place not in arrays:
             arrays[place] = members.array(place)
         encoded = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored["encoding"]]}
-        coarser = encoding == "int8_channel" and identity.encoding.steps != steps
+        steps = identity.encoding.steps_of(layer_of(name))
+        coarser = encoding == "int8_channel" and steps != before.steps_of(layer_of(name))
         if encoding != stored["encoding"] or coarser:
-            encoded = encode(decodable(encoded).decode(), encoding, name, identity.encoding.steps)
+            encoded = encode(decodable(encoded).decode(), encoding, name, steps)
         arrays.update({f"{name}{suffix}": values for suffix, values in encoded.items()})
         features[name] = {"shape": stored["shape"], "encoding": encoding}
 

@@ -6,9 +6,11 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Discriminator,
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -36,6 +38,11 @@ anyone dumps."""
 
 TeacherHash = Annotated[str, Field(max_length=LONGEST_HASH)]
 
+Steps = Annotated[int, Field(ge=1, le=LARGEST_CODE)]
+StepsByLayer = Annotated[dict[str, Steps], Field(max_length=MOST_LAYERS)]
+OTHERS = "others"
+"""Names, where steps differ by layer, those of all layers that are not named."""
+
 
 class TargetEncoding(Settings):
     """How arrays are written: `float32`, `float16`, `int8_channel` or `int8_row` (see `encoding.encode`).
@@ -47,6 +54,7 @@ class TargetEncoding(Settings):
         codec: `zstd` for small files, `lz4` for fast reading, `none`.
         level: of the codec.
         steps: of `int8_channel` in one standard deviation of a channel: fewer for smaller files, more for exact ones.
+            One number, or numbers by layer, such as `{up0e: 3, others: 2}`.
     """
 
     pillar_features: ArrayEncoding = "float16"
@@ -54,7 +62,26 @@ class TargetEncoding(Settings):
     logits: ArrayEncoding = "float16"
     codec: Literal["zstd", "lz4", "none"] = "zstd"
     level: int = Field(1, ge=1, le=9)
-    steps: int = Field(STEPS_PER_DEVIATION, ge=1, le=LARGEST_CODE)
+    steps: Annotated[
+        Annotated[Steps, Tag("number")] | Annotated[StepsByLayer, Tag("by_layer")],
+        Discriminator(lambda steps: "by_layer" if isinstance(steps, dict) else "number"),
+    ] = STEPS_PER_DEVIATION
+
+    @field_validator("steps")
+    @classmethod
+    def _of_every_layer(cls, steps: int | dict[str, int]) -> int | dict[str, int]:
+        if isinstance(steps, dict) and OTHERS not in steps:
+            raise ValueError(f"numbers by layer need one for all that are not named, such as {{up0e: 3, {OTHERS}: 2}}")
+        return steps
+
+    def steps_of(self, layer: str) -> int:
+        """Steps of one layer, or of `logits`."""
+        return self.steps if isinstance(self.steps, int) else self.steps.get(layer, self.steps[OTHERS])
+
+    @property
+    def fewest_steps(self) -> int:
+        """Of any layer."""
+        return self.steps if isinstance(self.steps, int) else min(self.steps.values())
 
     @model_serializer(mode="wrap")
     def _as_before_with_the_usual_steps(

@@ -133,7 +133,7 @@ def start_encoding(
         if features.ndim != 2:
             raise StoreError(f"{name}: has the shape {tuple(features.shape)} instead of rows and channels")
         places[name], layers[name] = coordinates_name(kind, shape), {"shape": list(shape), "encoding": how}
-        quantised, largest = quantise(features, how, encoding.steps)
+        quantised, largest = quantise(features, how, encoding.steps_of(layer_of(name)))
         pending[name] = [*placed_bins(bins, shape, places[name]), largest, *quantised.values()]
 
     add(LOGITS, "voxels", encoding.logits, (targets.voxels, targets.logits, grid_shape))
@@ -241,6 +241,11 @@ def read_coordinates(members: ArraySource, name: str, cells: int) -> torch.Tenso
     if not (linear[1:] > linear[:-1]).all():
         raise MemberError(name, "is not sorted, or names a cell twice")
     return torch.from_numpy(linear.view(np.int32))
+
+
+def layer_of(name: str) -> str:
+    """The layer whose features an array holds; of the logits their own name."""
+    return name.removesuffix(PILLAR_FEATURES).removesuffix(VOXEL_FEATURES)
 
 
 def coordinates_name(kind: str, shape: Iterable[int]) -> str:

@@ -93,6 +93,33 @@ def test_fewer_steps_make_smaller_files_and_larger_errors():
     assert errors == pytest.approx([0.5 / 16, 0.5 / 8, 0.5 / 3], rel=0.2)
 
 
+BY_LAYER = {"up0e": 3, "others": 16}
+
+
+def test_layers_have_steps_of_their_own():
+    store = store_with(BY_LAYER)
+    assert TargetStore.open(store.storage).identity == store.identity != of_steps(16)
+    with pytest.raises(StoreError, match=r"encoding\.steps: the store has .*'up0e': 3.*, this run has 3"):
+        TargetStore.create_or_resume(store.storage, of_steps(3), {})
+    members = read_members(store.storage.read(store.name(SCAN, 0)))
+    for name, layer in targets_of(SCAN, 0).layers.items():
+        scale = members.array(f"{name}.pillar_features.channel_scale")
+        np.testing.assert_allclose(scale, layer.features.numpy().std(axis=0) / (3 if name == "up0e" else 16), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("{up0e: 3}", "need one for all that are not named"),
+        ("{up0e: 200, others: 2}", "less than or equal to 127"),
+        ("{up0: 3, others: 2}", "no layer 'up0' is kept; the layers are down1c, down3c, up4e, up2e, up0e"),
+    ],
+)
+def test_steps_by_layer_that_mean_nothing_are_refused(steps, message):
+    with pytest.raises(SettingsError, match=message):
+        load_settings(DumpSettings, "cylinder3d", ["profile=train", f"encoding.steps={steps}"])
+
+
 def converted(store, **changes):
     """One scan file of a store in another encoding, and its identity."""
     values = kept_arrays(store.identity)
@@ -121,15 +148,27 @@ def test_converting_with_the_same_steps_copies_numbers():
         np.testing.assert_array_equal(members.array(name), before.array(name))
 
 
+def test_converting_encodes_only_layers_anew_whose_steps_change():
+    store = store_with(16)
+    data, _ = converted(store, steps=BY_LAYER)
+    members, before = read_members(data), read_members(store.storage.read(store.name(SCAN, 0)))
+    for layer in CHANNELS:
+        name = f"{layer}.pillar_features"
+        assert np.array_equal(members.array(name), before.array(name)) == (layer != "up0e")
+
+
 def test_converting_never_gains_steps():
-    with pytest.raises(StoreError, match=r"pillar_features: stored in 3 steps; more cannot restore"):
+    with pytest.raises(StoreError, match=r"pillar_features of down1c: stored in 3 steps; more cannot restore"):
         converted(store_with(3), steps=16)
+    with pytest.raises(StoreError, match=r"pillar_features of up0e: stored in 3 steps; more cannot restore"):
+        converted(store_with(BY_LAYER), steps=16)
 
 
 def test_the_profile_for_training_is_coarse_and_the_finer_step_a_setting():
     def encoding(*overrides):
         return load_settings(DumpSettings, "cylinder3d", ["profile=train", *overrides]).encoding
 
-    assert encoding().steps == 2
+    assert encoding().steps == {"up0e": 3, "others": 2}
+    assert encoding("layers=[down1c]").steps_of("down1c") == 2
     before = TargetEncoding(pillar_features="int8_channel", voxel_features="int8_channel", logits="int8_row")
     assert encoding("encoding.steps=16") == before
