@@ -261,9 +261,6 @@ def sorted_layer(tensor: spconv.SparseConvTensor) -> VoxelFeatures:
 
 def convolve_with_bias(convolution: spconv.SubMConv3d, x: spconv.SparseConvTensor) -> spconv.SparseConvTensor:
     """A convolution whose bias is added outside: spconv 2.3.8 refuses a bias on a CPU in eval mode."""
-    bias, convolution.bias = convolution.bias, None
-    try:
-        out = convolution(x)
-    finally:
-        convolution.bias = bias
-    return out.replace_feature(out.features + bias)
+    # The bias stays where it is: other threads may use the network.
+    out = convolution._conv_forward(convolution.training, x, convolution.weight, None)
+    return out.replace_feature(out.features + convolution.bias)

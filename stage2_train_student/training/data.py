@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from common.base.devices import use_device
 from common.base.errors import SettingsError, StoreError
 from common.base.overlap import started_ahead
 from common.base.records import tensors_in
@@ -61,6 +62,8 @@ class StudentBatch:
 
     def sent(self, stream: torch.cuda.Stream) -> "StudentBatch":
         """The batch on its way to the stream's GPU, to be decoded there beside what the training loop computes."""
+        # A thread of its own would go back to the first GPU afterwards, and take memory there for it.
+        use_device(stream.device)
         with torch.cuda.stream(stream):
             decoded = self.decoded_targets(stream.device) if self.targets else None
             batch = self.batch.to(stream.device)

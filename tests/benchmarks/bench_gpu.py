@@ -6,6 +6,7 @@
 The golden networks and the sample scans (`GOLDEN_DIR`, `SCANS_DIR`). `docs/gpu.md` shows what it printed.
 """
 
+import gc
 import json
 import os
 import sys
@@ -74,6 +75,8 @@ def measure(bench: Bench, minutes: float) -> dict[str, Any]:
             if time.perf_counter() - began > 60 * minutes:
                 raise TimeoutError("no time left (--minutes)")
             if bench.on_gpu:
+                # What the part before has left in cycles would count as memory of this one.
+                gc.collect()
                 torch.cuda.reset_peak_memory_stats()
             with redirect_stdout(sys.stderr):
                 found[name] = part()

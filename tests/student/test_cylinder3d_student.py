@@ -2,6 +2,8 @@
 
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,15 @@ def test_without_spconv_it_is_said_what_needs_it(monkeypatch):
     sparse.cache_clear()
     with pytest.raises(SettingsError, match="Cylinder3D needs spconv, which cannot be imported"):
         Cylinder3DStudent.build(StudentSettings(network="cylinder3d"), STREET_GRID, 20)
+
+
+def test_threads_share_one_network():
+    """The bias that spconv is not given stays the network's own meanwhile."""
+    widths, batch = TeacherWidths(point_channels=32, voxel_channels=4, base=4, classes=5), small_batch()
+    network, batch = Cylinder3D(widths, on_cpu=True).eval(), replace(batch, point_features=batch.point_features.float())
+    with torch.inference_mode(), one_thread():
+        expected = network(batch).logits
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: network(batch).logits, range(40)))
+    assert all(torch.equal(logits, expected) for logits in found)
+    assert network.cylinder_3d_spconv_seg.logits.bias is not None
