@@ -1,7 +1,7 @@
 """Stage one: run the frozen teacher once over every scan and cache what it says."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def run(
     missing = [item for item in work if item not in finished]
     announce(teacher, store, selection, len(missing), device, shard)
     source = ScanSource(settings, dataset)
-    with worker_processes(source, store, device) as (reading, writing):
+    helpers = worker_processes(source, store, device) if missing else nullcontext((None, None))
+    with helpers as (reading, writing):
         writer = ScanWriter(store, settings.on_bad_scan == "skip", writing)
         writer.expected, writer.report.present = len(missing), len(work) - len(missing)
         prepare = preparer(source, device, teacher, reading)

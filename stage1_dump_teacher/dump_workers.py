@@ -51,7 +51,9 @@ def worker_processes(
                 writing = started.enter_context(WorkerProcesses(max(writers, 1), store))
             except WorkerError as error:
                 if source.settings.processes:
-                    raise
+                    raise WorkerError(
+                        f"processes=true: {error.message}. Leave it out, and threads do the work."
+                    ) from error
                 click.echo(f"note     {error.message}; threads do it, which slows a GPU's teacher down")
                 reading = writing = None
         yield reading, writing

@@ -1,5 +1,7 @@
 """Errors that a user can act on: each says what is wrong, where, and the next step."""
 
+from typing import Any
+
 import click
 
 from common.base.text import printable_lines
@@ -13,6 +15,16 @@ class PolarDistillError(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable_lines(message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its message alone travels to other processes: a subclass of somebody's own may take other arguments."""
+        return _arrived, (type(self), self.message)
+
+
+def _arrived(kind: type[PolarDistillError], message: str) -> PolarDistillError:
+    error = kind.__new__(kind)
+    PolarDistillError.__init__(error, message)
+    return error
 
 
 class DataError(PolarDistillError):

@@ -7,13 +7,14 @@ used again and again: fresh memory would have to be mapped page by page, which h
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -35,6 +36,12 @@ SHARED_MEMORY = Path("/dev/shm")
 ALIGNMENT = 64
 LEAST_BLOCK = 2**20
 
+LEFT_ALONE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that reach all processes of a terminal or a job; the one that asks decides what becomes of its helpers."""
+
+SECONDS_TO_END = 10.0
+"""For processes that have nothing left to do; then they are made to."""
+
 # Of a process that works for another one: what it was given, and the blocks that it has seen.
 _given: list[Any] = []
 _blocks: dict[str, SharedMemory] = {}
@@ -47,8 +54,8 @@ class WorkerError(PolarDistillError):
 class WorkerProcesses:
     """Some processes that run functions for whichever thread asks; as a context manager, they end with it.
 
-    They also end when this process does, however that is, and leave Ctrl-C and SIGTERM to it. `given` is the first
-    argument of every call; it travels once to each process.
+    They also end when this process does, however that is, and leave Ctrl-C, SIGTERM and a closed terminal to it.
+    `given` is the first argument of every call; it travels once to each process.
 
     Raises:
         WorkerError: they cannot be started, or `given` cannot travel.
@@ -58,34 +65,36 @@ class WorkerProcesses:
         # Each is a fresh Python: forks of one with threads, as PyTorch has, can hang.
         context = multiprocessing.get_context("spawn")
         lifeline, self._lifeline = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(given, lifeline))
         self._free: list[SharedMemory] = []
         self._block_bytes = LEAST_BLOCK
-        # Started by hand: whoever starts it lets signals through again.
-        resource_tracker.ensure_running()
         try:
-            # What is held back here is held back in them, from their first moment on.
-            held_back = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-            try:
-                started = [self._pool.submit(os.getpid) for _ in range(count)]
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
-            for future in started:
-                future.result()
+            with ExitStack() as unless_started:
+                with _signals_held_back():
+                    self._pool = ProcessPoolExecutor(count, context, _begin, (given, lifeline))
+                    unless_started.callback(self._pool.shutdown, cancel_futures=True)
+                    unless_started.callback(self._lifeline.close)
+                    started = [self._pool.submit(os.getpid) for _ in range(count)]
+                for future in started:
+                    future.result()
+                unless_started.pop_all()
         except Exception as error:  # whatever a dataset or a store of somebody's own raises when it is pickled
-            self.__exit__(error)
-            raise WorkerError(f"processes that read and write could not be started: {error}") from error
+            why = "one of them ended at once" if isinstance(error, BrokenProcessPool) else error
+            raise WorkerError(f"processes that read and write could not be started: {why}") from error
 
     def __enter__(self) -> "WorkerProcesses":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is not None:
+        # Of one that was killed the others may wait for ever for a lock.
+        limit = threading.Timer(SECONDS_TO_END, self._lifeline.close)
+        limit.start()
+        try:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            limit.cancel()
             self._lifeline.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._lifeline.close()
-        while self._free:
-            _drop(self._free.pop())
+            while self._free:
+                _drop(self._free.pop())
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function(given, *arguments)` returns or raises in one of the processes; waits for it.
@@ -139,6 +148,19 @@ class WorkerProcesses:
             self._free.append(block)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What is held back here is held back in processes that are started meanwhile, from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_ALONE)
+    try:
+        # It frees what they share when all have ended. Started by hand: whoever starts it lets signals through again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_ALONE)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _new_block(size: int) -> SharedMemory:
     """Shared memory, all of it there: a process that writes to memory which is only promised would be ended.
 
@@ -184,7 +206,21 @@ def _end_with(lifeline: Connection) -> None:
 
 def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:
     """`call`, in the process that works."""
-    return function(*_given, *arguments)
+    try:
+        return function(*_given, *arguments)
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _travels(error: Exception) -> bool:
+    """Whether another process can make it from its arguments: one that cannot would take a process for killed."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a class of somebody's own does when it is made
+        return False
+    return True
 
 
 def _with_arrays(given: Any, function: Callable[..., Result], block: str, places: Places, *arguments: Any) -> Result:

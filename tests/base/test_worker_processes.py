@@ -1,6 +1,7 @@
 """Processes that work for threads: same results and errors, arrays in shared memory, none left behind by a kill."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,8 +34,18 @@ from tests.base.test_worker_processes import pid_of, sums
 if __name__ == "__main__":
     with WorkerProcesses(1, None) as workers:
         workers.call_with(sums, {"a": np.zeros(9)}, 0)
-        print(workers.call(pid_of), flush=True)
+        print(workers.call(pid_of), workers._free[0].name, flush=True)
         time.sleep(60)
+"""
+
+
+ENDS_BY_AN_ERROR = """
+from common.base.worker_processes import WorkerProcesses
+from tests.base.test_worker_processes import keep_a_lock
+if __name__ == "__main__":
+    with WorkerProcesses(1, None) as workers:
+        workers.call(keep_a_lock)
+        raise SystemExit("the disk is full")
 """
 
 
@@ -79,6 +90,32 @@ def repeated(factor: int, arrays: dict[str, np.ndarray]) -> tuple[int, dict[str,
 
 def refuse(given: object, message: str) -> None:
     raise DataError(message)
+
+
+class OwnDataError(DataError):
+    def __init__(self, scan: str, problem: str) -> None:
+        super().__init__(f"scan {scan}: {problem}")
+
+
+class OwnError(Exception):
+    def __init__(self, scan: str, problem: str) -> None:
+        super().__init__(f"scan {scan}: {problem}")
+
+
+def refuse_in_own_words(given: object, kind: type[Exception]) -> None:
+    raise kind("00/000003", "is odd")
+
+
+def own_words(given: object) -> DataError:
+    return OwnDataError("00/000003", "is odd")
+
+
+kept: list[object] = []
+
+
+def keep_a_lock(given: object) -> None:
+    """As numcodecs does."""
+    kept.append(multiprocessing.Lock())
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +168,15 @@ def test_errors_come_back_as_they_are(workers):
         workers.call(refuse, "scan 00/000003: is empty")
 
 
+def test_errors_of_ones_own_come_back_whatever_they_are_made_from(workers):
+    with pytest.raises(OwnDataError, match=r"^scan 00/000003: is odd$"):
+        workers.call(refuse_in_own_words, OwnDataError)
+    assert workers.call(own_words).message == "scan 00/000003: is odd"
+    with pytest.raises(RuntimeError, match="OwnError: scan 00/000003: is odd"):
+        workers.call(refuse_in_own_words, OwnError)
+    assert workers.call(scaled, 1) == 3
+
+
 def test_signals_to_all_are_left_to_the_process_that_asks(tmp_path):
     """From the first moment on, while they are starting too."""
     script = tmp_path / "parent.py"
@@ -150,27 +196,64 @@ def test_a_process_that_was_killed_is_told_and_nothing_hangs(which):
             call_until_it_is_noticed(workers)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_nothing_hangs_where_nobody_asks_any_more(monkeypatch, which):
+    """One of two that wait holds a lock, with which it may be killed."""
+    monkeypatch.setattr("common.base.worker_processes.SECONDS_TO_END", 0.5)
+    workers = WorkerProcesses(2, None)
+    time.sleep(0.5)
+    os.kill(sorted(workers._pool._processes)[which], signal.SIGKILL)
+    leaving = threading.Thread(target=workers.__exit__, args=(None, None, None), daemon=True)
+    leaving.start()
+    leaving.join(20)
+    assert not leaving.is_alive()
+
+
+def test_an_error_is_the_last_word(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(ENDS_BY_AN_ERROR)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stderr == "the disk is full\n"
+
+
+def test_where_locks_cannot_be_made_none_are_started(monkeypatch):
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("common.base.worker_processes.ProcessPoolExecutor", refused)
+    with pytest.raises(WorkerError, match="Permission denied"):
+        WorkerProcesses(1, None)
+
+
 def test_what_cannot_travel_is_named_at_once():
     with pytest.raises(WorkerError, match="could not be started: cannot pickle"):
         WorkerProcesses(1, threading.Lock())
 
 
-def test_processes_end_with_one_that_is_killed(tmp_path):
-    before = set(SHARED_MEMORY.iterdir())
+@pytest.mark.parametrize("how", ["killed", "terminal closed"])
+def test_processes_end_with_the_one_that_started_them_and_leave_no_memory(tmp_path, how):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    command = [sys.executable, script]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as parent:
         assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
+        words = parent.stdout.readline().split()
+        worker, block = int(words[0]), SHARED_MEMORY / words[1]
         os.kill(worker, 0)
-        parent.kill()
+        assert block.exists()
+        if how == "killed":
+            parent.kill()
+        else:
+            os.killpg(parent.pid, signal.SIGHUP)
     for _ in range(100):
-        left = set(SHARED_MEMORY.glob("psm_*")) - before
-        if not is_running(worker) and not left:
+        if not is_running(worker) and not block.exists():
             return
         time.sleep(0.1)
-    pytest.fail(f"process {worker} outlived the one that started it, or left {left}")
+    pytest.fail(f"process {worker} outlived the one that started it, or {block} did")
 
 
 def call_until_it_is_noticed(workers: WorkerProcesses) -> None:

@@ -78,6 +78,13 @@ def test_processes_need_memory_that_they_can_share(data, tmp_path, reduced_teach
     assert not in_processes(settings, torch.device("cuda", 0), local=True)
 
 
+def test_no_process_is_started_for_nothing(data, tmp_path, reduced_teacher, monkeypatch):
+    words = (data, reduced_teacher, tmp_path / "cache", STREET_GRID, *WORDS)
+    succeed(dump(*words))
+    monkeypatch.setattr("stage1_dump_teacher.dump_workers.WorkerProcesses", None)
+    assert "12 were there before" in succeed(dump(*words, *PROCESSES))
+
+
 def test_where_processes_do_not_start_threads_do_it_unless_they_are_asked_for(tmp_path, capsys):
     settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", [f"dataset={DATASET}"])
     store, locked = TargetStore(FolderStorage(tmp_path), made_up_targets.identity()), threading.Lock()
