@@ -74,8 +74,8 @@ class GridSettings(Settings):
         known = label_map.volumes
         if known and isinstance(self.volume, str) and self.volume not in known:
             raise SettingsError(
-                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add to SET "
-                f"grid.volume={known[0]} (or --set); for a teacher of your own on another volume, list that under "
+                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add --set "
+                f"grid.volume={known[0]}; for a teacher of your own on another volume, list that under "
                 "volumes in a copy of the dataset's YAML file."
             )
 

@@ -70,7 +70,7 @@ def recorded_store(tmp_path_factory, recorded, store_scans) -> Path:
     said = succeed(command(program, *words))
     assert "teacher  recorded a friend's" in said
     assert "layers: none, logits only" in said
-    assert f"next: make train-student EXPERIMENT=logit CACHE={cache}" in said
+    assert f"--cache {cache} --experiment logit" in said
     return cache
 
 

@@ -159,5 +159,5 @@ def test_without_validation_the_last_teacher_is_named(streets, tmp_path):
     assert label_path(tmp_path / "data", ScanId("00", "000000")).is_file()
     output = succeed(train_teacher(tmp_path / "data", tmp_path / "run", "epochs=1"))
     assert "no validation" in output
-    assert f"TEACHER={tmp_path / 'run' / LAST_TEACHER}" in output
+    assert f"--teacher {tmp_path / 'run' / LAST_TEACHER}" in output
     assert not (tmp_path / "run" / BEST_TEACHER).exists()
