@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, Tag, field_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
@@ -47,7 +47,10 @@ class GridSettings(Settings):
         shape: bins along rho, phi, z.
     """
 
-    volume: str | VolumeSettings = "polarnet"
+    volume: Annotated[
+        Annotated[str, Tag("name")] | Annotated[VolumeSettings, Tag("limits")],
+        Discriminator(lambda volume: "limits" if isinstance(volume, dict | VolumeSettings) else "name"),
+    ] = "polarnet"
     shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
 
     @field_validator("shape")

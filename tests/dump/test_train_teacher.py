@@ -132,7 +132,7 @@ def test_scans_without_labels_cannot_train_a_teacher(tmp_path):
 
 @pytest.mark.parametrize("rate", [".inf", "-.inf", ".nan", "0", "-0.001"])
 def test_a_learning_rate_that_is_none_is_refused(streets, tmp_path, rate):
-    assert "learning_rate: Input should be" in fail(train_teacher(streets, tmp_path / "run", f"learning_rate={rate}"))
+    assert "learning_rate: must be" in fail(train_teacher(streets, tmp_path / "run", f"learning_rate={rate}"))
     assert not (tmp_path / "run").exists()
 
 
