@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, NonNegativeFloat, Tag, field_validato
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
 from common.base.named import named_class
-from common.base.text import shortened
+from common.base.text import printable, shortened
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
 from common.scans.scan_files import ScanFiles
@@ -171,7 +171,8 @@ class Dataset:
         hidden = self.files.left_out(found)
         if hidden:
             more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""
-            notes.append(f"left out {hidden[0]}{more}: names that begin with a dot are no part of a dataset")
+            why = "names that begin with a dot, or cannot be printed, are no part of a dataset"
+            notes.append(f"left out {printable(hidden[0])}{more}: {why}")
         return ScanSelection(scans, notes)
 
     def has_labels(self, scan: ScanId) -> bool:
