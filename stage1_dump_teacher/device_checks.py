@@ -66,7 +66,8 @@ def check_spconv(name: str = "auto") -> Check:
         f"{device}: differs from a dense convolution by {error:.0e}" for device, error in errors.items()
     )
     if max(errors.values()) > SPCONV_TOLERANCE:
-        return Check("problem", finding, "Reinstall with `make clean setup`; do not use this teacher's outputs.")
+        step = "Install the program in a new environment; do not use this teacher's outputs."
+        return Check("problem", finding, step)
     return Check("ok", finding)
 
 

@@ -24,7 +24,7 @@ from common.base.command_options import (
     path_type,
 )
 from common.base.errors import PolarDistillError
-from common.base.text import count_text, size_text
+from common.base.text import command_line, count_text, size_text
 from stage1_dump_teacher.device_checks import (
     Check,
     check_copies,
@@ -188,7 +188,9 @@ def as_problem(error: Exception) -> Check:
     if isinstance(error, PolarDistillError):
         return Check("problem", error.message)
     return Check(
-        "problem", f"{type(error).__name__}: {error}", "Run `make clean setup`; if that does not help, report it."
+        "problem",
+        f"{type(error).__name__}: {error}",
+        "Install the program in a new environment; if that does not help, report it.",
     )
 
 
@@ -196,7 +198,7 @@ def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check
     """There is room for a dump of the scans in `data`, or else of SemanticKITTI."""
     existing = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Check("problem", f"{existing} is not a folder that can be written to", "Name another place with CACHE=.")
+        return Check("problem", f"{existing} is not a folder that can be written to", "Name another --cache.")
     scans = SEMANTIC_KITTI_SCANS if data is None else count_scans(data, dataset)
     what = f"{scans} scans" if data is not None else f"SemanticKITTI ({scans} scans)"
     least, most = scans * TRAIN_BYTES, scans * FULL_BYTES
@@ -211,8 +213,8 @@ def check_disk(cache: Path, data: Path | None, dataset: Path = DATASET) -> Check
     if room >= most:
         return Check("ok", finding)
     if room >= least or data is None:
-        return Check("note", finding, "Free some space, name another place with CACHE=, or SET=profile=train.")
-    return Check("problem", finding, "Name another place with CACHE=, or dump fewer sequences.")
+        return Check("note", finding, "Free some space, name another --cache, or dump with --set profile=train.")
+    return Check("problem", finding, "Name another --cache, or dump fewer sequences.")
 
 
 def count_scans(data: Path, dataset: Path) -> int:
@@ -235,7 +237,7 @@ def check_data(data: Path, dataset: Path) -> Check:
         sequences = opened.files.sequences()
         scans = opened.files.scans(sequences)
     except PolarDistillError as error:
-        next_step = f"Another dataset is named with --dataset; files of your own: polar-distill new-dataset {data}"
+        next_step = f"Another dataset is named with --dataset; files of your own: {command_line('new-dataset', data)}"
         return Check("problem", error.message, next_step)
     without = set(opened.unlabelled(scans))
     first = next((scan for scan in scans if scan not in without), scans[0])

@@ -1,19 +1,23 @@
 """The command `dump`."""
 
+import json
 from pathlib import Path
 
 import click
 
 from common.base.cluster import ray_option
 from common.base.command_options import cache_option, data_option, device_option, teachers_option
+from common.base.config import read_yaml
 from common.base.config_files import find_config
 from common.base.devices import select_device
 from common.base.errors import SettingsError
 from common.base.shards import Shard
 from common.base.signals import INTERRUPTED
+from common.base.text import command_line
+from common.scans.dataset import GridSettings
 from common.targets.store import TargetStore
 from stage1_dump_teacher.cluster import run_on_cluster
-from stage1_dump_teacher.command_options import dataset_words, settings_options
+from stage1_dump_teacher.command_options import settings_options, shared_words
 from stage1_dump_teacher.dump import run
 from stage1_dump_teacher.settings import DumpSettings
 from stage1_dump_teacher.store_care.reports import dump_lines
@@ -60,8 +64,19 @@ def dump(
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         raise click.exceptions.Exit(INTERRUPTED)
+    words = training_words(settings, has_layers=bool(TargetStore.open(cache).identity.layers))
+    if words:
+        click.echo(f"next: {command_line('train', '--data', data, '--cache', cache, *words)}")
+
+
+def training_words(settings: DumpSettings, has_layers: bool) -> list[str]:
+    """Options with which `train` takes what was dumped; none where nothing was dumped to train on."""
+    learnt = [name for name in settings.splits if not name.endswith(("val", "test"))]
     own = f"full_{settings.dataset.stem}"
-    learning = own if find_config(own, "experiments") else "full"
-    experiment = learning if TargetStore.open(cache).identity.layers else "logit"
-    words = f"EXPERIMENT={experiment} CACHE={cache} DATA={data}{dataset_words(settings.dataset)}"
-    click.echo(f"next: make train-student {words}")
+    experiment = (own if find_config(own, "experiments") else "full") if has_layers else "logit"
+    found = find_config(experiment, "experiments")
+    usual = GridSettings.model_validate(read_yaml(found).get("grid") or {}) if found else GridSettings()
+    words = ["--experiment", experiment, *shared_words(settings.dataset, settings.grid, usual)]
+    if "train" not in learnt:
+        words += ["--set", f"train={json.dumps(learnt)}"]
+    return words if learnt else []

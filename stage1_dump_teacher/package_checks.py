@@ -1,5 +1,6 @@
 """What the doctor looks at in the environment: the interpreter, the packages, and how targets are written."""
 
+import shlex
 import sys
 from importlib import metadata
 
@@ -16,9 +17,13 @@ def check_python() -> Check:
     """spconv has wheels for the interpreter."""
     version = sys.version.split()[0]
     if sys.version_info < (3, 11):  # noqa: UP036 - this check is what tells a user who forced the installation
-        return Check("problem", version, "Install Python 3.11 or newer and run `make clean setup PYTHON=python3.11`.")
+        return Check("problem", version, "Install the program in an environment of Python 3.11 to 3.13.")
     if sys.version_info >= (3, 14):
-        return Check("problem", version, "spconv has no wheels for it. Run `make clean setup PYTHON=python3.13`.")
+        return Check(
+            "problem",
+            version,
+            "spconv has no wheels for it. Install the program in an environment of Python 3.11 to 3.13.",
+        )
     return Check("ok", version)
 
 
@@ -27,23 +32,28 @@ def check_packages() -> Check:
     try:
         requirements = [Requirement(text) for text in metadata.requires(PROJECT) or []]
     except metadata.PackageNotFoundError:
-        return Check("note", f"{PROJECT} is not installed, so that versions were not checked", "Run `make setup`.")
-    wrong = []
-    found = []
+        return Check(
+            "note",
+            f"{PROJECT} is not installed, so that versions were not checked",
+            "Install it: `pip install .` in its folder.",
+        )
+    wrong: list[str] = []
+    needed: list[str] = []
+    found: list[str] = []
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         # Builds of spconv for other versions of CUDA do as well.
         name = installed_spconv() if requirement.name.startswith(SPCONV) else requirement.name
         version = package_version(name)
-        if version is None:
-            wrong.append(f"{name} is missing ({requirement.specifier} needed)")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{name} is {version} ({requirement.specifier} needed)")
-        else:
+        if version is not None and requirement.specifier.contains(version, prereleases=True):
             found.append(f"{name} {version}")
+            continue
+        wrong.append(f"{name} is {version or 'missing'} ({requirement.specifier} needed)")
+        needed.append(shlex.quote(f"{requirement.name if name == SPCONV else name}{requirement.specifier}"))
     if wrong:
-        return Check("problem", "; ".join(wrong), "Run `make setup`. Stage two alone runs without spconv-cu118.")
+        step = f"Run: pip install {' '.join(needed)}. Stage two alone runs without spconv."
+        return Check("problem", "; ".join(wrong), step)
     return Check("ok", ", ".join(found))
 
 
@@ -62,5 +72,5 @@ def check_zarr() -> Check:
     values = np.random.default_rng(0).integers(-100, 100, (1000, 64)).astype(np.int8)
     back = read_members(zip_of_group({"probe": values}, {}, TargetEncoding())).array("probe")
     if not np.array_equal(back, values):
-        return Check("problem", "an array came back changed", "Reinstall with `make clean setup`.")
+        return Check("problem", "an array came back changed", "Install the program in a new environment.")
     return Check("ok", "compressed an array with zstd and got it back")

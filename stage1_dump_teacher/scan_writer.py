@@ -98,7 +98,7 @@ class ScanWriter:
         if needed > free:
             raise StoreError(
                 f"{self.store.location}: about {needed / 1e9:.0f} GB to be written, {free / 1e9:.0f} GB are free. Make "
-                "room, choose another CACHE, or keep less (profile=train); what is written stays usable."
+                "room, choose another --cache, or keep less (profile=train); what is written stays usable."
             )
 
     def check_all_there(self, present: set[ScanView]) -> None:

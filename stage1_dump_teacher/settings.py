@@ -88,8 +88,12 @@ class DumpSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
-        kept = PROFILES.get(values.get("profile", "full"), {})
-        encoding = {**kept.get("encoding", {}), **(values.get("encoding") or {})}
+        profile, said = values.get("profile", "full"), values.get("encoding") or {}
+        # What cannot be used is refused afterwards, once and under its own name.
+        kept = {} if profile == "custom" else PROFILES[profile if profile in [*PROFILES] else "full"]
+        if not isinstance(said, dict):
+            return {**kept, **values}
+        encoding = {**kept.get("encoding", {}), **said}
         return {**kept, **values, **({"encoding": encoding} if encoding else {})}
 
     @model_validator(mode="after")

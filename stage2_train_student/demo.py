@@ -4,7 +4,6 @@ Every step is a process of its own and is printed before it runs, so that a read
 results are there already take seconds.
 """
 
-import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import click
 from common.base.config_files import find_config
 from common.base.errors import TrainingError
 from common.base.files import write_json
+from common.base.text import command_line
 from common.scans.label_map import load_label_map
 from stage2_train_student.comparison.experiments import group_runs
 from stage2_train_student.comparison.results import results
@@ -72,7 +72,7 @@ def demo(jobs: int) -> None:
         f"  3D view   {runs / VIEW}   one scan: truth, student, teacher, errors\n"
         f"  numbers   {runs / SUMMARY}, {(runs / PAGE).with_suffix('.md')}, .csv\n"
         f"  students  {', '.join(str(runs / name) for name in EXPERIMENTS)}\n"
-        f"  targets   {cache}   (make store-info CACHE={cache})\n"
+        f"  targets   {cache}   ({command_line('info', '--cache', cache)})\n"
         f"  scans     {folders.data}\n"
         "next, with your own data (README.md):\n"
         "  polar-distill doctor --data DATA --teacher TEACHER      is everything usable?\n"
@@ -130,7 +130,7 @@ def run_command(command: list[str], step: str) -> None:
     Raises:
         TrainingError: it failed; what it said stands above.
     """
-    click.echo(f"$ polar-distill {shlex.join(command)}")
+    click.echo(f"$ {command_line(*command)}")
     code = subprocess.run([sys.executable, "-m", "polar_distill", *command], check=False).returncode
     if code:
         raise TrainingError(

@@ -1,12 +1,13 @@
 """The command `train`."""
 
+import shlex
 from pathlib import Path
 
 import click
 
 from common.base.command_options import cache_option, data_option, device_option, path_type, resume_option, set_option
 from common.base.config import load_settings
-from common.base.text import count_text
+from common.base.text import command_line, count_text
 from common.targets.store.local_copy import CopySettings
 from common.targets.teacher import TeacherLoader
 from common.training.processes import started_processes
@@ -78,4 +79,5 @@ def train(
     saved = folder / (BEST_STUDENT if state.best_miou >= 0 else LAST_STUDENT)
     trained = f"{count_text(state.step, 'step')}, {count_text(state.epoch, 'epoch')}"
     click.echo(f"{trained} finished; {best}; student: {saved}")
-    click.echo(f"curves: tensorboard --logdir {folder}    next: make evaluate RUN={folder} DATA={data}")
+    click.echo(f"curves: tensorboard --logdir {shlex.quote(str(folder))}")
+    click.echo(f"next: {command_line('evaluate', '--data', data, '--run', folder)}")

@@ -4,12 +4,10 @@ A YAML file may name another one to build on with `extends: other.yaml` (relativ
 configs); its own keys win.
 """
 
-import difflib
 import re
-import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,18 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.base.config_files import find_config, known_configs
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
-from common.base.text import printable, printable_lines
+from common.base.setting_problems import problem_lines
+from common.base.text import printable_lines
 
-LISTED = 20
 MOST_VALUES = 100_000
 """In one file of settings, what stands there once and is referred to often counted each time."""
 
 NOT_DECIMAL = re.compile(r"[-+]?0[0-9_]+|.*:.*")
-SHORT = reprlib.Repr()
-SHORT.maxlevel = 2
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 120
-"""Shows values of any size and depth in a few words."""
-
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -62,12 +55,12 @@ def load_settings(kind: type[SettingsT], path: str | Path | None, overrides: Ite
         known = known_configs(kind.config_folder) if kind.config_folder else []
         raise SettingsError(f"{path}: no such file." + (f" Packaged configs: {', '.join(known)}." if known else ""))
     folders: list[Path] = []
-    values = read_yaml(found, folders=folders)
+    values, overrides = read_yaml(found, folders=folders), list(overrides)
     try:
         overridden(values, overrides)
     except SettingsError as error:
         raise SettingsError(f"{found}: {error.message}") from error
-    return parse_settings(kind, values, str(found), folders)
+    return parse_settings(kind, values, f"{found}, changed by --set" if overrides else str(found), folders)
 
 
 def parse_settings(
@@ -83,7 +76,8 @@ def parse_settings(
     try:
         return kind.model_validate(values, context={"beside": tuple(beside)})
     except ValidationError as error:
-        raise _unusable(kind, error, source, "settings") from error
+        lines = problem_lines(kind, error, values)
+        raise SettingsError(f"{source}: these settings cannot be used:\n{lines}") from error
 
 
 def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
@@ -97,7 +91,7 @@ def load_json(kind: type[SettingsT], path: Path) -> SettingsT:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValidationError as error:
-        raise _unusable(kind, error, str(path), "values") from error
+        raise SettingsError(f"{path}: these values cannot be used:\n{problem_lines(kind, error)}") from error
 
 
 def read_yaml(path: str | Path, children: tuple[Path, ...] = (), folders: list[Path] | None = None) -> dict[str, Any]:
@@ -231,30 +225,3 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors()[:3])
     return " ".join(str(error).split())
-
-
-def _unusable(kind: type[BaseModel], error: ValidationError, source: str, what: str) -> SettingsError:
-    found = error.errors()
-    problems = "\n".join(f"  {printable(_describe(kind, problem))}" for problem in found[:LISTED])
-    problems += f"\n  and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return SettingsError(f"{source}: these {what} cannot be used:\n{problems}")
-
-
-def _describe(kind: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] != "extra_forbidden":
-        form = ", written as [a, b, c]" if problem["type"] in ("list_type", "tuple_type") else ""
-        return f"{key or 'settings'}: {problem['msg']}{form} (got {SHORT.repr(problem.get('input'))})"
-    known = _fields_at(kind, location[:-1])
-    near = difflib.get_close_matches(location[-1], known, n=1)
-    return f"{key}: unknown key; " + (f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}")
-
-
-def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
-    """Names of the settings beside one that is `location` deep; keys that are no settings class's are passed over."""
-    for part in location:
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-        kind = next((a for a in nested if issubclass(a, BaseModel)), kind)
-    return list(kind.model_fields)

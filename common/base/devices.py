@@ -88,12 +88,12 @@ def _check_cuda(name: str, index: int) -> None:
     if torch.version.cuda is None:
         raise SettingsError(
             f"device '{name}': this PyTorch ({torch.__version__}) is built without CUDA. Install a CUDA build of the "
-            "same version, or choose DEVICE=cpu."
+            "same version, or choose --device cpu."
         )
     if not torch.cuda.is_available():
         raise SettingsError(
             f"device '{name}': PyTorch finds no usable GPU. Check that `nvidia-smi` lists one, that its driver is new "
-            f"enough for CUDA {torch.version.cuda}, that CUDA_VISIBLE_DEVICES does not hide it; or choose DEVICE=cpu."
+            f"enough for CUDA {torch.version.cuda}, that CUDA_VISIBLE_DEVICES does not hide it; or choose --device cpu."
         )
     count = torch.cuda.device_count()
     if index >= count:
@@ -103,5 +103,5 @@ def _check_cuda(name: str, index: int) -> None:
     except RuntimeError as error:
         raise SettingsError(
             f"device '{name}' ({torch.cuda.get_device_name(index)}) does not compute: {first_line(error)} "
-            "Check with `nvidia-smi` whether it is in use or too old for this PyTorch, or choose DEVICE=cpu."
+            "Check with `nvidia-smi` whether it is in use or too old for this PyTorch, or choose --device cpu."
         ) from error

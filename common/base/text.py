@@ -1,5 +1,6 @@
 """Text for people: numbers, tables, and what may come from a file of somebody else, made safe to print."""
 
+import shlex
 from collections.abc import Sequence
 
 
@@ -38,6 +39,11 @@ def count_text(count: int, noun: str) -> str:
 def shortened(names: Sequence[str], most: int = 25, shown: int = 5) -> str:
     """Names with commas, of more than `most` the first ones: `00, 01, 02, 03, 04 and 700 more`."""
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
+
+
+def command_line(*words: object) -> str:
+    """A command of the program, to be pasted into a shell: `polar-distill evaluate --data 'my scans'`."""
+    return shlex.join(["polar-distill", *map(str, words)])
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -27,8 +27,8 @@ def sparse() -> Any:
         import spconv.pytorch
     except ImportError as error:
         raise SettingsError(
-            f"Cylinder3D needs spconv, which cannot be imported ({error}). Run `make setup`, or install a build of "
-            "spconv for this machine."
+            f"Cylinder3D needs spconv, which cannot be imported ({error}). Install a build of it for "
+            "this machine: pip install spconv-cu118, which also works without a GPU."
         ) from error
     return spconv
 

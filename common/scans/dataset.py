@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, Tag, field_validator
 
 from common.base.config import Settings
 from common.base.errors import DataError, SettingsError
 from common.base.named import named_class
-from common.base.text import shortened
+from common.base.text import printable, shortened
 from common.scans.label_map import LabelMap, load_label_map
 from common.scans.polar_grid import PolarGrid, VoxelisedScan, shape_problem, voxelise
 from common.scans.scan_files import ScanFiles
@@ -47,7 +47,10 @@ class GridSettings(Settings):
         shape: bins along rho, phi, z.
     """
 
-    volume: str | VolumeSettings = "polarnet"
+    volume: Annotated[
+        Annotated[str, Tag("name")] | Annotated[VolumeSettings, Tag("limits")],
+        Discriminator(lambda volume: "limits" if isinstance(volume, dict | VolumeSettings) else "name"),
+    ] = "polarnet"
     shape: tuple[int, int, int] = Field((480, 360, 32), description="bins along rho, phi, z")
 
     @field_validator("shape")
@@ -74,8 +77,8 @@ class GridSettings(Settings):
         known = label_map.volumes
         if known and isinstance(self.volume, str) and self.volume not in known:
             raise SettingsError(
-                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add to SET "
-                f"grid.volume={known[0]} (or --set); for a teacher of your own on another volume, list that under "
+                f"grid.volume: {self.volume} is not the volume of checkpoints of '{label_map.name}'. Add --set "
+                f"grid.volume={known[0]}; for a teacher of your own on another volume, list that under "
                 "volumes in a copy of the dataset's YAML file."
             )
 
@@ -168,7 +171,8 @@ class Dataset:
         hidden = self.files.left_out(found)
         if hidden:
             more = f" and {len(hidden) - 1:,} more" if len(hidden) > 1 else ""
-            notes.append(f"left out {hidden[0]}{more}: names that begin with a dot are no part of a dataset")
+            why = "names that begin with a dot, or cannot be printed, are no part of a dataset"
+            notes.append(f"left out {printable(hidden[0])}{more}: {why}")
         return ScanSelection(scans, notes)
 
     def has_labels(self, scan: ScanId) -> bool:

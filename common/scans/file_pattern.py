@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.scans.scan_files import is_there, names_in
-from common.scans.scan_id import HIDDEN, ScanId
+from common.scans.scan_id import HIDDEN, ScanId, is_name
 from common.scans.sequence_names import folder_name
 
 FIELD = re.compile(r"\{(sequence|frame)\}")
@@ -53,7 +53,8 @@ class FilePattern:
         Args:
             root: the folder.
             sequence: only of this one. Numbers of sequences have two digits, in folders perhaps one.
-            hidden: gets what lies there under a name that begins with a dot, and is no part of a dataset.
+            hidden: gets what lies there under a name that begins with a dot or that no scan can have: it is no part of
+                a dataset.
 
         Raises:
             DataError: a folder cannot be listed.
@@ -106,7 +107,7 @@ def _fitting(
     expression = path_expression(part)
     for name in sorted(names_in(folder) or ()):
         match = expression.fullmatch(name)
-        if name.startswith(HIDDEN):
+        if name.startswith(HIDDEN) or (match and not all(map(is_name, match.groupdict().values()))):
             hidden.append(folder / name)
         elif match:
             yield from _fitting(folder / name, parts[1:], known | match.groupdict(), hidden)

@@ -82,8 +82,8 @@ def check_same_scans(path: Path, stored: ScansOfSequences | None, current: Scans
             lines.append(f"  sequence {sequence}: {counts[0]} in the run, {counts[1]} now{others}")
     if lines:
         raise CheckpointError(
-            f"{path}: cannot resume with other training scans:\n" + "\n".join(lines) + "\nUse the run's DATA with all "
-            "its scans and labels, or another run folder."
+            f"{path}: cannot resume with other training scans:\n" + "\n".join(lines) + "\nUse the run's --data with "
+            "all its scans and labels, or another run folder."
         )
 
 

@@ -25,5 +25,5 @@ def naming_small_batches(scans: Iterable[ScanId]) -> Iterator[None]:
         raise TrainingError(
             f"a batch of scans {', '.join(map(str, scans)) or 'of other processes'} cannot be trained on: a batch norm "
             "found one value where it needs two, such as a scan of a single point, or a map of a single cell. Move "
-            "such scans out of DATA, or give a larger batch_size or grid; the last saved state is intact."
+            "such scans out of the dataset, or give a larger batch_size or grid; the last saved state is intact."
         ) from error

@@ -142,7 +142,7 @@ def check_same_targets(path: Path, stored: str | None, current: str | None) -> N
     if stored != current:
         raise CheckpointError(
             f"{path}: cannot resume with targets of another store or teacher ({printable(str(stored)[:12])} in "
-            f"the run, {str(current)[:12]} now). Use the run's CACHE or TEACHER, or another run folder."
+            f"the run, {str(current)[:12]} now). Use the run's --cache or --teacher, or another run folder."
         )
 
 

@@ -171,8 +171,7 @@ class Trainer:
         if (folder / STATE_FILE).exists():
             if not resume:
                 raise TrainingError(
-                    f"{folder}: holds a run already. Continue it with --resume (make: RESUME=1), or choose another RUN "
-                    "folder."
+                    f"{folder}: holds a run already. Continue it with --resume, or choose another folder with --run."
                 )
             note = state.restore(folder, self.task.settings, self.task.may_change, self.processes)
             if first:
@@ -184,7 +183,7 @@ class Trainer:
         if left:
             raise TrainingError(
                 f"{folder}: holds {', '.join(left)} of an earlier run, but no training state ({STATE_FILE}) to go on "
-                "from. Move them away, or choose another RUN folder."
+                "from. Move them away, or choose another folder with --run."
             )
         if resume and first:
             click.echo(f"nothing to resume in {folder}; starting from the beginning")

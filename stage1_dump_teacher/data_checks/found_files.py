@@ -10,7 +10,7 @@ from typing import NamedTuple
 from common.base.errors import DataError
 from common.scans.file_pattern import path_expression
 from common.scans.readers import BAG_SUFFIXES, SUFFIXES, is_bag
-from common.scans.scan_id import HIDDEN
+from common.scans.scan_id import HIDDEN, is_name
 
 LABEL_SUFFIXES = (".label", ".bin", ".npy")
 LABEL_WORD = re.compile(r"[._-]?(?<![a-z])labels?(?![a-z])[._-]?", re.IGNORECASE)
@@ -56,7 +56,7 @@ def find_files(folder: Path) -> FoundFiles:
     fitting = [match for path in alike if (match := expression.fullmatch(str(path)))]
     labels = label_pattern([path for path in paths if is_label(path)], fitting)
     known = [expression] if labels is None else [expression, path_expression(labels)]
-    others = [path for path in paths if not any(one.fullmatch(str(path)) for one in known)]
+    others = [path for path in paths if not any(_fits(one, path) for one in known)]
     return FoundFiles(pattern, labels, dict(Counter(map(_suffix, others))))
 
 
@@ -121,6 +121,12 @@ def label_pattern(paths: Sequence[PurePosixPath], scans: Sequence[re.Match[str]]
             parts = ["{sequence}" if part == sequence else part for part in path.parts[:-1]]
             counts["/".join([*parts, path.stem.replace(frame, "{frame}") + path.suffix])] += 1
     return counts.most_common(1)[0][0] if counts else None
+
+
+def _fits(expression: re.Pattern[str], path: PurePosixPath) -> bool:
+    """Whether a file fits a pattern, and its fields may name a scan."""
+    match = expression.fullmatch(str(path))
+    return match is not None and all(map(is_name, match.groupdict().values()))
 
 
 def _suffix(path: PurePosixPath) -> str:

@@ -9,7 +9,7 @@ import click
 from common.base.command_options import path_type
 from common.base.errors import SettingsError
 from common.base.files import write_atomically
-from common.base.text import count_text, printable
+from common.base.text import command_line, count_text, printable
 from common.scans.label_map import ClassInfo, LabelMap, load_label_map
 from stage1_dump_teacher.data_checks.found_files import find_files
 from stage1_dump_teacher.data_checks.found_sensor import FoundSensor, look_into
@@ -54,7 +54,7 @@ def new_dataset(folder: Path, out: Path | None, topic: str | None, overwrite: bo
         click.echo(printable(line))
     write_atomically(path, description(name, found, known).encode())
     click.echo(f"written      {path}: check it, then")
-    click.echo(f"next: polar-distill doctor --data {folder} --dataset {path}")
+    click.echo(f"next: {command_line('doctor', '--data', folder, '--dataset', path)}")
 
 
 def found_lines(found: FoundSensor, known: LabelMap) -> list[str]:

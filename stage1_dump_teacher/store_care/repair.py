@@ -70,7 +70,7 @@ class RepairPlan:
         return (
             f"{self.location}: {len(self.delete):,} of {count_text(self.files, 'file')} would be deleted ({kinds}). "
             "Where most are 'changed', --data is likely not the dataset that was dumped; check it. To delete "
-            "them all and dump them again, add --delete-many (make: DELETE_MANY=1)."
+            "them all and dump them again, add --delete-many."
         )
 
     def summary(self, verb: str) -> str:

@@ -34,14 +34,14 @@ def first_named(items: Sequence[ScanView]) -> str:
 
 def missing_lines(missing: MissingBySequence, expected: int, mean_size: float) -> list[str]:
     """How complete a store is that should hold so many scan-views, of so many bytes each (0: not known)."""
-    count, all_of_them = sum(map(len, missing.values())), f"{count_text(expected, 'scan-view')} of DATA"
+    count, all_of_them = sum(map(len, missing.values())), f"{count_text(expected, 'scan-view')} of the dataset"
     if not count:
         return [f"complete   {all_of_them}, none is missing"]
     size = f" (about {size_text(mean_size * count)})" if mean_size else ""
     return [
         f"complete   {100 * (expected - count) / expected:.1f} %: {count:,} of {all_of_them} are missing{size}",
         *(f"  {name}: {len(items):,} missing: {first_named(items)}" for name, items in missing.items() if items),
-        "  make dump-teacher dumps exactly these.",
+        "  polar-distill dump dumps exactly these.",
     ]
 
 

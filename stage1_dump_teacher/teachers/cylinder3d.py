@@ -50,7 +50,7 @@ class Cylinder3DTeacher(Teacher):
         which `set_float32_precision` makes.
         """
         if precision != "float32" and not next(self.model.parameters()).is_cuda:
-            raise SettingsError(f"precision={precision} needs a GPU (DEVICE=cuda); on a CPU choose precision=float32")
+            raise SettingsError(f"precision={precision} needs a GPU (--device cuda); on a CPU choose precision=float32")
         set_sparse_precision(tf32=precision == "tf32")
         if precision == "float16":
             halve_sparse_network(self.model)

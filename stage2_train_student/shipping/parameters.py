@@ -120,7 +120,7 @@ def check_same_student(folder: Path, expected: Parameters) -> None:
     except SettingsError as error:
         raise SettingsError(f"{error.message}\nWrite the folder again with export.") from error
     if found.student_sha256 != expected.student_sha256:
-        raise SettingsError(f"{folder}: the graphs here are of another student than that of RUN; export that one")
+        raise SettingsError(f"{folder}: the graphs here are of another student than that of the run; export that one")
     for name in ("grid", "pillar_channels", "classes"):
         if getattr(found, name) != getattr(expected, name):
             raise SettingsError(f"{path}: {name}: not as the student has it. Write the folder again with export.")

@@ -75,12 +75,12 @@ def open_targets(
     layers, readers = teacher_layers(settings.distillation), voxel_terms(settings.distillation)
     if settings.targets == "online":
         if teacher is None:
-            raise SettingsError("targets: online needs the teacher's checkpoint (TEACHER=, --teacher)")
+            raise SettingsError("targets: online needs the teacher's checkpoint (--teacher)")
         teacher = teacher.for_dataset(label_map)
         online = partial(teacher.targets, layers=layers, voxel_features=bool(readers))
         return TargetSource(online=online, channels=layer_channels(teacher, layers), hash=teacher.hash)
     if cache is None:
-        raise SettingsError("targets: cache needs the target store (CACHE=, --cache)")
+        raise SettingsError("targets: cache needs the target store (--cache)")
     store = copied_locally(TargetStore.open(cache), copies)
     store.check_fits(grid, label_map, layers)
     check_voxel_features(store, settings, readers)
@@ -97,8 +97,9 @@ def check_voxel_features(store: TargetStore, settings: ExperimentSettings, reade
     """
     if readers and not store.identity.voxel_features:
         raise StoreError(
-            f"{store.location}: keeps no voxel features, which {', '.join(readers)} read. Dump them into another CACHE "
-            f"(profile=full layers=[{','.join(teacher_layers(settings.distillation))}]), or set these weights to 0."
+            f"{store.location}: keeps no voxel features, which {', '.join(readers)} read. Dump them into another "
+            f"--cache (--set profile=full --set layers=[{','.join(teacher_layers(settings.distillation))}]), or set "
+            "these weights to 0."
         )
     if readers and settings.views == "anchors":
         raise SettingsError(
@@ -121,7 +122,7 @@ def check_complete(store: TargetStore, scans: list[ScanId]) -> dict[ScanId, str]
     if missing:
         raise StoreError(
             f"{store.location}: {len(missing)} of {len(scans)} training scans have no complete targets, the first is "
-            f"{missing[0]}. Run make dump-teacher again: it dumps exactly what is missing."
+            f"{missing[0]}. Run polar-distill dump again: it dumps exactly what is missing."
         )
     skipped = {scan: reasons[scan, view] for scan, view in absent}
     if skipped and len(skipped) == len(scans):

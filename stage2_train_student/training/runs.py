@@ -50,7 +50,7 @@ def run_settings(folder: Path) -> ExperimentSettings:
     path = folder / SETTINGS_FILE
     check_sums(folder, (".yaml",))
     if not path.is_file():
-        raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check RUN.")
+        raise CheckpointError(f"{folder}: no run here ({SETTINGS_FILE} is missing). Train one first, or check --run.")
     try:
         if not path.read_bytes().strip():
             raise SettingsError(f"{path}: the file is empty.")

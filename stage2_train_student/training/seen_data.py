@@ -180,6 +180,6 @@ class ScansOfNow:
             self._hashes[chosen] = scans_hash(scans)
         if seen.scans_sha256 != self._hashes[chosen]:
             raise CheckpointError(
-                f"{folder}: trained on {seen.scans_in_words}, {self._data} has others now. Use the DATA that it was "
+                f"{folder}: trained on {seen.scans_in_words}, {self._data} has others now. Use the --data that it was "
                 "trained on with all its scans and labels, or another folder."
             )

@@ -42,7 +42,7 @@ def test_dump_train_evaluate_and_predict_end_to_end(streets, reduced_teacher, tm
     dumped = dump_words(streets, reduced_teacher, cache, STREET_GRID, "splits=[train]", *encoding_words("float16"))
     output = finish(start("-m", "stage1_dump_teacher", *dumped))
     assert "5 scan-views written" in output
-    assert "next: make train-student" in output
+    assert "next: polar-distill train --data" in output
     assert len(TargetStore.open(cache).finished()) == 5
 
     trained = train_words(streets, cache, run, "epochs=2", "batch_size=3")

@@ -160,6 +160,18 @@ def test_scans_of_any_number_of_points_are_read_with_their_own_columns(tmp_path)
     assert read.labels is None
 
 
+def test_a_name_that_no_scan_can_have_is_passed_over_by_all_commands(tmp_path):
+    for frame in ("0", "1", "line\nbreak"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{frame}.bin").write_bytes(street_scan()[0].astype("<f4").tobytes())
+    output = succeed(command(program, "new-dataset", tmp_path, "--out", tmp_path / "own.yaml"))
+    assert "scans        2 in 1 sequence" in output
+    assert "left out     1 .bin" in output
+    selection = open_dataset(tmp_path, tmp_path / "own.yaml").select(["train"])
+    assert [scan.frame for scan in selection.scans] == ["0", "1"]
+    assert any(note.startswith("left out a/line\\nbreak.bin: ") for note in selection.notes)
+
+
 def test_links_are_followed_and_damage_in_one_file_does_not_hide_the_others(tmp_path):
     disk, rig = tmp_path / "disk", tmp_path / "rig"
     write_npy(disk, np.array([0, 3, 7, 200]))

@@ -15,7 +15,7 @@ from stage1_dump_teacher import doctor as doctors
 from stage1_dump_teacher.data_checks.looking import look, reference_of
 from tests.golden.golden_files import scans_folder
 from tests.shared.planted_scans import LABELS, SCANS, Planted, write_planted
-from tests.shared.reduced import DATASET, STREET_GRID, command, experiment_file, settings_words, succeed
+from tests.shared.reduced import DATASET, STREET_GRID, command, next_command, settings_words, succeed
 
 FAULTS = {field.name for field in fields(Planted)}
 FIVE = ["x", "y", "z", "intensity", "ring"]
@@ -92,14 +92,14 @@ def test_a_new_user_gets_from_files_to_an_evaluated_student(written, planted_set
     succeed(command(program, "class-frequencies", "--data", planted_set, "--dataset", written, "--write"))
     teacher, cache, run = tmp_path / "teacher", tmp_path / "cache", tmp_path / "run"
     words = settings_words(*same, *TINY_TEACHER)
-    assert f'SET="dataset={written}"' in succeed(command(program, "train-teacher", *on_cpu, "--run", teacher, *words))
+    trained = succeed(command(program, "train-teacher", *on_cpu, "--run", teacher, *words))
     checkpoint = teacher / "teacher_last.safetensors"
     # A teacher of one's own knows these scans.
     assert noted(open_dataset(planted_set, written), checkpoint) == set()
-    dump = ("--teacher", checkpoint, "--cache", cache, *settings_words(*same, "profile=train", "splits=[train]"))
-    dumped = succeed(command(program, "dump", *on_cpu, *dump))
+    # Each next command as it is printed, but for where it writes and how fast it is.
+    dump = ("--cache", cache, "--device", "cpu", *settings_words("profile=train", "splits=[train]"))
+    dumped = succeed(command(program, *next_command(trained), *dump))
     assert "3 scan-views written" in dumped
-    assert f'SET="dataset={written}"' in dumped
-    train = ("--experiment", experiment_file("full"), "--cache", cache, "--run", run)
-    succeed(command(program, "train", *on_cpu, *train, *settings_words(*same, *TINY_STUDENT)))
-    assert "mIoU" in succeed(command(program, "evaluate", *on_cpu, "--run", run))
+    train = ("--run", run, "--device", "cpu", *settings_words(*TINY_STUDENT))
+    evaluate = next_command(succeed(command(program, *next_command(dumped), *train)))
+    assert "mIoU" in succeed(command(program, *evaluate, "--device", "cpu"))

@@ -148,8 +148,8 @@ def test_what_cannot_be_averaged_is_refused(tmp_path, few, reduced_teacher, othe
     for teachers, setting, message in (
         (twice, "views_averaged=2", "is there twice; give it once, with a larger weight"),
         (pair, "teacher_weights=[1, 2, 3]", "2 teachers are given, and 3 weights"),
-        (pair, "teacher_weights=[1, 0]", "teacher_weights.1: Input should be greater than 0"),
-        (reduced_teacher, "views_averaged=0", "views_averaged: Input should be greater than or equal to 1"),
+        (pair, "teacher_weights=[1, 0]", "teacher_weights.1: must be greater than 0"),
+        (reduced_teacher, "views_averaged=0", "views_averaged: must be greater than or equal to 1"),
         (Path(f"{reduced_teacher} {tmp_path}/none.pt"), TRAIN, "none.pt"),
         (reduced_teacher, "teacher=averaged", "unknown teacher 'averaged'; choose from cylinder3d, recorded"),
     ):

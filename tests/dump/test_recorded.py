@@ -70,7 +70,7 @@ def recorded_store(tmp_path_factory, recorded, store_scans) -> Path:
     said = succeed(command(program, *words))
     assert "teacher  recorded a friend's" in said
     assert "layers: none, logits only" in said
-    assert f"next: make train-student EXPERIMENT=logit CACHE={cache}" in said
+    assert f"--cache {cache} --experiment logit" in said
     return cache
 
 
@@ -254,9 +254,9 @@ def test_columns_are_mapped_by_name(tmp_path, semantic_kitti):
     ("text", "message"),
     [
         (f"{LOGITS}classes: [car, lorry]\n", "dataset 'semantic_kitti' has no lorry. No column stands for bicycle, "),
-        ("kind: logits\n", "model: Field required"),
+        ("kind: logits\n", "model: is missing"),
         (f"{LOGITS}names: [car]\n", "names: unknown key"),
-        ("model: x\nkind: labels\n", "kind: Input should be 'logits' or 'probabilities'"),
+        ("model: x\nkind: labels\n", "kind: must be 'logits' or 'probabilities'"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(tmp_path, semantic_kitti, text, message):

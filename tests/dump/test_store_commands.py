@@ -74,11 +74,11 @@ def test_info_for_programs(exact_store):
 
 def test_info_counts_what_a_dataset_still_lacks(store, store_scans, semantic_kitti_yaml):
     words = ("info", "--cache", store, "--data", store_scans, "--set", f"dataset={semantic_kitti_yaml}")
-    assert "8 scan-views of DATA, none is missing" in succeed(stage_one(*words))
+    assert "8 scan-views of the dataset, none is missing" in succeed(stage_one(*words))
     (store / FIRST).unlink()
     shutil.rmtree(store / "sequences/08")
     output = succeed(stage_one(*words))
-    assert "62.5 %: 3 of 8 scan-views of DATA are missing" in output
+    assert "62.5 %: 3 of 8 scan-views of the dataset are missing" in output
     assert "  00: 1 missing: 00/000000 view 0\n" in output
     assert "  08: 2 missing: 08/000000 view 0, 08/000000 view 1\n" in output
     report = json.loads(succeed(stage_one(*words, "--json")))
@@ -260,7 +260,7 @@ def test_repair_with_the_scans_of_another_dataset_asks_before_it_deletes(
     message = fail(stage_one(*words))
     assert "8 of 8 files would be deleted (8 changed)" in message
     assert "--data is likely not the dataset that was dumped" in message
-    assert "--delete-many (make: DELETE_MANY=1)" in message
+    assert "add --delete-many." in message
     assert "8 of 8 files would be deleted" in succeed(stage_one(*words, "--dry-run"))
     assert scan_files(store) == scan_files(train_store)
 

@@ -132,7 +132,7 @@ def test_scans_without_labels_cannot_train_a_teacher(tmp_path):
 
 @pytest.mark.parametrize("rate", [".inf", "-.inf", ".nan", "0", "-0.001"])
 def test_a_learning_rate_that_is_none_is_refused(streets, tmp_path, rate):
-    assert "learning_rate: Input should be" in fail(train_teacher(streets, tmp_path / "run", f"learning_rate={rate}"))
+    assert "learning_rate: must be" in fail(train_teacher(streets, tmp_path / "run", f"learning_rate={rate}"))
     assert not (tmp_path / "run").exists()
 
 
@@ -159,5 +159,5 @@ def test_without_validation_the_last_teacher_is_named(streets, tmp_path):
     assert label_path(tmp_path / "data", ScanId("00", "000000")).is_file()
     output = succeed(train_teacher(tmp_path / "data", tmp_path / "run", "epochs=1"))
     assert "no validation" in output
-    assert f"TEACHER={tmp_path / 'run' / LAST_TEACHER}" in output
+    assert f"--teacher {tmp_path / 'run' / LAST_TEACHER}" in output
     assert not (tmp_path / "run" / BEST_TEACHER).exists()

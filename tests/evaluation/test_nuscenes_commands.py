@@ -64,7 +64,7 @@ def run(data, teacher, tmp_path_factory) -> Path:
     words = ["--data", data, "--cache", folder / "cache", "--device", "cpu"]
     dumped = command(program, "dump", *words, "--teacher", teacher, *settings_words("dataset=nuscenes", GRID))
     assert "4 scan-views written" in succeed(dumped)
-    assert "next: make train-student EXPERIMENT=full_nuscenes" in dumped.output
+    assert "--experiment full_nuscenes --set dataset=nuscenes" in dumped.output
     settings = settings_words(GRID, *STUDENT, "epochs=1", "batch_size=1")
     trained = command(program, "train", *words, "--experiment", "full_nuscenes", "--run", folder / "run", *settings)
     assert "2 steps, 1 epoch finished; best mIoU" in succeed(trained)

@@ -219,7 +219,7 @@ def test_scans_without_points_and_labels_of_another_number_are_refused(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "scans: Field required"),
+        ({}, "scans: is missing"),
         ({"scans": "velodyne/*.bin"}, "needs {frame}"),
         ({"scans": "{scene}/{frame}.bin"}, "only fields"),
         ({"scans": "../{frame}.bin"}, "no path below DATA"),

@@ -1,6 +1,7 @@
 """Teacher, students, caches and commands at a size that a test can afford."""
 
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -83,6 +84,11 @@ def fail(result: Result) -> str:
     """Output of a command that must have refused, in one line without line breaks."""
     assert result.exit_code == 1, result.output
     return " ".join(result.output.split())
+
+
+def next_command(output: str) -> list[str]:
+    """Words of the command that a command names as the next one, as a shell reads them, without the program."""
+    return shlex.split(output.partition("next: polar-distill ")[2].partition("\n")[0])
 
 
 def settings_words(*overrides: str) -> list[str]:

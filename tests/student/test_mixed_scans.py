@@ -205,9 +205,9 @@ def test_what_was_mixed_is_kept_beside_a_batch_that_breaks_a_run(streets, runs, 
     ("override", "message"),
     [
         ("mix.sectors=2", "mix.sectors: 40 azimuth bins have room for 1 at most"),
-        ("mix.probability=0", "mix.probability: Input should be greater than 0"),
+        ("mix.probability=0", "mix.probability: must be greater than 0"),
         ("mix.sector=1", "did you mean 'sectors'"),
-        ("mix=0.5", "mix: Input should be a valid dictionary"),
+        ("mix=0.5", "mix: must have keys of its own"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(override, message):

@@ -141,7 +141,7 @@ def test_damaged_targets_stop_the_run_naming_the_file(streets, street_cache, tmp
         path.write_bytes(path.read_bytes()[:-100])
     message = fail(train(streets, cache, runs / "damaged", "batch_size=1", "epochs=1", "validate_on=[]"))
     assert "000003.v" in message
-    assert "delete the file and run make dump-teacher again" in message
+    assert "delete the file and run polar-distill dump again" in message
 
 
 def test_a_missing_store_is_named(streets, tmp_path, runs):

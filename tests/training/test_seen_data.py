@@ -33,7 +33,7 @@ def test_a_finished_run_is_held_against_the_scans_of_now(tmp_path):
 
     label_path(data, scans[1]).unlink()
     ScansOfNow(data).check(tmp_path / "full", FULL)
-    with pytest.raises(CheckpointError, match=r"baseline: trained on 3 scans \(.*has others now\. Use the DATA"):
+    with pytest.raises(CheckpointError, match=r"baseline: trained on 3 scans \(.*has others now\. Use the --data"):
         ScansOfNow(data).check(tmp_path / "baseline", BASELINE)
     scan_path(data, scans[2]).unlink()
     with pytest.raises(CheckpointError, match="full: trained on 3 scans"):

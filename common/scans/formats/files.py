@@ -124,7 +124,7 @@ class SensorFiles(ScanFiles):
             what = "bag" if in_bags else "file"
             raise DataError(
                 f"{self.root}: no {what} fits the pattern '{self.settings.scans}' (options.scans of the dataset's YAML "
-                "file). Check DATA and the pattern."
+                "file). Check --data and the pattern."
             )
         return found
 

@@ -145,7 +145,7 @@ class NuScenes(ScanFiles):
         found = sorted({path.parent.name for table in TABLES for path in self.root.glob(f"v[0-9]*-*/{table}.json")})
         if not found:
             raise DataError(
-                f"{self.root}: no folder v1.0-mini, v1.0-trainval or v1.0-test. DATA must name the folder that holds "
+                f"{self.root}: no folder v1.0-mini, v1.0-trainval or v1.0-test. --data must name the folder that holds "
                 "one of them, and samples/ and lidarseg/ beside it."
             )
         return found

@@ -27,7 +27,7 @@ class SemanticKitti(ScanFiles):
         names = names_in(folder)
         if names is None:
             raise DataError(
-                f"no folder '{folder}'. DATA must name the folder that holds sequences/00/velodyne/*{SCAN_SUFFIX} "
+                f"no folder '{folder}'. --data must name the folder that holds sequences/00/velodyne/*{SCAN_SUFFIX} "
                 "(for SemanticKITTI the folder called 'dataset')."
             )
         return sorted(name for name in names if not name.startswith(HIDDEN) and self._has_scans(name))

@@ -26,7 +26,7 @@ def unreadable(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}). Check DATA, the permissions and the download."
+            f"{path}: cannot be read ({error.strerror or error}). Check --data, the permissions and the download."
         ) from error
     except Exception as error:
         said = f"{type(error).__name__}: {in_one_line(error)}"

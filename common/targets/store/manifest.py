@@ -66,8 +66,8 @@ def read_manifest(storage: Storage) -> Manifest:
             raise ValueError(f"{SIGNED} is neither true nor false")
     except MissingFileError as error:
         raise StoreError(
-            f"{storage.location}: no target store here ({MANIFEST} is missing). Run make dump-teacher first, or check "
-            "CACHE."
+            f"{storage.location}: no target store here ({MANIFEST} is missing). Run polar-distill dump first, or check "
+            "--cache."
         ) from error
     except SettingsError as error:
         problem = error.message[:LONGEST_QUOTE]

@@ -82,7 +82,7 @@ class TargetStore:
             raise StoreError(
                 f"{storage.location}: this store was made with other settings; nothing was written.\n"
                 + "\n".join(lines)
-                + "\nChoose another CACHE, delete this one, or use the settings it was made with."
+                + "\nChoose another --cache, delete this one, or use the settings it was made with."
             )
         return store
 
@@ -118,12 +118,12 @@ class TargetStore:
         lines = differences(stored, expected)
         absent = [name for name in layers if name not in self.identity.layers]
         if absent:
-            held = list(self.identity.layers) or "none, only logits (EXPERIMENT=logit learns from them)"
+            held = list(self.identity.layers) or "none, only logits (--experiment logit learns from them)"
             lines.append(f"  layers: the experiment needs {absent}, the store has {held}")
         if lines:
             raise StoreError(
                 f"{self.location}: this store does not fit the experiment.\n" + "\n".join(lines) + "\n"
-                "Change the experiment's settings, or dump targets for them into another CACHE folder."
+                "Change the experiment's settings, or dump targets for them into another --cache."
             )
 
     def name(self, scan: ScanId, view: int) -> str:
@@ -281,7 +281,7 @@ class TargetStore:
         except MemberError as error:
             raise StoreError(
                 f"{self.location}/{self.name(scan, index)}: scan {scan}, view {index} is damaged: {error}. "
-                "Run the command repair, or delete the file and run make dump-teacher again."
+                "Run the command repair, or delete the file and run polar-distill dump again."
             ) from error
         except ForeignFileError as error:
             raise StoreError(
@@ -295,6 +295,6 @@ class TargetStore:
             return self.storage.read(self.name(scan, index))
         except MissingFileError as error:
             raise StoreError(
-                f"{self.location}: no targets of scan {scan}, view {index}. Run make dump-teacher again: it dumps "
-                "exactly what is missing."
+                f"{self.location}: no targets of scan {scan}, view {index}. Run polar-distill dump again: it "
+                "dumps exactly what is missing."
             ) from error
