@@ -34,8 +34,9 @@ def shared_words(dataset: Path, grid: GridSettings, usual: GridSettings) -> list
     name = dataset.stem if dataset.parent == Path("configs/datasets") else str(dataset)
     words = [] if name == "semantic_kitti" else ["--set", f"dataset={name}"]
     if grid != usual:
-        words += ["--set", "grid=" + yaml.safe_dump(grid.model_dump(mode="json"), default_flow_style=True, width=1000)]
-    return [word.strip() for word in words]
+        text = yaml.safe_dump(grid.model_dump(mode="json"), default_flow_style=True, sort_keys=False, width=1000)
+        words += ["--set", f"grid={text.strip()}"]
+    return words
 
 
 settings_options = gathered("settings", load_dump_settings, config_option, set_option)

@@ -1,7 +1,9 @@
 """The command `dump`."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -64,19 +66,28 @@ def dump(
     click.echo("\n".join(dump_lines(report)))
     if report.left:
         raise click.exceptions.Exit(INTERRUPTED)
-    words = training_words(settings, has_layers=bool(TargetStore.open(cache).identity.layers))
+    words = training_words(settings, TargetStore.open(cache).identity.layers)
     if words:
-        click.echo(f"next: {command_line('train', '--data', data, '--cache', cache, *words)}")
+        when = "next" if share.count == 1 else "next, once all shards are done"
+        click.echo(f"{when}: {command_line('train', '--data', data, '--cache', cache, *words)}")
 
 
-def training_words(settings: DumpSettings, has_layers: bool) -> list[str]:
-    """Options with which `train` takes what was dumped; none where nothing was dumped to train on."""
+def training_words(settings: DumpSettings, layers: Collection[str]) -> list[str]:
+    """Options with which `train` takes what was dumped, these layers; none where nothing was dumped to train on."""
     learnt = [name for name in settings.splits if not name.endswith(("val", "test"))]
-    own = f"full_{settings.dataset.stem}"
-    experiment = (own if find_config(own, "experiments") else "full") if has_layers else "logit"
-    found = find_config(experiment, "experiments")
-    usual = GridSettings.model_validate(read_yaml(found).get("grid") or {}) if found else GridSettings()
-    words = ["--experiment", experiment, *shared_words(settings.dataset, settings.grid, usual)]
+    found = ((name, find_config(name, "experiments")) for name in (f"full_{settings.dataset.stem}", "full", "pvkd"))
+    fitting = ((name, read_yaml(path)) for name, path in found if path)
+    fallback: tuple[str, dict[str, Any]] = ("logit", {})
+    experiment, usual = next(((name, values) for name, values in fitting if learns_from(values, layers)), fallback)
+    grid = GridSettings.model_validate(usual.get("grid") or {})
+    words = ["--experiment", experiment, *shared_words(settings.dataset, settings.grid, grid)]
     if "train" not in learnt:
         words += ["--set", f"train={json.dumps(learnt)}"]
     return words if learnt else []
+
+
+def learns_from(experiment: dict[str, Any], layers: Collection[str]) -> bool:
+    """Whether these layers are all that the terms of an experiment read, as its YAML file says."""
+    distillation = experiment.get("distillation") or {}
+    weights = {**distillation, **(distillation.get("others") or {})}
+    return all(pair["teacher"] in layers for pair in distillation.get("pairs") or () if weights.get(pair["term"]))

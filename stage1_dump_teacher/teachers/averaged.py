@@ -50,6 +50,12 @@ class Average(Teacher):
         """Averages are made of teachers, see `load_teachers`."""
         raise SettingsError("an average is made of teachers: give several checkpoints, or set views_averaged")
 
+    def __str__(self) -> str:
+        """How many are averaged; `averaged_lines` of the store says which."""
+        views = max(share.views for share in self._shares.values())
+        what = "a teacher" if len(self.teachers) == 1 else f"{len(self.teachers)} teachers"
+        return f"{self.hash[:12]}  average of {f'{views} views of ' if views > 1 else ''}{what}"
+
     @property
     def shares(self) -> dict[str, TeacherShare]:
         return self._shares

@@ -57,7 +57,8 @@ class Cylinder3DTeacher(Teacher):
         return self
 
     def __str__(self) -> str:
-        return f"{self.hash[:12]}  {self.model.widths}"
+        widths = self.model.widths
+        return f"{self.hash[:12]}  Cylinder3D of base width {widths.base}, {widths.classes} classes"
 
     @property
     def classes(self) -> int:

@@ -49,6 +49,8 @@ def export(
     if int8 != (calibrate is not None) or (int8 and not onnx):
         raise SettingsError("--int8 and --calibrate DATA go together, and need ONNX graphs")
     calibration = None if calibrate is None else open_dataset(calibrate, run_settings(run_folder).dataset)
+    if onnx:
+        click.echo("writing ONNX graphs, which takes some ten seconds", err=True)
     comparison = write_export(run_folder, to, licence, onnx, calibration, scans)
     if comparison is not None:
         click.echo("\n".join(aligned_table(comparison.engine_rows())))

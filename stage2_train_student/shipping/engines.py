@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from common.base.errors import SettingsError
+from common.base.text import count_text
 from common.scans.dataset import Dataset, LabelledScan
 from common.scans.polar_grid import PolarGrid, voxelise
 from common.scans.scan_batch import ScanBatch, batch_scans
@@ -194,7 +196,8 @@ class Comparison:
 def compare(
     engines: Sequence[Engine], dataset: Dataset, scans: Sequence[ScanId], grid: PolarGrid, repeats: int = 1
 ) -> Comparison:
-    """Run engines on real scans, one after another on each scan, so that a busy machine is so to all of them.
+    """Run engines on real scans, one after another on each scan, so that a busy machine is so to all of them; with a
+    progress bar.
 
     The first call of each warms up; its time is not counted where there are more.
 
@@ -204,7 +207,8 @@ def compare(
     found = Comparison({name: Measured() for name in PARTS}, {engine.name: Measured() for engine in engines})
     found.threads = torch.get_num_threads()
     reading, voxelising, labelling = found.parts.values()
-    for repeat, scan in product(range(repeats), scans):
+    rounds, said = list(product(range(repeats), scans)), f"latency, {count_text(found.threads, 'thread')}"
+    for repeat, scan in tqdm(rounds, unit="scan", desc=said, leave=False):
         with reading.timed():
             points = dataset.files.points(scan)
         with voxelising.timed():

@@ -116,6 +116,7 @@ def test_a_store_says_and_checks_what_was_averaged(tmp_path, few, reduced_teache
     words = dump_words(few, reduced_teacher, cache, STREET_GRID, TRAIN, *anchors)
     words[words.index("--teacher") : words.index("--teacher")] = ["--teacher", str(other_teacher)]
     said = succeed(command(stage_one, *words))
+    assert "  average of 2 views of 2 teachers on cpu" in said
     assert "average  50 %: 2 views averaged (rotate True, flip True, scale 0.05, translate 0.0, seed 0) of" in said
     assert "cost     4 answers of a teacher for each scan-view, 32 in all" in said
     manifest = json.loads((cache / "manifest.json").read_text())["identity"]
