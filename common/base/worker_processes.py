@@ -5,6 +5,7 @@ them once others compute beside it. Processes do not share the lock. Arrays trav
 used again and again: fresh memory would have to be mapped page by page, which holds up the launching thread as well.
 """
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -15,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
+from mmap import mmap
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from common.base.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 Arrays = Mapping[str, np.ndarray]
+Place = tuple[str, int]
+"""Of a block, for another process: a path, and a number that no later block has."""
 Places = dict[str, tuple[str, tuple[int, ...], int]]
 """Of arrays in a block: dtype, shape and first byte by name."""
 
@@ -44,7 +47,18 @@ SECONDS_TO_END = 10.0
 
 # Of a process that works for another one: what it was given, and the blocks that it has seen.
 _given: list[Any] = []
-_blocks: dict[str, SharedMemory] = {}
+_blocks: dict[int, mmap] = {}
+
+
+class Block(NamedTuple):
+    """Shared memory without a name: nothing is left of it, even where all processes are killed at once."""
+
+    memory: mmap
+    file: int
+    place: Place
+
+
+_numbers = itertools.count()
 
 
 class WorkerError(PolarDistillError):
@@ -65,7 +79,7 @@ class WorkerProcesses:
         # Each is a fresh Python: forks of one with threads, as PyTorch has, can hang.
         context = multiprocessing.get_context("spawn")
         lifeline, self._lifeline = context.Pipe(duplex=False)
-        self._free: list[SharedMemory] = []
+        self._free: list[Block] = []
         self._block_bytes = LEAST_BLOCK
         try:
             with ExitStack() as unless_started:
@@ -76,6 +90,8 @@ class WorkerProcesses:
                     started = [self._pool.submit(os.getpid) for _ in range(count)]
                 for future in started:
                     future.result()
+                with self._block(0) as block:
+                    self.call(_can_attach, block.place)
                 unless_started.pop_all()
         except Exception as error:  # whatever a dataset or a store of somebody's own raises when it is pickled
             why = "one of them ended at once" if isinstance(error, BrokenProcessPool) else error
@@ -116,29 +132,29 @@ class WorkerProcesses:
         """What `function(given, arrays, *arguments)` returns; the arrays are its own only until then. As `call`."""
         places, size = _places_of(arrays)
         with self._block(size) as block:
-            _fill(block, places, arrays)
-            return self.call(_with_arrays, function, block.name, places, *arguments)
+            _fill(block.memory, places, arrays)
+            return self.call(_with_arrays, function, block.place, places, *arguments)
 
     def call_for(
         self, function: Callable[..., tuple[Result, Arrays]], *arguments: Any
     ) -> tuple[Result, dict[str, np.ndarray]]:
         """What `function(given, *arguments)` returns: something small, and arrays. As `call`."""
         with self._block(0) as block:
-            result, places, arrays = self.call(_for_arrays, function, block.name, *arguments)
+            result, places, arrays = self.call(_for_arrays, function, block.place, *arguments)
             if arrays:
                 # They came through a pipe; the next ones will find room.
                 self._block_bytes = max(self._block_bytes, _places_of(arrays)[1])
                 return result, dict(arrays)
-            return result, {name: values.copy() for name, values in _arrays_in(block, places).items()}
+            return result, {name: values.copy() for name, values in _arrays_in(block.memory, places).items()}
 
     @contextmanager
-    def _block(self, size: int) -> Iterator[SharedMemory]:
+    def _block(self, size: int) -> Iterator[Block]:
         """One that nobody else uses, of at least so many bytes."""
         self._block_bytes = max(self._block_bytes, size)
         block = None
         with suppress(IndexError):
             block = self._free.pop()
-        if block is None or block.size < self._block_bytes:
+        if block is None or len(block.memory) < self._block_bytes:
             if block is not None:
                 _drop(block)
             block = _new_block(self._block_bytes * 3 // 2)
@@ -161,32 +177,32 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _new_block(size: int) -> SharedMemory:
+def _new_block(size: int) -> Block:
     """Shared memory, all of it there: a process that writes to memory which is only promised would be ended.
 
     Raises:
         PolarDistillError: there is not so much.
     """
-    block = None
-    try:
-        block = SharedMemory(create=True, size=size)
-        with open(SHARED_MEMORY / block.name, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        if block is not None:
-            _drop(block)
-        raise PolarDistillError(
-            f"{SHARED_MEMORY}: no room for {size / 1e6:.0f} MB to hand scans over ({error.strerror}). Give the "
-            "container more (docker: --shm-size=4g, or --ipc=host), or set processes=false."
-        ) from error
-    return block
+    with ExitStack() as unless_made:
+        try:
+            file = os.open(SHARED_MEMORY, os.O_TMPFILE | os.O_RDWR, 0o600)
+            unless_made.callback(os.close, file)
+            os.posix_fallocate(file, 0, size)
+            memory = mmap(file, size)
+        except OSError as error:
+            raise PolarDistillError(
+                f"{SHARED_MEMORY}: no room for {size / 1e6:.0f} MB to hand scans over ({error.strerror}). Give the "
+                "container more (docker: --shm-size=4g, or --ipc=host), or set processes=false."
+            ) from error
+        unless_made.pop_all()
+    return Block(memory, file, (f"/proc/{os.getpid()}/fd/{file}", next(_numbers)))
 
 
-def _drop(block: SharedMemory) -> None:
+def _drop(block: Block) -> None:
     """Give a block back to the system; it may be mapped for as long as an array in it is in use."""
-    block.unlink()
+    os.close(block.file)
     with suppress(BufferError):
-        block.close()
+        block.memory.close()
 
 
 def _begin(given: Any, lifeline: Connection) -> None:
@@ -202,6 +218,11 @@ def _end_with(lifeline: Connection) -> None:
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
     os._exit(1)
+
+
+def _can_attach(given: Any, place: Place) -> None:
+    """At the start: where blocks cannot be handed over, threads can still do the work."""
+    _attached(place)
 
 
 def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -223,29 +244,31 @@ def _travels(error: Exception) -> bool:
     return True
 
 
-def _with_arrays(given: Any, function: Callable[..., Result], block: str, places: Places, *arguments: Any) -> Result:
+def _with_arrays(given: Any, function: Callable[..., Result], place: Place, places: Places, *arguments: Any) -> Result:
     """`call_with`, in the process that works."""
-    return function(given, _arrays_in(_attached(block), places), *arguments)
+    return function(given, _arrays_in(_attached(place), places), *arguments)
 
 
 def _for_arrays(
-    given: Any, function: Callable[..., tuple[Result, Arrays]], name: str, *arguments: Any
+    given: Any, function: Callable[..., tuple[Result, Arrays]], place: Place, *arguments: Any
 ) -> tuple[Result, Places, Arrays]:
     """`call_for`, in the process that works: where the arrays lie in the block; if it is too small, they themselves."""
     result, arrays = function(given, *arguments)
     places, size = _places_of(arrays)
-    block = _attached(name)
-    if size > block.size:
+    memory = _attached(place)
+    if size > len(memory):
         return result, {}, arrays
-    _fill(block, places, arrays)
+    _fill(memory, places, arrays)
     return result, places, {}
 
 
-def _attached(name: str) -> SharedMemory:
+def _attached(place: Place) -> mmap:
     """A block of the process that this one works for; mapped once."""
-    if name not in _blocks:
-        _blocks[name] = SharedMemory(name)
-    return _blocks[name]
+    path, number = place
+    if number not in _blocks:
+        with open(path, "r+b") as file:
+            _blocks[number] = mmap(file.fileno(), 0)
+    return _blocks[number]
 
 
 def _places_of(arrays: Arrays) -> tuple[Places, int]:
@@ -257,12 +280,12 @@ def _places_of(arrays: Arrays) -> tuple[Places, int]:
     return places, size
 
 
-def _arrays_in(block: SharedMemory, places: Places) -> dict[str, np.ndarray]:
-    return {name: np.ndarray(shape, dtype, block.buf, start) for name, (dtype, shape, start) in places.items()}
+def _arrays_in(memory: mmap, places: Places) -> dict[str, np.ndarray]:
+    return {name: np.ndarray(shape, dtype, memory, start) for name, (dtype, shape, start) in places.items()}
 
 
-def _fill(block: SharedMemory, places: Places, arrays: Arrays) -> None:
-    for name, values in _arrays_in(block, places).items():
+def _fill(memory: mmap, places: Places, arrays: Arrays) -> None:
+    for name, values in _arrays_in(memory, places).items():
         np.copyto(values, arrays[name])
 
 

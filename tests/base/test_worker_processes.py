@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from tests.base.test_worker_processes import pid_of, sums
 if __name__ == "__main__":
     with WorkerProcesses(1, None) as workers:
         workers.call_with(sums, {"a": np.zeros(9)}, 0)
-        print(workers.call(pid_of), workers._free[0].name, flush=True)
+        print(workers.call(pid_of), flush=True)
         time.sleep(60)
 """
 
@@ -156,11 +157,12 @@ def test_memory_that_is_not_there_is_refused(monkeypatch):
     def full(file: int, start: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    before = set(SHARED_MEMORY.iterdir())
-    with WorkerProcesses(1, None) as workers, pytest.raises(PolarDistillError, match="no room for 2 MB to hand scans"):
-        workers.call_with(sums, ARRAYS, 0)
-    assert set(SHARED_MEMORY.iterdir()) == before
+    with WorkerProcesses(1, None) as workers:
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(PolarDistillError, match="no room for 13 MB to hand scans"):
+            workers.call_with(sums, LARGE, 0)
+    with pytest.raises(WorkerError, match=r"could not be started: .*no room for 2 MB"):
+        WorkerProcesses(1, None)
 
 
 def test_errors_come_back_as_they_are(workers):
@@ -231,7 +233,7 @@ def test_what_cannot_travel_is_named_at_once():
         WorkerProcesses(1, threading.Lock())
 
 
-@pytest.mark.parametrize("how", ["killed", "terminal closed"])
+@pytest.mark.parametrize("how", ["killed", "all killed", "terminal closed"])
 def test_processes_end_with_the_one_that_started_them_and_leave_no_memory(tmp_path, how):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
@@ -242,18 +244,27 @@ def test_processes_end_with_the_one_that_started_them_and_leave_no_memory(tmp_pa
     ) as parent:
         assert parent.stdout is not None
         words = parent.stdout.readline().split()
-        worker, block = int(words[0]), SHARED_MEMORY / words[1]
+        worker = int(words[0])
         os.kill(worker, 0)
-        assert block.exists()
+        assert blocks_of(parent.pid)
         if how == "killed":
             parent.kill()
         else:
-            os.killpg(parent.pid, signal.SIGHUP)
+            os.killpg(parent.pid, signal.SIGKILL if how == "all killed" else signal.SIGHUP)
     for _ in range(100):
-        if not is_running(worker) and not block.exists():
-            return
+        if not is_running(worker):
+            break
         time.sleep(0.1)
-    pytest.fail(f"process {worker} outlived the one that started it, or {block} did")
+    else:
+        pytest.fail(f"process {worker} outlived the one that started it")
+
+
+def blocks_of(process: int) -> list[str]:
+    """What a process has mapped of shared memory beside semaphores; all of it must be without a name."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    blocks = [line for line in lines if f"{SHARED_MEMORY}/" in line and "/sem." not in line]
+    assert all(line.endswith(" (deleted)") for line in blocks), blocks
+    return blocks
 
 
 def call_until_it_is_noticed(workers: WorkerProcesses) -> None:
