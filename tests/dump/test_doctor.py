@@ -50,7 +50,7 @@ def test_healthy_machine_with_scans_and_teacher(sample_data, teacher, tmp_path):
     assert result.exit_code == 0, result.output
     assert "No problems found." in result.output
     assert "4 scans, 3 with labels; 00: 2; 08: 1; 11: 1" in result.output
-    assert "voxel_channels=8, base=4, classes=20" in result.output
+    assert "Cylinder3D of base width 4, 20 classes" in result.output
     for name in ("python", "packages", "device", "spconv", "segment max", "torch-scatter", "zarr", "disk"):
         assert f" {name} " in result.output
 

@@ -126,7 +126,7 @@ def test_another_volume_is_refused_with_the_words_to_add(data, teacher, tmp_path
     words = ["--data", data, "--cache", tmp_path / "cache", "--device", "cpu"]
     settings = settings_words("dataset=nuscenes", GRID, *STUDENT)
     trained = command(program, "train", *words, "--experiment", "full", "--run", tmp_path / "run", *settings)
-    assert "polarnet is not the volume of checkpoints of 'nuscenes'. Add to SET grid.volume=nuscenes" in fail(trained)
+    assert "polarnet is not the volume of checkpoints of 'nuscenes'. Add --set grid.volume=nuscenes" in fail(trained)
     volume = settings_words("dataset=nuscenes", GRID, "grid.volume=cylinder3d")
     assert "grid.volume=nuscenes" in fail(command(program, "dump", *words, "--teacher", teacher, *volume))
     settings = settings_words("dataset=nuscenes", GRID)
