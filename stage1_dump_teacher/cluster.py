@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.base.cluster import Share, connected, share_of
+from common.base.cluster import NO_MACHINE, connected, machines, share_of, share_on
 from common.base.errors import PolarDistillError
 from common.base.signals import StopRequest
 from common.scans.dataset import open_dataset
@@ -39,6 +39,9 @@ PIECES = 8
 DEATHS = 3
 """How often workers end over one scan-view, or while they load the teacher, before it is no accident."""
 
+CLOSE_SECONDS = 10.0
+"""For workers to end what they started."""
+
 SETTLE_SECONDS = 5.0
 """After a worker's end before others are started: until then its machine may seem to be there although it is lost."""
 
@@ -49,6 +52,7 @@ class Member:
 
     Attributes:
         actor: its handle in Ray.
+        machine: that it is on, by its id in Ray.
         started: when; the same for all that were started together.
         held: what it was handed and has not reported on.
         since: when it was handed that.
@@ -57,6 +61,7 @@ class Member:
     """
 
     actor: Any
+    machine: str
     started: float
     held: list[ScanView] = field(default_factory=list)
     since: float = 0.0
@@ -75,7 +80,7 @@ class Team:
         members: all workers that there ever were.
     """
 
-    def __init__(self, job: DumpJob, share: Share) -> None:
+    def __init__(self, job: DumpJob, device: str) -> None:
         import ray
 
         self.teacher = ""
@@ -83,8 +88,8 @@ class Team:
         self.present = 0
         self.done: set[ScanView] = set()
         self.members: list[Member] = []
-        self._job, self._share = job, share
-        self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(DumpWorker)
+        self._job, self._device = job, device
+        self._actor = ray.remote(DumpWorker)
         # Calls that Ray has not answered yet, and workers that wait for one.
         self._calls: dict[Any, Member] = {}
         self._idle: list[Member] = []
@@ -93,6 +98,7 @@ class Team:
         self._deaths: Counter[ScanView] = Counter()
         self._failed_starts: set[float] = set()
         self._next_start = 0.0
+        self._alone = False
 
     @property
     def alive(self) -> int:
@@ -111,13 +117,27 @@ class Team:
 
     def grow(self, most: int) -> None:
         """Start workers, up to so many in all, where the cluster has room: machines may be new, workers have ended."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         now = time.monotonic()
         if now < self._next_start:
             return
-        for _ in range(len(self._idle) + len(self._calls), min(self._share.places(), most)):
-            member = Member(self._actor.remote(), now)
-            self.members.append(member)
-            self._calls[member.actor.load.remote(self._job, self._share)] = member
+        team = [*self._idle, *self._calls.values()]
+        there = Counter(member.machine for member in team)
+        for machine, resources in machines().items():
+            share = share_on(resources, self._device)
+            places = share.places(resources)
+            for _ in range(min(places - there[machine], most - len(team))):
+                # Each on the machine that its share is of: Ray might use up a larger one with smaller shares.
+                there_alone = NodeAffinitySchedulingStrategy(machine, soft=False)
+                options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": there_alone}
+                member = Member(self._actor.options(**options).remote(), machine, now)
+                team.append(member)
+                self.members.append(member)
+                self._calls[member.actor.load.remote(self._job, share, places)] = member
+        if not team and most and not self._alone:
+            tqdm.write(f"note: {NO_MACHINE.format('a GPU' if self._device == 'cuda' else 'cores')}")
+        self._alone = not team
 
     def hand_out(self) -> None:
         """Give every worker that has nothing to do its next scan-views."""
@@ -148,7 +168,7 @@ class Team:
             PolarDistillError: as `dump.run` does; or workers end again and again, over one scan-view or from the start.
         """
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 
         if not self._calls:
             time.sleep(POLL_SECONDS)
@@ -162,10 +182,20 @@ class Team:
                 if isinstance(error.cause, PolarDistillError | OSError):
                     raise error.cause from None
                 raise
+            except ActorUnschedulableError:
+                # Its machine was lost before it was there.
+                self._next_start = time.monotonic() + SETTLE_SECONDS
             except RayActorError as error:
                 ray.kill(member.actor)
                 self._pass_on(member, reason_of(error))
         return len(self.done) - before
+
+    def close(self) -> None:
+        """Let workers end what they started. Ray, which ends them, would do it so hard that semaphores were left."""
+        import ray
+
+        calls = [member.actor.close.remote() for member in self._idle]
+        ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS) if calls else None
 
     def _note(self, member: Member, result: Any) -> None:
         """Note what `DumpWorker.load` or `dump` returned."""
@@ -233,7 +263,7 @@ def run_on_cluster(
     work = [(scan, view) for scan in selection.scans for view in range(settings.views.count)]
     with connected(address), StopRequest() as stop:
         share = share_of(device)
-        team = Team(DumpJob(settings, data, checkpoints, cache, Path.cwd()), share)
+        team = Team(DumpJob(settings, data, checkpoints, cache, Path.cwd()), share.device)
         while not (team.teacher or stop):
             team.grow(len(work))
             team.collect()
@@ -252,6 +282,7 @@ def run_on_cluster(
                     team.hand_out()
                 progress.set_postfix_str(f"{team.alive} workers", refresh=False)
                 progress.update(team.collect())
+        team.close()
     watch.check_holds(finished.intersection(work) | (team.done - skipped_scan_views(store)))
     reports = [member.report for member in team.members]
     return DumpReport(

@@ -1,5 +1,6 @@
 """Stage one in a process of a cluster: see `stage1_dump_teacher.cluster`, which hands it its work."""
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,25 +32,35 @@ class DumpJob(NamedTuple):
 class DumpWorker:
     """Dumps what it is handed; one lives in each process that Ray starts for it."""
 
-    def load(self, job: DumpJob, share: Share) -> str:
+    def load(self, job: DumpJob, share: Share, workers: int) -> str:
         """Load the teacher, and make the store where there is none; raises as `dump.run`.
+
+        Args:
+            job: the dump.
+            share: what this worker takes of its machine.
+            workers: that the machine has room for.
 
         Returns:
             the teacher in words.
         """
         work_in(job.folder)
+        # As torchrun says it: readers, writers and shared memory are for all of them.
+        os.environ["LOCAL_WORLD_SIZE"] = str(workers)
         if not share.gpus:
             torch.set_num_threads(share.cpus)
         self.settings, self.device = job.settings, select_device(share.device)
         dataset = open_dataset(job.data, self.settings.dataset)
         self.teacher, store = teacher_and_store(self.settings, dataset, job.checkpoints, job.cache, self.device)
         source = ScanSource(self.settings, dataset)
-        # Kept open: they end with this process.
         self.helpers = ExitStack()
         reading, writing = self.helpers.enter_context(worker_processes(source, store, self.device))
         self.prepare = preparer(source, self.device, self.teacher, reading)
         self.writer = ScanWriter(store, self.settings.on_bad_scan == "skip", writing)
         return str(self.teacher)
+
+    def close(self) -> None:
+        """End the processes that read and write."""
+        self.helpers.close()
 
     def dump(self, items: list[ScanView], present: int, waiting: int) -> tuple[DumpReport, list[ScanView]]:
         """Dump some scan-views; raises as `dump.run`.

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import click
 
 from common.base.errors import PolarDistillError, SettingsError
-from common.base.text import first_line
+from common.base.text import count_text, first_line
 
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 
 CLIENT_SCHEME, CLIENT_PORT = "ray://", "10001"
 NEXT_STEP = "Start one (`ray start --head` on one machine, `ray start --address` on the others), or name another."
+NO_MACHINE = "no machine of the cluster has {} now; waiting for one to join. Ctrl-C stops."
 WORKER_CPUS = 4
 """Cores of a worker without a GPU at most: more gain it little, and another worker takes memory."""
 
@@ -38,19 +39,17 @@ class Share(NamedTuple):
     gpus: int
 
     def __str__(self) -> str:
-        return f"{'a GPU and ' * self.gpus}{self.cpus} cores each"
+        return f"{'a GPU and ' * self.gpus}{count_text(self.cpus, 'core')} each"
 
     @property
     def device(self) -> str:
         """What the worker computes on: a GPU, of which it sees no other, or its cores."""
         return "cuda" if self.gpus else "cpu"
 
-    def places(self) -> int:
-        """Workers for which the machines that are there now have room."""
+    def places(self, machine: dict[str, float]) -> int:
+        """Workers for which a machine has room."""
         needed = {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
-        return sum(
-            int(min(machine.get(name, 0) // amount for name, amount in needed.items())) for machine in machines()
-        )
+        return int(min(machine.get(name, 0) // amount for name, amount in needed.items()))
 
 
 @contextmanager
@@ -105,11 +104,11 @@ def check_answers(address: str) -> None:
         raise SettingsError(f"--ray {address}: nothing answers there ({error}). {NEXT_STEP}") from error
 
 
-def machines() -> list[dict[str, float]]:
-    """What each machine of the cluster has: `CPU`, `GPU` and more."""
+def machines() -> dict[str, dict[str, float]]:
+    """What each machine of the cluster has now, by its id in Ray: `CPU`, `GPU` and more."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
@@ -122,16 +121,24 @@ def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
         raise SettingsError(
             f"device '{device}': a cluster gives each worker a GPU of its own; choose auto, cuda or cpu"
         )
-    found = machines()
+    found = list(machines().values())
     with_gpus = [machine for machine in found if machine.get("GPU", 0) >= 1]
     if device != "cpu" and with_gpus:
-        return Share(min(int(one.get("CPU", 0) // one["GPU"]) for one in with_gpus), 1)
+        return min(share_on(machine, "cuda") for machine in with_gpus)
     cpus = max((int(machine.get("CPU", 0)) for machine in found), default=0)
     if device == "cuda" or not cpus:
         raise SettingsError(
             f"device '{device}': no machine of the cluster has a {'GPU' if device == 'cuda' else 'CPU'}"
         )
     return Share(min(most_cpus, cpus), 0)
+
+
+def share_on(machine: dict[str, float], device: str) -> Share:
+    """What one worker takes of a machine, `cuda` or `cpu`: machines need not be alike. Room for it there may not be."""
+    cores = int(machine.get("CPU", 0))
+    if device == "cuda":
+        return Share(int(cores // max(machine.get("GPU", 0), 1)), 1)
+    return Share(max(1, min(WORKER_CPUS, cores)), 0)
 
 
 def work_in(folder: Path) -> None:

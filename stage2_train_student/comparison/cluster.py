@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.base.cluster import WORKER_CPUS, Share, connected, share_of, work_in
+from common.base.cluster import NO_MACHINE, WORKER_CPUS, Share, connected, machines, share_of, work_in
 from common.base.errors import TrainingError
 from common.base.signals import StopRequest
 from common.training.run_lock import LOCK_FILE, locked
@@ -55,6 +55,7 @@ class Runs:
         self._options = (list(common), threads, Path.cwd())
         self._losses: Counter[Path] = Counter()
         self._stopping = False
+        self._share, self._alone = share, False
 
     def add(self, run: PlannedRun) -> None:
         """Train a run as well."""
@@ -76,6 +77,10 @@ class Runs:
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
         outcomes = []
+        alone = not any(map(self._share.places, machines().values()))
+        if alone and not self._alone:
+            tqdm.write(f"note: {NO_MACHINE.format(self._share)}")
+        self._alone = alone
         for task in ray.wait(list(self.left), timeout=POLL_SECONDS)[0]:
             run = self.left.pop(task)
             try:

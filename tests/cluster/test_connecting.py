@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from common.base import cluster as cluster_module
-from common.base.cluster import Share, connected, share_of
+from common.base.cluster import Share, connected, machines, share_of, share_on
 from common.base.errors import PolarDistillError, SettingsError
 from stage1_dump_teacher.__main__ import main as stage_one
 from stage2_train_student.__main__ import main as stage_two
@@ -78,11 +78,28 @@ def test_a_device_that_the_cluster_cannot_give_is_refused(cluster, words, device
 def test_each_worker_takes_a_gpu_and_its_part_of_the_cores_where_there_are_gpus(cluster):
     node = cluster.add_node(num_cpus=7, num_gpus=2, **small())
     with connected(cluster.address):
-        with_gpu, without = share_of("auto"), share_of("cpu")
-        assert (with_gpu, with_gpu.device, with_gpu.places()) == (Share(3, 1), "cuda", 2)
-        assert (without, without.device, without.places()) == (Share(4, 0), "cpu", 1)
-        assert share_of("cpu", 1).places() == 7 + 2
+        with_gpu, without, here = share_of("auto"), share_of("cpu"), machines()[node.node_id]
+        assert (with_gpu, with_gpu.device, with_gpu.places(here)) == (Share(3, 1), "cuda", 2)
+        assert (without, without.device, without.places(here)) == (Share(4, 0), "cpu", 1)
+        assert sum(map(share_of("cpu", 1).places, machines().values())) == 7 + 2
     kill_node(cluster, node)
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "share", "places"),
+    [
+        ({"CPU": 2, "GPU": 4}, "cuda", Share(0, 1), 4),
+        ({"CPU": 64, "GPU": 8}, "cuda", Share(8, 1), 8),
+        ({"CPU": 64}, "cuda", Share(64, 1), 0),
+        ({"CPU": 9, "GPU": 4}, "cpu", Share(4, 0), 2),
+        ({"CPU": 1}, "cpu", Share(1, 0), 1),
+        ({"CPU": 0.5}, "cpu", Share(1, 0), 0),
+        ({}, "cpu", Share(1, 0), 0),
+    ],
+)
+def test_workers_take_of_each_machine_what_it_has(machine, device, share, places):
+    assert share_on(machine, device) == share
+    assert share.places(machine) == places
 
 
 def test_a_folder_that_a_machine_lacks_is_named(tmp_path):

@@ -16,7 +16,7 @@ from stage1_dump_teacher import cluster as cluster_module
 from stage1_dump_teacher.__main__ import main as stage_one
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
 from tests.shared.reduced import STREET_GRID, command, dump, dump_words, fail, finish, start, succeed
-from tests.shared.small_cluster import DEADLY_TEACHER, SLEEPING_TEACHER, add_node, kill_node
+from tests.shared.small_cluster import DEADLY_TEACHER, SLEEPING_TEACHER, add_node, kill_node, small
 from tests.shared.small_stores import scan_files
 
 FIRST, SECOND = ScanId("00", "000000"), ScanId("00", "000001")
@@ -78,6 +78,15 @@ def test_nodes_that_are_killed_cost_nothing_but_time(cluster, scans, alone, tmp_
     output = finish(process)
     assert "40 scan-views written" in output
     assert output.count("a worker has ended; others do the ") >= 2
+    assert scan_files(tmp_path / "cache") == alone
+
+
+def test_machines_need_not_be_alike_and_the_largest_may_be_lost(cluster, scans, alone, tmp_path):
+    node = cluster.add_node(num_cpus=3, num_gpus=0, **small())
+    process = started(scans, tmp_path / "cache", cluster.address)
+    wait_for_files(process, tmp_path / "cache", 3)
+    kill_node(cluster, node)
+    assert "40 scan-views written" in finish(process)
     assert scan_files(tmp_path / "cache") == alone
 
 
