@@ -274,7 +274,7 @@ def run_on_cluster(
         watch, finished = StoreWatch(store), store.finished()
         team.waiting.extend(item for item in work if item not in finished)
         missing, team.present = len(team.waiting), len(work) - len(team.waiting)
-        announce(team.teacher, store, selection, missing, f"workers with {share}")
+        announce(team.teacher, store, selection, missing, f"workers with {share} each")
         with tqdm(total=missing, unit="scan", desc="dump-teacher", disable=not missing) as progress:
             while team.busy or (team.unfinished and not stop):
                 if not stop:

@@ -39,7 +39,7 @@ class Share(NamedTuple):
     gpus: int
 
     def __str__(self) -> str:
-        return f"{'a GPU and ' * self.gpus}{count_text(self.cpus, 'core')} each"
+        return f"{'a GPU and ' * self.gpus}{count_text(self.cpus, 'core')}"
 
     @property
     def device(self) -> str:

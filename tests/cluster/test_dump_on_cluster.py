@@ -1,5 +1,7 @@
 """A dump by many machines: byte for byte that of one process, whatever ends meanwhile."""
 
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -8,14 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from common.base.cluster import Share, machines
+from common.base.config import load_settings
 from common.scans.formats.semantic_kitti import scan_path
 from common.scans.scan_id import ScanId
 from common.targets.store import TargetStore
 from common.targets.store.skipped import read_skipped
 from stage1_dump_teacher import cluster as cluster_module
 from stage1_dump_teacher.__main__ import main as stage_one
+from stage1_dump_teacher.cluster_worker import DumpJob, DumpWorker
+from stage1_dump_teacher.settings import DumpSettings
 from tests.shared.dataset_writer import street_scan, write_dataset, write_scan
-from tests.shared.reduced import STREET_GRID, command, dump, dump_words, fail, finish, start, succeed
+from tests.shared.reduced import (
+    CONFIGS,
+    DATASET,
+    STREET_GRID,
+    command,
+    dump,
+    dump_words,
+    fail,
+    finish,
+    one_thread,
+    start,
+    succeed,
+)
 from tests.shared.small_cluster import DEADLY_TEACHER, SLEEPING_TEACHER, add_node, kill_node, small
 from tests.shared.small_stores import scan_files
 
@@ -94,6 +112,30 @@ def test_processes_read_and_write_for_workers(cluster, scans, alone, tmp_path):
     words = dump_words(scans / "dataset", scans / "quick.txt", tmp_path / "cache", STREET_GRID, *SLEEPY)
     further = ("--set", "processes=true", "--set", "writers=1")
     assert "40 scan-views written" in succeed(command(stage_one, *words, *further, "--ray", cluster.address))
+    assert scan_files(tmp_path / "cache") == alone
+
+
+def test_processes_of_a_worker_end_when_it_is_told_to(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    overrides = (f"dataset={DATASET}", *SLEEPY, f"grid.shape={list(STREET_GRID)}", "processes=true", "writers=1")
+    settings = load_settings(DumpSettings, CONFIGS / "teachers/cylinder3d.yaml", overrides)
+    job = DumpJob(settings, scans / "dataset", [scans / "quick.txt"], str(tmp_path / "cache"), tmp_path)
+    worker, before = DumpWorker(), set(multiprocessing.active_children())
+    with one_thread():
+        worker.load(job, Share(1, 0), 2)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
+    worker.close()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_wait_for_machines_is_said_once(cluster, scans, alone, tmp_path, monkeypatch):
+    absent = iter([True, True, True])
+    monkeypatch.setattr(cluster_module, "machines", lambda: {} if next(absent, False) else machines())
+    words = dump_words(scans / "dataset", scans / "quick.txt", tmp_path / "cache", STREET_GRID, *SLEEPY)
+    output = succeed(command(stage_one, *words, "--ray", cluster.address))
+    assert output.count("no machine of the cluster has cores now; waiting for one to join") == 1
     assert scan_files(tmp_path / "cache") == alone
 
 

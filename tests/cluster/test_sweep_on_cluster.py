@@ -4,10 +4,12 @@ import re
 import signal
 import time
 
+from common.base.cluster import machines
 from common.base.errors import TrainingError
 from common.training.recorder import read_metrics
 from common.training.run_lock import locked
 from stage2_train_student.__main__ import main as stage_two
+from stage2_train_student.comparison import cluster as cluster_module
 from tests.comparison.test_sweep import QUICK, sweep_words
 from tests.shared.reduced import command, experiment_file, finish, saved, start, succeed, train
 from tests.shared.resumed_runs import assert_same_run
@@ -61,6 +63,15 @@ def test_runs_end_with_a_sweep_that_is_stopped_or_killed(cluster, streets, stree
     succeed(command(stage_two, *words))
     succeed(train(streets, street_cache, runs / "alone", *QUICK, *steps, name="vpd"))
     assert_same_run(folder, runs / "alone")
+
+
+def test_a_wait_for_machines_is_said_once(cluster, streets, street_cache, tmp_path, monkeypatch):
+    absent = iter([True, True, True])
+    monkeypatch.setattr(cluster_module, "machines", lambda: {} if next(absent, False) else machines())
+    words = sweep_words(streets, street_cache, tmp_path, "steps=1", experiments=experiment_file("vpd"))
+    output = succeed(command(stage_two, *words, "--ray", cluster.address))
+    assert output.count("no machine of the cluster has 1 core now; waiting for one to join") == 1
+    assert "finished after 1 step" in output
 
 
 def is_free(folder) -> bool:
