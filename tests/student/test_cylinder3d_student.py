@@ -125,7 +125,7 @@ def test_stores_without_voxel_features_or_layers_are_refused_with_the_next_step(
     succeed(dump(streets, reduced_teacher, cache, STREET_GRID, 'splits=["08"]', "layers=[up0e]"))
     message = fail(train(streets, cache, runs / "features", *STREETS, 'train=["08"]', name="pvkd"))
     assert "keeps no voxel features, which point_affinity, voxel_affinity read" in message
-    assert "profile=full layers=[up0e]" in message
+    assert "--set profile=full --set layers=[up0e]" in message
 
 
 # Published checkpoints
