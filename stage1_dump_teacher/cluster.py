@@ -195,7 +195,8 @@ class Team:
         import ray
 
         calls = [member.actor.close.remote() for member in self._idle]
-        ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS) if calls else None
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS)
 
     def _note(self, member: Member, result: Any) -> None:
         """Note what `DumpWorker.load` or `dump` returned."""

@@ -130,15 +130,15 @@ def share_of(device: str, most_cpus: int = WORKER_CPUS) -> Share:
         raise SettingsError(
             f"device '{device}': no machine of the cluster has a {'GPU' if device == 'cuda' else 'CPU'}"
         )
-    return Share(min(most_cpus, cpus), 0)
+    return share_on({"CPU": cpus}, "cpu", most_cpus)
 
 
-def share_on(machine: dict[str, float], device: str) -> Share:
-    """What one worker takes of a machine, `cuda` or `cpu`: machines need not be alike. Room for it there may not be."""
+def share_on(machine: dict[str, float], device: str, most_cpus: int = WORKER_CPUS) -> Share:
+    """As `share_of`, of one machine and for `cuda` or `cpu`: machines need not be alike, and one may lack the room."""
     cores = int(machine.get("CPU", 0))
     if device == "cuda":
         return Share(int(cores // max(machine.get("GPU", 0), 1)), 1)
-    return Share(max(1, min(WORKER_CPUS, cores)), 0)
+    return Share(max(1, min(most_cpus, cores)), 0)
 
 
 def work_in(folder: Path) -> None:

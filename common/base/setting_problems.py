@@ -64,12 +64,12 @@ def _keys(location: tuple[Any, ...], values: Any) -> list[Any]:
     """Of a place the keys alone: pydantic also puts into it which of several kinds of value it tried there."""
     keys: list[Any] = []
     for number, part in enumerate(location):
-        inside = values[part] if _holds(values, part) else None
+        held = _holds(values, part)
         # What is last may be what is missing; below what is no container nothing can be.
-        is_key = _holds(values, part) or (isinstance(values, dict | list | tuple) and number == len(location) - 1)
-        if values is None or is_key:
+        may_be_missing = isinstance(values, dict | list | tuple) and number == len(location) - 1
+        if values is None or held or may_be_missing:
             keys.append(part)
-            values = inside
+            values = values[part] if held else None
     return keys
 
 

@@ -30,7 +30,7 @@ from common.base.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 Arrays = Mapping[str, np.ndarray]
-Place = tuple[str, int]
+Address = tuple[str, int]
 """Of a block, for another process: a path, and a number that no later block has."""
 Places = dict[str, tuple[str, tuple[int, ...], int]]
 """Of arrays in a block: dtype, shape and first byte by name."""
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 
     memory: mmap
     file: int
-    place: Place
+    address: Address
 
 
 _numbers = itertools.count()
@@ -91,7 +91,7 @@ class WorkerProcesses:
                 for future in started:
                     future.result()
                 with self._block(0) as block:
-                    self.call(_can_attach, block.place)
+                    self.call(_can_attach, block.address)
                 unless_started.pop_all()
         except Exception as error:  # whatever a dataset or a store of somebody's own raises when it is pickled
             why = "one of them ended at once" if isinstance(error, BrokenProcessPool) else error
@@ -133,14 +133,14 @@ class WorkerProcesses:
         places, size = _places_of(arrays)
         with self._block(size) as block:
             _fill(block.memory, places, arrays)
-            return self.call(_with_arrays, function, block.place, places, *arguments)
+            return self.call(_with_arrays, function, block.address, places, *arguments)
 
     def call_for(
         self, function: Callable[..., tuple[Result, Arrays]], *arguments: Any
     ) -> tuple[Result, dict[str, np.ndarray]]:
         """What `function(given, *arguments)` returns: something small, and arrays. As `call`."""
         with self._block(0) as block:
-            result, places, arrays = self.call(_for_arrays, function, block.place, *arguments)
+            result, places, arrays = self.call(_for_arrays, function, block.address, *arguments)
             if arrays:
                 # They came through a pipe; the next ones will find room.
                 self._block_bytes = max(self._block_bytes, _places_of(arrays)[1])
@@ -220,9 +220,9 @@ def _end_with(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _can_attach(given: Any, place: Place) -> None:
+def _can_attach(given: Any, address: Address) -> None:
     """At the start: where blocks cannot be handed over, threads can still do the work."""
-    _attached(place)
+    _attached(address)
 
 
 def _with_given(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -244,27 +244,29 @@ def _travels(error: Exception) -> bool:
     return True
 
 
-def _with_arrays(given: Any, function: Callable[..., Result], place: Place, places: Places, *arguments: Any) -> Result:
+def _with_arrays(
+    given: Any, function: Callable[..., Result], address: Address, places: Places, *arguments: Any
+) -> Result:
     """`call_with`, in the process that works."""
-    return function(given, _arrays_in(_attached(place), places), *arguments)
+    return function(given, _arrays_in(_attached(address), places), *arguments)
 
 
 def _for_arrays(
-    given: Any, function: Callable[..., tuple[Result, Arrays]], place: Place, *arguments: Any
+    given: Any, function: Callable[..., tuple[Result, Arrays]], address: Address, *arguments: Any
 ) -> tuple[Result, Places, Arrays]:
     """`call_for`, in the process that works: where the arrays lie in the block; if it is too small, they themselves."""
     result, arrays = function(given, *arguments)
     places, size = _places_of(arrays)
-    memory = _attached(place)
+    memory = _attached(address)
     if size > len(memory):
         return result, {}, arrays
     _fill(memory, places, arrays)
     return result, places, {}
 
 
-def _attached(place: Place) -> mmap:
+def _attached(address: Address) -> mmap:
     """A block of the process that this one works for; mapped once."""
-    path, number = place
+    path, number = address
     if number not in _blocks:
         with open(path, "r+b") as file:
             _blocks[number] = mmap(file.fileno(), 0)

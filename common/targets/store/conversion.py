@@ -57,7 +57,8 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
         StoreError: something is asked for that the source does not hold, or in more precision than it holds; lists
             each array.
     """
-    unknown = [name for name in kept.layers if name not in source.layers]
+    layers = {name: channels for name, channels in source.layers.items() if name in kept.layers}
+    unknown = [name for name in kept.layers if name not in layers]
     lines = [f"  layer {name}: the store has {', '.join(source.layers)}" for name in unknown]
     if source.layers and not kept.layers:
         lines.append("  layers: keep at least one")
@@ -69,15 +70,14 @@ def converted_identity(source: StoreIdentity, kept: KeptArrays) -> StoreIdentity
         if have != want and PRECISION[want] >= PRECISION[have]:
             lines.append(f"  {kind}: stored as {have}; {want} cannot restore the precision that rounding lost")
         elif have == want == "int8_channel":
-            for name in ["logits"] if kind == "logits" else [name for name in kept.layers if name in source.layers]:
-                stored = source.encoding.steps_of(name)
+            for name in [LOGITS] if kind == LOGITS else layers:
+                stored, what = source.encoding.steps_of(name), kind if kind == name else f"{kind} of {name}"
                 if kept.encoding.steps_of(name) > stored:
-                    lines.append(f"  {kind} of {name}: stored in {stored} steps; more cannot restore what was lost")
+                    lines.append(f"  {what}: stored in {stored} steps; more cannot restore what was lost")
     if lines:
         raise StoreError(
             "this store cannot be converted like that:\n" + "\n".join(lines) + "\nAsk for less, or dump again."
         )
-    layers = {name: source.layers[name] for name in source.layers if name in kept.layers}
     changes = {"layers": layers, "voxel_features": kept.voxel_features, "encoding": kept.encoding}
     return source.model_copy(update=changes)
 
@@ -116,8 +116,8 @@ def converted_bytes(members: GroupMembers, identity: StoreIdentity, before: Targ
         if place not in arrays:
             arrays[place] = members.array(place)
         encoded = {suffix: members.array(f"{name}{suffix}") for suffix in STORED_DTYPES[stored["encoding"]]}
-        steps = identity.encoding.steps_of(layer_of(name))
-        coarser = encoding == "int8_channel" and steps != before.steps_of(layer_of(name))
+        steps, steps_before = (one.steps_of(layer_of(name)) for one in (identity.encoding, before))
+        coarser = encoding == "int8_channel" and steps != steps_before
         if encoding != stored["encoding"] or coarser:
             encoded = encode(decodable(encoded).decode(), encoding, name, steps)
         arrays.update({f"{name}{suffix}": values for suffix, values in encoded.items()})
